@@ -1,0 +1,116 @@
+"""What a valid config amounts to: its pools, what binds, and what its author may not intend."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from config.settings import PoolSettings, Settings, ThresholdSettings
+from routing.pools import Speculation
+
+_MARKS = ("in_flight", "qps")
+
+
+def summary(settings: Settings) -> Iterator[str]:
+    """Yield lines that say what the gateway would do."""
+    listen = settings.listen
+    yield f"listens on {listen.host}:{listen.port}, policy {settings.policy}"
+    yield "pools:"
+    width = max(len(pool.name) for pool in settings.pools)
+    for pool in settings.pools:
+        yield f"  {pool.name:<{width}}  {_pool(pool)}"
+    thresholds = settings.thresholds
+    written = list(_rules(thresholds, written=True))
+    yield "binds every policy, as it is written:"
+    yield from written or ["  nothing"]
+    if settings.policy == "threshold":
+        yield "binds policy threshold, as shipped:"
+    else:
+        yield f"shipped for policy threshold, does not bind {settings.policy}:"
+    yield from _rules(thresholds, written=False)
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """Yield what is allowed but probably not meant."""
+    for pool in settings.pools:
+        if pool.speculation is Speculation.NONE and pool.k is not None:
+            yield f"pool {pool.name!r} does not speculate, so its k ({pool.k}) has no effect"
+        yield from _late_marks(settings, pool)
+    for model, pools in _by_model(settings.pools).items():
+        yield from _one_kind(settings.thresholds, model, pools)
+    yield from _idle_aliases(settings)
+
+
+def _pool(pool: PoolSettings) -> str:
+    k = f" k={pool.k}" if pool.k and pool.speculation is not Speculation.NONE else ""
+    kind = "kind asked from the servers" if pool.speculation == "auto" else str(pool.speculation)
+    model = pool.model or "model asked from the servers"
+    backends = ", ".join(str(url).rstrip("/") for url in pool.backends)
+    return f"{kind}{k}; {model}; at most {pool.max_num_seqs} running each; {backends}"
+
+
+def _rules(thresholds: ThresholdSettings, *, written: bool) -> Iterator[str]:
+    """Yield the rules that the user wrote, or the others, each with its value."""
+    knobs = thresholds.thresholds()
+    for name in type(thresholds).model_fields:
+        if (name in thresholds.model_fields_set) is not written:
+            continue
+        value = getattr(
+            knobs if name in _MARKS or name == "cool_temperature" else thresholds, name
+        )
+        if name in _MARKS:
+            yield f"  {name}: " + ("off" if value is None else f"{value.high:g} / {value.low:g}")
+        elif name == "tasks":
+            table = [f"{m}.{t}: {rule}" for m, row in value.items() for t, rule in row.items()]
+            yield f"  tasks: {', '.join(table) or 'a verdict per speculation method and task'}"
+        else:
+            yield f"  {name}: {value:g}"
+
+
+def _late_marks(settings: Settings, pool: PoolSettings) -> Iterator[str]:
+    thresholds = settings.thresholds
+    binds = settings.policy == "threshold" or "in_flight" in thresholds.model_fields_set
+    high = thresholds.in_flight.high
+    if binds and high is not None and _speculates(pool) is not False and high > pool.max_num_seqs:
+        yield (
+            f"thresholds.in_flight.high ({high:g}) is above max_num_seqs ({pool.max_num_seqs}) "
+            f"of pool {pool.name!r}: its servers queue before any request moves"
+        )
+
+
+def _speculates(pool: PoolSettings) -> bool | None:
+    """Return whether the pool speculates; None when only its servers know."""
+    return None if pool.speculation == "auto" else pool.speculation is not Speculation.NONE
+
+
+def _by_model(pools: Sequence[PoolSettings]) -> Mapping[str | None, list[PoolSettings]]:
+    """Group pools that may serve one model; one of unknown model may serve any."""
+    named = {pool.model for pool in pools if pool.model}
+    models: set[str | None] = {*named} if named else {None}
+    return {
+        model: [pool for pool in pools if pool.model in (model, None)]
+        for model in sorted(models, key=str)
+    }
+
+
+def _one_kind(
+    thresholds: ThresholdSettings, model: str | None, pools: Sequence[PoolSettings]
+) -> Iterator[str]:
+    kinds = {_speculates(pool) for pool in pools}
+    what = f"model {model!r}" if model else "the model"
+    limits = sorted(thresholds.model_fields_set - {"dwell_s"})
+    if kinds == {False}:
+        yield f"{what} has only plain pools: no request will speculate"
+    elif kinds == {True} or (kinds == {None} and len(pools) == 1):
+        yield f"{what} has only one kind of pool, so there is nothing to choose"
+        if limits:
+            yield (
+                f"{what} has no plain pool, so the limits written ({', '.join(limits)}) "
+                "have nowhere to send a request"
+            )
+
+
+def _idle_aliases(settings: Settings) -> Iterator[str]:
+    served = {pool.model for pool in settings.pools}
+    if None in served:
+        return
+    for model in settings.models:
+        if model.aliases and model.name not in served:
+            yield f"model {model.name!r} has aliases, but no pool declares it"

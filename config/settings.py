@@ -1,0 +1,280 @@
+"""Every setting of the gateway, with its default, its unit and what it does."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    model_validator,
+)
+
+from routing.policies import PolicyName
+from routing.pools import DEFAULT_MAX_NUM_SEQS, Speculation
+from routing.priors import TASK_RULES, TaskRule
+from routing.shedding import Band
+from routing.tasks import TaskType
+from routing.thresholds import Thresholds
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Seconds = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+ExtraRoute = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) /[^\s?#]*$")]
+_SHIPPED = Thresholds()
+
+
+def _base_url(url: HttpUrl) -> HttpUrl:
+    """Return `url`, unless endpoint paths cannot be put after it."""
+    if url.query is not None or url.fragment is not None:
+        msg = f"'{url}' must end with its path; leave out what follows '?' or '#'"
+        raise ValueError(msg)
+    if (url.path or "").rstrip("/").endswith("/v1"):
+        msg = f"'{url}' must be the server's root; leave out '/v1'"
+        raise ValueError(msg)
+    return url
+
+
+BackendUrl = Annotated[HttpUrl, AfterValidator(_base_url)]
+
+
+class Section(BaseModel):
+    """A part of the config: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, data: object) -> object:
+        """Read a heading with nothing under it, which is null in YAML, as an empty section."""
+        return {} if data is None else data
+
+
+class Listen(Section):
+    """Where the gateway listens, and what it accepts."""
+
+    host: str = Field(default="127.0.0.1", description="Address to bind.")
+    port: int = Field(default=8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    max_body_bytes: int = Field(
+        default=32 * 2**20, gt=0, description="Largest request body; a larger one is a 413."
+    )
+    grace_s: Seconds = Field(
+        default=30.0, description="Seconds that streams may take to finish after SIGTERM."
+    )
+
+
+class ModelSettings(Section):
+    """What the gateway should know of a model that its servers do not tell."""
+
+    name: str = Field(min_length=1, description="Name as the servers serve it.")
+    aliases: tuple[str, ...] = Field(
+        default=(), description="Further names that clients may use; rewritten to `name`."
+    )
+    default_temperature: float = Field(
+        default=1.0,
+        ge=0,
+        description="Temperature of a request that names none. vLLM takes it from the model's "
+        "generation_config.json, else 1.0.",
+    )
+
+
+class PoolSettings(Section):
+    """Backends that serve one model with one speculation setting."""
+
+    name: Name = Field(
+        description="Unique name of letters, digits, `_`, `.` and `-`; label in metrics, value of "
+        "`x-turnout-pool`."
+    )
+    backends: tuple[BackendUrl, ...] = Field(
+        min_length=1, description="Base URLs of its servers, such as http://127.0.0.1:8001."
+    )
+    model: str | None = Field(
+        default=None, description="Model served; asked from the servers when absent."
+    )
+    speculation: Speculation | Literal["auto"] = Field(
+        default="auto",
+        description="How its servers draft; `auto` is found out when the gateway starts.",
+    )
+    k: int | None = Field(
+        default=None, ge=1, description="num_speculative_tokens; asked from the servers if absent."
+    )
+    max_num_seqs: int = Field(
+        default=DEFAULT_MAX_NUM_SEQS, ge=1, description="The servers' --max-num-seqs."
+    )
+    api_key_env: str | None = Field(
+        default=None,
+        description="Environment variable with the servers' API key; without it the client's "
+        "Authorization header is passed on.",
+    )
+
+
+class Marks(Section):
+    """The high and low mark of a load signal; `high: null` turns the mark off."""
+
+    high: float | None = Field(default=None, gt=0, description="Above it a request may move.")
+    low: float | None = Field(default=None, gt=0, description="Below it the mark is left again.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if (self.high is None) != (self.low is None):
+            msg = "high and low are set together, or neither is"
+            raise ValueError(msg)
+        if self.high is not None and self.low is not None and not self.low < self.high:
+            msg = f"low ({self.low:g}) must be below high ({self.high:g}), or the mark would flap"
+            raise ValueError(msg)
+        return self
+
+    def band(self, dwell_s: float) -> Band | None:
+        """Return the marks as `routing` takes them, or None when off."""
+        if self.high is None or self.low is None:
+            return None
+        return Band(high=self.high, low=self.low, dwell_s=dwell_s)
+
+
+class ThresholdSettings(Section):
+    """The rules of practice.
+
+    What is written here binds every policy; what is left out binds only `policy: threshold`, with
+    the default shown.
+    """
+
+    max_temperature: float = Field(
+        default=_SHIPPED.max_temperature, ge=0, description="Above it a request goes plain."
+    )
+    cool_temperature: float = Field(
+        default=_SHIPPED.cool_temperature,
+        ge=0,
+        description="At or below it tasks whose verdict is `cool` may speculate.",
+    )
+    tasks: dict[Speculation, dict[TaskType, TaskRule]] = Field(
+        default_factory=dict,
+        description="Verdicts that replace the shipped ones, per speculation method and task: "
+        "always | cool | never.",
+    )
+    min_acceptance: Fraction = Field(
+        default=_SHIPPED.min_acceptance,
+        description="A class whose measured accepted / drafted is under it leaves a pool that "
+        "drafts every step (draft_model, eagle3, mtp).",
+    )
+    unloaded_acceptance: Fraction = Field(
+        default=_SHIPPED.unloaded_acceptance,
+        description="Under it such a class stays only while the pool is under its low in-flight "
+        "mark.",
+    )
+    in_flight: Marks = Field(
+        default=Marks(high=32, low=24),
+        description="Marks on the mean requests in flight per backend of a speculating pool.",
+    )
+    qps: Marks = Field(
+        default=Marks(), description="Marks on the requests per second for the model; off if null."
+    )
+    dwell_s: Seconds = Field(default=5.0, description="Seconds a mark holds before it may change.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        cool, highest = self.cool_temperature, self.max_temperature
+        if cool > highest and "cool_temperature" in self.model_fields_set:
+            msg = (
+                f"cool_temperature ({cool:g}) must not be above max_temperature ({highest:g}); "
+                "lower it, or raise max_temperature"
+            )
+            raise ValueError(msg)
+        if Speculation.NONE in self.tasks:
+            msg = "tasks.none has no effect, as a plain pool drafts nothing; remove it"
+            raise ValueError(msg)
+        return self
+
+    def thresholds(self) -> Thresholds:
+        """Return the rules' knobs, with the keys that the user wrote."""
+        written = set(self.model_fields_set)
+        merged = {method: dict(table) for method, table in TASK_RULES.items()}
+        for method, table in self.tasks.items():
+            for task, rule in table.items():
+                merged[method][task] = rule
+                written.add(f"tasks.{method}.{task}")
+        return Thresholds(
+            max_temperature=self.max_temperature,
+            cool_temperature=min(self.cool_temperature, self.max_temperature),
+            tasks=merged,
+            min_acceptance=self.min_acceptance,
+            unloaded_acceptance=self.unloaded_acceptance,
+            in_flight=self.in_flight.band(self.dwell_s),
+            qps=self.qps.band(self.dwell_s),
+            written=frozenset(written),
+        )
+
+
+class Timeouts(Section):
+    """How long the gateway waits on a backend, each with its own error."""
+
+    connect_s: Seconds = Field(default=2.0, description="To open a connection.")
+    first_byte_s: Seconds = Field(
+        default=300.0, description="From the request sent to the first byte of the answer."
+    )
+    between_chunks_s: Seconds = Field(
+        default=120.0, description="Between two pieces of an answer."
+    )
+
+
+class Probes(Section):
+    """How the gateway looks after its backends."""
+
+    health_interval_s: Seconds = Field(default=1.0, description="Between two health checks.")
+    scrape_interval_s: Seconds = Field(
+        default=2.0,
+        description="Between two reads of a backend's /metrics, jittered by a tenth; reading "
+        "them often is known to slow vLLM down.",
+    )
+    timeout_s: Seconds = Field(default=2.0, description="For one probe.")
+    failures: int = Field(
+        default=2, ge=1, description="Failed health checks in a row that take a backend out."
+    )
+
+
+class Observation(Section):
+    """What is measured and written down."""
+
+    continuous_usage_share: Fraction = Field(
+        default=0.05,
+        description="Share of streams for which token counts per chunk are asked, on speculating "
+        "servers that do not report acceptance themselves.",
+    )
+    log_requests: bool = Field(default=True, description="One structured line per request.")
+
+
+class Settings(Section):
+    """The whole config."""
+
+    listen: Listen = Field(default=Listen())
+    policy: PolicyName = Field(default="threshold", description="How a pool is chosen.")
+    models: tuple[ModelSettings, ...] = Field(
+        default=(), description="A list of models, each with `name` and what differs for it."
+    )
+    pools: tuple[PoolSettings, ...] = Field(
+        min_length=1, description="A list of pools, each with at least `name` and `backends`."
+    )
+    thresholds: ThresholdSettings = Field(default=ThresholdSettings())
+    allow_pinning: bool = Field(
+        default=True, description="Whether `x-turnout-pool` may name the pool."
+    )
+    timeouts: Timeouts = Field(default=Timeouts())
+    probes: Probes = Field(default=Probes())
+    observation: Observation = Field(default=Observation())
+    extra_routes: tuple[ExtraRoute, ...] = Field(
+        default=(),
+        description="Further paths of vLLM to pass through, as `METHOD /path`; management routes "
+        "cannot be reached unless listed.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        pools = [pool.name for pool in self.pools]
+        hosts = [f"{url.host}:{url.port}" for pool in self.pools for url in pool.backends]
+        names = [name for model in self.models for name in (model.name, *model.aliases)]
+        for what, values in (("pool name", pools), ("backend", hosts), ("model name", names)):
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                msg = f"{what} {twice[0]!r} appears twice; each must be unique"
+                raise ValueError(msg)
+        return self

@@ -1,0 +1,174 @@
+"""What can go wrong with a request, as the client is told.
+
+* ProxyError                       500 internal_error
+  x ClientError                    the caller's fault
+    - InvalidRequest                 400 (413 when too large)
+    - NotServed                      404: no such endpoint, model or stored response
+  x Refused                        turned away before forwarding; nothing was sent
+    - NoBackend                      503: none exists or none is healthy
+    - Draining                       503: this gateway is shutting down
+  x BackendError                   the backend's fault
+    - BackendUnreachable             502: connection refused, or lost before any byte of an answer
+    - BackendTimeout                 504: to connect, the first byte, between chunks: it says which
+    - BackendRejected                its own status: an error answer that another may not give
+    - BackendAborted                 502: status 200, but the engine gave up before any content
+    - StreamBroken                   after headers: in-band error event, then close
+* ClientGone                       not an error: counted, and the upstream request is cancelled
+"""
+
+from collections.abc import Mapping
+
+import orjson
+
+
+class ProxyError(Exception):
+    """An answer of the gateway's own, in OpenAI's error shape.
+
+    Args:
+        message: Names the thing, the value and the fix.
+        param: Body field at fault, if one is.
+    """
+
+    status = 500
+    kind = "internal_error"
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def body(self, *, anthropic: bool = False) -> bytes:
+        """Return the JSON body; `/v1/messages` uses Anthropic's shape."""
+        if anthropic:
+            kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
+            return orjson.dumps(
+                {"type": "error", "error": {"type": kind, "message": self.message}}
+            )
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.status,
+        }
+        return orjson.dumps({"error": error})
+
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+}
+
+
+class ClientError(ProxyError):
+    """The caller's fault."""
+
+
+class InvalidRequest(ClientError):
+    """The request cannot be read."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body exceeds the configured size."""
+
+    status = 413
+
+
+class NotServed(ClientError):
+    """No such endpoint, model or stored response here."""
+
+    status = 404
+    kind = "not_found_error"
+
+
+class Refused(ProxyError):
+    """Turned away before anything was sent to a backend."""
+
+    status = 503
+    headers: Mapping[str, str] = {"retry-after": "1"}
+
+
+class NoBackend(Refused):
+    """No backend exists for it, or none is healthy."""
+
+    kind = "no_backend"
+
+
+class Draining(Refused):
+    """This gateway is shutting down; another replica may answer."""
+
+    kind = "draining"
+    headers: Mapping[str, str] = {"retry-after": "1", "connection": "close"}
+
+
+class BackendError(ProxyError):
+    """A backend failed; before the first byte of an answer another may be tried.
+
+    Args:
+        message: Names the backend.
+        connected: Whether there was a connection, so that the backend may have begun the work.
+    """
+
+    status = 502
+    kind = "backend_error"
+
+    def __init__(self, message: str, *, connected: bool = True) -> None:
+        super().__init__(message)
+        self.connected = connected
+
+
+class BackendUnreachable(BackendError):
+    """No connection, or it was lost."""
+
+    kind = "backend_unreachable"
+
+
+class BackendTimeout(BackendError):
+    """A wait on the backend was longer than its limit; the message says which."""
+
+    status = 504
+    kind = "backend_timeout"
+
+
+class BackendRejected(BackendError):
+    """The backend answered with an error status that another backend may not give.
+
+    Kept whole, so that it can be sent on byte for byte when no other backend is left.
+
+    Args:
+        message: Names the backend.
+        status: Its status.
+        headers: Its end-to-end fields.
+        answer: Its body.
+    """
+
+    kind = "backend_rejected"
+
+    def __init__(
+        self, message: str, *, status: int, headers: list[tuple[bytes, bytes]], answer: bytes
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.answer_headers = headers
+        self.answer = answer
+
+
+class BackendAborted(BackendError):
+    """The backend answered 200, but its engine aborted before any content."""
+
+    kind = "backend_aborted"
+
+
+class StreamBroken(BackendError):
+    """The backend was lost after part of its answer had been sent on."""
+
+    kind = "stream_broken"
+
+
+class ClientGone(Exception):
+    """The client left; nobody will read an answer."""

@@ -1,0 +1,137 @@
+"""The first half of the line: a request read, parsed and classified."""
+
+from dataclasses import dataclass
+
+from config.settings import Settings
+from proxy.downstream import Downstream
+from proxy.errors import InvalidRequest, NotServed
+from proxy.fleet import Fleet, Member, ServedModel
+from proxy.parsing import ROUTES, ParsedRequest, parse, with_model
+from proxy.record import RequestRecord
+from proxy.stored import StoredResponses
+from routing.decision import RoutingRequest
+from routing.features import Route, extract
+from routing.tasks import classify
+from routing.traffic import TemperatureBucket, TrafficClass
+
+RESPONSES = "/v1/responses/"
+"""What stored responses are asked for under, by id."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request on its way: what came, what was made of it, and what was tried.
+
+    Attributes:
+        downstream: The client's side.
+        record: What will be observed.
+        raw: The body to send; the client's own bytes unless an edit was needed.
+        parsed: The body as JSON; None where it is not read.
+        served: The model it names.
+        request: What the router is asked.
+        fixed: Member that must serve it (it holds the response referred to), or None.
+        lost: Tries that ended without an answer.
+        deaths: Those of them that lost a connection with the request on it.
+        rejected: Error answers received.
+    """
+
+    downstream: Downstream
+    record: RequestRecord
+    raw: bytes
+    parsed: ParsedRequest | None
+    served: ServedModel | None
+    request: RoutingRequest
+    fixed: Member | None = None
+    lost: int = 0
+    deaths: int = 0
+    rejected: int = 0
+
+
+class Intake:
+    """Turns what a client sent into an exchange.
+
+    Args:
+        settings: The config.
+        fleet: Pools and backends.
+        stored: Who holds which stored response.
+    """
+
+    def __init__(self, settings: Settings, fleet: Fleet, stored: StoredResponses) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._stored = stored
+
+    async def receive(self, downstream: Downstream, record: RequestRecord) -> Exchange:
+        """Read, parse and classify a request."""
+        raw = await downstream.body(self._settings.listen.max_body_bytes)
+        route = ROUTES.get(downstream.path)
+        if route is None:
+            return self._without_body(downstream, record, raw)
+        parsed = parse(raw)
+        served = self._fleet.resolve(parsed.model)
+        record.model = served.name
+        record.stream = parsed.stream
+        if served.requested and served.requested != served.name:
+            raw = with_model(raw, served.name)
+        features = extract(
+            route,
+            parsed.body,
+            default_temperature=served.default_temperature,
+            declared_task=downstream.header(b"x-turnout-task"),
+        )
+        traffic_class = None
+        if route is not Route.OTHER:
+            bucket = TemperatureBucket.of(features.temperature)
+            traffic_class = TrafficClass(served.name, classify(features).task, bucket)
+            record.traffic_class = traffic_class
+            record.temperature = features.temperature
+            record.temperature_given = features.temperature_given
+        return Exchange(
+            downstream=downstream,
+            record=record,
+            raw=raw,
+            parsed=parsed,
+            served=served,
+            request=RoutingRequest(
+                features=features, traffic_class=traffic_class, pin=self._pin(downstream)
+            ),
+            fixed=self._holder(parsed.body.get("previous_response_id")),
+        )
+
+    def _without_body(self, downstream: Downstream, record: RequestRecord, raw: bytes) -> Exchange:
+        """Prepare a request whose body is not read: a stored response, or an extra route."""
+        fixed = None
+        if downstream.path.startswith(RESPONSES):
+            response_id = downstream.path.removeprefix(RESPONSES).partition("/")[0]
+            fixed = self._holder(response_id)
+            if fixed is None:
+                msg = f"response {response_id[:80]!r} is not known here; it was not made through "
+                msg += "this gateway, or long ago"
+                raise NotServed(msg)
+        served = self._fleet.resolve("") if fixed is None else None
+        request = RoutingRequest(
+            features=extract(Route.OTHER, {}), traffic_class=None, pin=self._pin(downstream)
+        )
+        return Exchange(
+            downstream=downstream,
+            record=record,
+            raw=raw,
+            parsed=None,
+            served=served,
+            request=request,
+            fixed=fixed,
+        )
+
+    def _pin(self, downstream: Downstream) -> str | None:
+        pin = downstream.header(b"x-turnout-pool")
+        if pin and not self._settings.allow_pinning:
+            msg = "x-turnout-pool is not permitted here (allow_pinning is false)"
+            raise InvalidRequest(msg)
+        return pin or None
+
+    def _holder(self, response_id: object) -> Member | None:
+        """Return the member that made a stored response, if it was made here."""
+        if not isinstance(response_id, str):
+            return None
+        owner = self._stored.owner(response_id)
+        return None if owner is None else self._fleet.members.get(owner)

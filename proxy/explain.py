@@ -1,0 +1,208 @@
+"""One request explained: what was read from it, each rule, and where it would go. Nothing is sent.
+
+The same function answers `turnout explain` offline and `POST /explain` of a running gateway, with
+that gateway's own pools, load and learnt acceptance.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import orjson
+
+from config.settings import Settings
+from proxy.errors import InvalidRequest, NotServed, ProxyError
+from proxy.fleet import Fleet, ServedModel
+from proxy.parsing import ROUTES, ParsedRequest, parse
+from routing.decision import Decision, Draws, Refusal, RoutingRequest
+from routing.features import RequestFeatures, Route, extract
+from routing.pools import Pool, Speculation
+from routing.router import Router
+from routing.tasks import TaskGuess, classify
+from routing.traffic import TemperatureBucket, TrafficClass
+
+ASSUMED = Speculation.NGRAM
+"""The method of a pool that leaves it to its servers, where these are not asked."""
+VLLM_TEMPERATURE = 1.0
+"""Of a request that names none, for a model of which nothing is known."""
+_ANY_MODEL = "*"
+_SHOWN = tuple(
+    field.name
+    for field in fields(RequestFeatures)
+    if not field.name.endswith("_text") and field.name not in ("route", "model", "temperature")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What the gateway makes of one request.
+
+    Attributes:
+        endpoint: Path it would come in by.
+        features: What its body says.
+        guess: Its task and evidence; None where nothing is decoded.
+        traffic_class: Its class; None where nothing is decoded.
+        decision: Where it would go, or why nowhere.
+    """
+
+    endpoint: str
+    features: RequestFeatures
+    guess: TaskGuess | None
+    traffic_class: TrafficClass | None
+    decision: Decision | Refusal | ProxyError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values; prompt text is left out.
+
+        `error` is present only when no pool takes the request; the keys about the decision are
+        null then.
+        """
+        features = self.features
+        shown: dict[str, Any] = {
+            "endpoint": self.endpoint,
+            "model": features.model,
+            "task": self.guess.task if self.guess else None,
+            "evidence": self.guess.evidence if self.guess else (),
+            "temperature": features.temperature,
+            "class": self.traffic_class.label if self.traffic_class else None,
+        }
+        shown |= _decided(self.decision)
+        shown["features"] = {name: getattr(features, name) for name in _SHOWN}
+        return shown
+
+
+def _decided(decision: Decision | Refusal | ProxyError) -> dict[str, Any]:
+    if isinstance(decision, Decision):
+        return {
+            "pool": decision.pool.name,
+            "backend": decision.backend.name,
+            "reason": decision.reason_label,
+            "rule": decision.rule,
+            "policy": decision.policy,
+            "sentence": decision.sentence,
+            "rules": [{"rule": step.rule, "text": step.text} for step in decision.steps],
+        }
+    kind = decision.reason if isinstance(decision, Refusal) else decision.kind
+    undecided = dict.fromkeys(("pool", "backend", "reason", "rule", "policy", "sentence"))
+    return {**undecided, "rules": [], "error": {"kind": kind, "message": decision.message}}
+
+
+def explain(
+    request: ParsedRequest, endpoint: str, *, router: Router, fleet: Fleet, now: float
+) -> Explanation:
+    """Return what `router` would do with `request` at `now` (s, monotonic), and why.
+
+    Draws are all one half, so that equal questions have equal answers. Nothing is counted as an
+    arrival.
+
+    Args:
+        request: The parsed body.
+        endpoint: One of the paths in `proxy.parsing.ROUTES`.
+        router: Decides.
+        fleet: Knows which pools serve the model.
+        now: Seconds, monotonic.
+    """
+    served = _resolved(fleet, request.model)
+    if isinstance(served, ServedModel):
+        model, default_temperature = served.name, served.default_temperature
+    else:
+        model, default_temperature = request.model, VLLM_TEMPERATURE
+    route = ROUTES[endpoint]
+    features = extract(route, request.body, default_temperature=default_temperature)
+    guess = traffic_class = None
+    if route is not Route.OTHER:
+        guess = classify(features)
+        bucket = TemperatureBucket.of(features.temperature)
+        traffic_class = TrafficClass(model, guess.task, bucket)
+    decision: Decision | Refusal | ProxyError
+    if isinstance(served, ServedModel):
+        asked = RoutingRequest(features=features, traffic_class=traffic_class, rehearsed=True)
+        halves = Draws(0.5, 0.5, (0.5,) * len(served.pools), 0.5)
+        decision = router.decide(asked, served.pools, now=now, draws=halves)
+    else:
+        decision = served
+    return Explanation(
+        endpoint=endpoint,
+        features=features,
+        guess=guess,
+        traffic_class=traffic_class,
+        decision=decision,
+    )
+
+
+def _resolved(fleet: Fleet, model: str) -> ServedModel | ProxyError:
+    try:
+        return fleet.resolve(model)
+    except ProxyError as error:
+        return error
+
+
+def guess_endpoint(body: Mapping[str, Any]) -> str:
+    """Return the path that a body of this shape is meant for; chat where none is apparent."""
+    if "messages" not in body:
+        if "prompt" in body:
+            return "/v1/completions"
+        if "input" in body:
+            return "/v1/responses"
+    return "/v1/chat/completions"
+
+
+def check_endpoint(path: str) -> str:
+    """Return `path` if requests to it can be explained.
+
+    Raises:
+        NotServed: If it is none of the inference endpoints.
+    """
+    if path not in ROUTES:
+        msg = f"{path!r} is not explained; endpoints: {', '.join(ROUTES)}"
+        raise NotServed(msg, param="route")
+    return path
+
+
+def read_question(raw: bytes) -> tuple[ParsedRequest, str]:
+    """Return the request and endpoint in the body of `POST /explain`.
+
+    Args:
+        raw: JSON such as `{"route": "/v1/completions", "body": {...}}`; `route` may be left out.
+
+    Raises:
+        InvalidRequest: If it, or the body inside, is not a valid JSON object.
+        NotServed: If `route` is not an inference endpoint.
+    """
+    question = parse(raw).body
+    body, path = question.get("body"), question.get("route")
+    if not isinstance(body, dict):
+        msg = "'body' must be the request to explain, a JSON object"
+        raise InvalidRequest(msg, param="body")
+    return parse(orjson.dumps(body)), check_endpoint(
+        guess_endpoint(body) if path is None else str(path)
+    )
+
+
+class OfflineFleet(Fleet):
+    """The pools of a config as they would be with every server up and idle.
+
+    What only the servers know is assumed, and said in `notes`: a model left out answers to any
+    name, and a pool whose method is found out at start drafts by n-gram.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        for declared, pool in zip(settings.pools, self.pools, strict=True):
+            pool.model = pool.model or _ANY_MODEL
+            if declared.speculation == "auto":
+                pool.speculation = ASSUMED
+            for backend in pool.backends:
+                backend.healthy = True
+
+    def notes(self) -> Iterator[str]:
+        """Yield what is assumed."""
+        yield "every backend is taken to be up and idle"
+        declared = self.settings.pools
+        if unsaid := [pool.name for pool in declared if pool.speculation == "auto"]:
+            yield f"taken to draft by {ASSUMED}: {', '.join(unsaid)}"
+        if unsaid := [pool.name for pool in declared if pool.model is None]:
+            yield f"taken to serve any model: {', '.join(unsaid)}"
+
+    def _serves(self, pool: Pool, name: str) -> bool:
+        return pool.model == _ANY_MODEL or super()._serves(pool, name)

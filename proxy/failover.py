@@ -1,0 +1,50 @@
+"""Which failures may be tried on another backend, and how often.
+
+Only before the first byte of an answer has gone to the client; `pipeline` sees to that.
+"""
+
+from proxy.errors import BackendAborted, BackendError, BackendRejected, BackendUnreachable
+from proxy.exchange import Exchange
+
+FURTHER_TRIES_LOST = 2
+"""After a connection that failed or was lost before any byte: a dying pool of many backends costs
+a request two more connects at most."""
+DEATHS = 2
+"""Connections lost with the request on them after which no other is tried: it may be the cause."""
+FURTHER_TRIES_REJECTED = 1
+"""After an error status: the next backend is asked once; more would multiply an overload."""
+
+SPECULATION_REFUSES = b"not yet supported with speculative decoding"
+"""Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
+with this as the error of a stream's first event."""
+
+
+def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> bool:
+    """Whether another backend may be tried.
+
+    A timeout after the connection was made is not tried again: the wait was the request's whole
+    patience.
+
+    Args:
+        error: The failure.
+        lost: Tries that ended without an answer, this one included.
+        deaths: Those of them that lost a connection with the request on it.
+        rejected: Tries that ended in an error answer, this one included.
+    """
+    if isinstance(error, BackendRejected):
+        return rejected <= FURTHER_TRIES_REJECTED
+    if isinstance(error, BackendUnreachable | BackendAborted) or not error.connected:
+        return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
+    return False
+
+
+def refused_by_speculation(exchange: Exchange, answer: bytes) -> bool:
+    """Whether a 400 is one that a plain pool would not give: the server's defaults set `min_p`."""
+    features, served = exchange.request.features, exchange.served
+    return (
+        SPECULATION_REFUSES in answer
+        and not features.unsupported
+        and exchange.request.pin is None
+        and served is not None
+        and any(not pool.speculates for pool in served.pools)
+    )

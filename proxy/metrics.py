@@ -1,0 +1,354 @@
+"""Every series the gateway exports, in one class; `docs/metrics.md` says what each is for.
+
+Request series are fed by one call per finished request, a few microseconds each; series of pools
+and backends are read off the fleet when somebody scrapes. Every label takes a bounded set of
+values: what is configured, enumerated, or served.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from itertools import product
+from typing import Generic, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from proxy.discovery import Discovery
+from proxy.errors import BackendError
+from proxy.fleet import Fleet
+from proxy.fleet_metrics import FleetState
+from proxy.lifecycle import Lifecycle
+from proxy.parsing import ROUTES
+from proxy.record import AcceptanceSource, Ending, RequestRecord
+from routing.decision import Reason
+from routing.pools import Pool
+from routing.router import Router
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket
+
+# A `_created` line beside each counter would double what is sent. (Untyped in the library.)
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+NO_POOL = "none"
+"""Label `pool` of a request that ended before a pool was chosen."""
+UNSUPPORTED = "unsupported"
+"""Label `cause` of a request retried because a speculating server refused a parameter."""
+ERROR_KINDS = tuple(error.kind for error in BackendError.__subclasses__())
+MAX_MODELS = 100
+"""Names that label `gen_ai_request_model` may take; adapters can be loaded without limit."""
+
+TPOT_BUCKETS_S = (
+    *(0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075),
+    *(0.1, 0.125, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)
+"""Finer than vLLM's own, whose first step is 10 ms: P50 and P99 of two pools must be told apart
+where a small model needs 5 ms a token and a CPU 50."""
+TTFT_BUCKETS_S = (
+    *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
+    *(1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0),
+)
+DURATION_BUCKETS_S = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0),
+    *(120.0, 300.0, 600.0),
+)
+RATIO_BUCKETS = tuple(step / 20 for step in range(1, 21))
+TAU_BUCKETS = (1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+TEMPERATURE_BUCKETS = (0.0, 0.2, 0.5, 0.7, 1.0, 1.5, 2.0)
+"""The edges of the traffic classes, and the ends of OpenAI's range."""
+
+# Boundaries that the OpenTelemetry semantic conventions for generative AI advise.
+GEN_AI_TTFT_BUCKETS_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0),
+)
+GEN_AI_TPOT_BUCKETS_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)
+GEN_AI_DURATION_BUCKETS_S = (
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+)
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+CHAT = "/v1/chat/completions"
+
+
+async def exposition(*collectors: Collector) -> bytes:
+    """Return the Prometheus text of `collectors`, letting the streams move between series.
+
+    Two thousand lines take 20 ms in one piece, which every stream would wait for.
+    """
+    texts = []
+    for collector in collectors:
+        for family in collector.collect():
+            texts.append(generate_latest(_One(family)))
+            await asyncio.sleep(0)
+    return b"".join(texts)
+
+
+class _One(Collector):
+    """One family, as a collector."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        yield self._family
+
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class _Children(Generic[M]):
+    """A metric whose children are kept, so that counting is one dictionary look-up."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def __call__(self, *labels: str) -> M:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._metric.labels(*labels)
+        return child
+
+
+class Metrics:
+    """Every series of the gateway.
+
+    Args:
+        registry: Where they are registered.
+        fleet: Pools and backends, read at each scrape.
+        discovery: What its servers differ in from what is declared.
+        router: Which pools shed.
+        lifecycle: Whether the gateway drains.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        fleet: Fleet,
+        *,
+        discovery: Discovery,
+        router: Router,
+        lifecycle: Lifecycle,
+        clock: Callable[[], float],
+    ) -> None:
+        self._declare_counters(registry)
+        self._declare_histograms(registry)
+        self._gen_ai = _GenAi(registry)
+        registry.register(
+            FleetState(fleet, discovery=discovery, router=router, lifecycle=lifecycle, clock=clock)
+        )
+        self._show_zeros(fleet)
+
+    def _declare_counters(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
+            return _Children(Counter(name, text, labels, registry=registry))
+
+        self._requests = counter(
+            "turnout_requests",
+            "Requests that ended, by how and why.",
+            *("endpoint", "pool", "reason", "ending"),
+        )
+        self._classes = counter(
+            "turnout_class_requests",
+            "Requests that were given a pool, by traffic class.",
+            *("pool", "task", "temperature"),
+        )
+        self._tokens = counter(
+            "turnout_tokens", "Tokens as counted by the servers.", "pool", "kind"
+        )
+        self._retries = counter(
+            "turnout_retries", "Tries that were followed by another.", "pool", "cause"
+        )
+        self._errors = counter(
+            "turnout_upstream_errors", "Tries that failed.", "pool", "backend", "kind"
+        )
+        self._sources = counter(
+            "turnout_acceptance_source",
+            "Finished requests of speculating pools, by where acceptance was read.",
+            *("pool", "source"),
+        )
+
+    def _declare_histograms(self, registry: CollectorRegistry) -> None:
+        def histogram(
+            name: str, text: str, buckets: tuple[float, ...], *labels: str
+        ) -> _Children[Histogram]:
+            return _Children(Histogram(name, text, labels, buckets=buckets, registry=registry))
+
+        self._temperature = Histogram(
+            "turnout_requested_temperature",
+            "Temperatures that requests named.",
+            buckets=TEMPERATURE_BUCKETS,
+            registry=registry,
+        )
+        self._ttft = histogram(
+            "turnout_ttft_seconds",
+            "Request received to first output token of a stream.",
+            TTFT_BUCKETS_S,
+            *("pool", "task"),
+        )
+        self._tpot = histogram(
+            "turnout_tpot_seconds",
+            "Time per output token after the first, per request.",
+            TPOT_BUCKETS_S,
+            *("pool", "task"),
+        )
+        self._duration = histogram(
+            "turnout_request_duration_seconds",
+            "Request received to its end.",
+            DURATION_BUCKETS_S,
+            *("pool", "endpoint"),
+        )
+        self._acceptance = histogram(
+            "turnout_acceptance_ratio",
+            "Accepted / drafted tokens, per request.",
+            RATIO_BUCKETS,
+            *("pool", "temperature"),
+        )
+        self._tau = histogram(
+            "turnout_tokens_per_step",
+            "Tokens per engine step (tau), per request.",
+            TAU_BUCKETS,
+            *("pool", "task"),
+        )
+
+    def _show_zeros(self, fleet: Fleet) -> None:
+        """Create the children that are known beforehand, so that a first event is a rise.
+
+        Histograms by task are left out: a thousand lines for tasks that may never come.
+        """
+        for endpoint in ROUTES:
+            self._requests(endpoint, NO_POOL, "none", Ending.REFUSED.value)
+        pools = [pool.name for pool in fleet.pools]
+        for pool, reason in product(pools, Reason):
+            if reason is not Reason.LIMIT:  # its label names the limit
+                self._requests(CHAT, pool, reason.value, Ending.FINISHED.value)
+        for pool, task, bucket in product(pools, TaskType, TemperatureBucket):
+            self._classes(pool, task.value, bucket.value)
+            self._acceptance(pool, bucket.value)
+        for pool in pools:
+            self._duration(pool, CHAT)
+        for counter, values in (
+            (self._tokens, ("prompt", "completion")),
+            (self._retries, (*ERROR_KINDS, UNSUPPORTED)),
+            (self._sources, (*AcceptanceSource, "none")),
+        ):
+            for pool, value in product(pools, values):
+                counter(pool, str(value))
+        for member, kind in product(fleet.members.values(), ERROR_KINDS):
+            self._errors(member.pool.name, member.name, kind)
+
+    def retry(self, pool: str, cause: str) -> None:
+        """Count a further try after one on `pool` failed; `cause` is the failure's kind."""
+        self._retries(pool, cause).inc()
+
+    def upstream_error(self, pool: str, backend: str, kind: str) -> None:
+        """Count a try that failed on `backend`."""
+        self._errors(pool, backend, kind).inc()
+
+    def observe(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        decision = record.decision
+        if record.temperature_given and record.temperature is not None:
+            self._temperature.observe(record.temperature)
+        if decision is None:
+            self._requests(record.endpoint, NO_POOL, "none", record.ending.value).inc()
+            return
+        pool = decision.pool.name
+        self._requests(record.endpoint, pool, decision.reason_label, record.ending.value).inc()
+        if record.finished_at is not None:
+            duration = record.finished_at - record.started_at
+            self._duration(pool, record.endpoint).observe(duration)
+        if record.prompt_tokens:
+            self._tokens(pool, "prompt").inc(record.prompt_tokens)
+        if record.completion_tokens:
+            self._tokens(pool, "completion").inc(record.completion_tokens)
+        self._observe_class(record, decision.pool)
+        self._gen_ai.observe(record)
+
+    def _observe_class(self, record: RequestRecord, pool: Pool) -> None:
+        """Count what depends on the traffic class; nothing where nothing is decoded."""
+        if record.traffic_class is None:
+            return
+        task, bucket = record.traffic_class.task.value, record.traffic_class.bucket.value
+        self._classes(pool.name, task, bucket).inc()
+        if (ttft := record.ttft_s) is not None:
+            self._ttft(pool.name, task).observe(ttft)
+        if (tpot := record.tpot_s) is not None:
+            self._tpot(pool.name, task).observe(tpot)
+        if not pool.speculates:
+            return
+        if record.ending is Ending.FINISHED and record.completion_tokens is not None:
+            self._sources(
+                pool.name, "none" if record.source is None else record.source.value
+            ).inc()
+        if (acceptance := record.acceptance) is not None:
+            self._acceptance(pool.name, bucket).observe(acceptance)
+        if (tau := record.tau) is not None:
+            self._tau(pool.name, task).observe(tau)
+
+
+class _GenAi:
+    """The server series of OpenTelemetry's conventions for generative AI, as Prometheus has them.
+
+    https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> _Children[Histogram]:
+            name = f"gen_ai_server_{name}_seconds"
+            return _Children(Histogram(name, text, labels, buckets=buckets, registry=registry))
+
+        self._ttft = histogram(
+            "time_to_first_token",
+            "Time to generate the first token of a stream.",
+            GEN_AI_TTFT_BUCKETS_S,
+        )
+        self._tpot = histogram(
+            "time_per_output_token",
+            "Time per output token after the first.",
+            GEN_AI_TPOT_BUCKETS_S,
+        )
+        self._duration = histogram(
+            "request_duration",
+            "Duration of a request that was answered.",
+            GEN_AI_DURATION_BUCKETS_S,
+        )
+        self._models: set[str] = set()
+
+    def observe(self, record: RequestRecord) -> None:
+        operation = _OPERATIONS.get(record.endpoint)
+        if operation is None or record.ending is not Ending.FINISHED:
+            return
+        labels = (operation, "vllm", self._bounded(record.model))
+        if record.finished_at is not None:
+            self._duration(*labels).observe(record.finished_at - record.started_at)
+        if (ttft := record.ttft_s) is not None:
+            self._ttft(*labels).observe(ttft)
+        if (tpot := record.tpot_s) is not None:
+            self._tpot(*labels).observe(tpot)
+
+    def _bounded(self, model: str) -> str:
+        if model in self._models:
+            return model
+        if not model or len(self._models) >= MAX_MODELS:
+            return "other"
+        self._models.add(model)
+        return model

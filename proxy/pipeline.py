@@ -1,0 +1,404 @@
+"""The one straight line a request walks.
+
+    receive -> admit -> parse -> features -> classify -> decide and pick -> forward -> relay
+    -> observe
+
+`observe` runs for every request exactly once, however it ends. Until the first byte of an answer
+has gone to the client a failure moves to another backend, then another pool; after it, never.
+"""
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from time import perf_counter
+
+from config.settings import Settings
+from proxy.dialects import DIALECTS
+from proxy.downstream import Downstream, Receive, Scope, Send, while_connected
+from proxy.errors import (
+    BackendError,
+    BackendRejected,
+    BackendUnreachable,
+    ClientError,
+    ClientGone,
+    InvalidRequest,
+    NoBackend,
+    ProxyError,
+    Refused,
+    StreamBroken,
+)
+from proxy.exchange import RESPONSES, Exchange, Intake
+from proxy.failover import may_retry, refused_by_speculation
+from proxy.fleet import Fleet, Member
+from proxy.lifecycle import Lifecycle
+from proxy.metrics import UNSUPPORTED, Metrics
+from proxy.parsing import ROUTES, with_usage
+from proxy.record import Ending, RequestRecord
+from proxy.relay import Hidden, StreamRelay, relay_body
+from proxy.reporting import log_record
+from proxy.stored import StoredResponses
+from proxy.upstream import Answer, Upstream
+from routing.decision import (
+    Decision,
+    Draws,
+    Reason,
+    Refusal,
+    RefusalReason,
+    RoutingRequest,
+    RuleStep,
+)
+from routing.router import Router
+
+log = logging.getLogger("turnout")
+
+ERROR_BODY_BYTES = 2**20
+"""An error answer up to this size is read whole, to see whether to try another backend."""
+
+
+class Pipeline:
+    """Serves the hot-path endpoints.
+
+    Args:
+        settings: The config.
+        fleet: Pools and backends.
+        router: Decides.
+        upstream: Connections to the backends.
+        metrics: Where requests are counted.
+        lifecycle: Whether work is taken.
+        note_unreachable: Told a backend to which no connection could be made.
+        clock: Seconds, monotonic.
+        chance: Floats in [0, 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        fleet: Fleet,
+        router: Router,
+        upstream: Upstream,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        note_unreachable: Callable[[Member], None],
+        clock: Callable[[], float] = perf_counter,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._router = router
+        self._upstream = upstream
+        self._metrics = metrics
+        self._lifecycle = lifecycle
+        self._note_unreachable = note_unreachable
+        self._clock = clock
+        self._chance = chance
+        self._stored = StoredResponses()
+        self._intake = Intake(settings, fleet, self._stored)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request to its end."""
+        downstream = Downstream(scope, receive, send)
+        request_id = downstream.header(b"x-request-id") or uuid.uuid4().hex
+        endpoint = _endpoint(downstream.path)
+        record = RequestRecord(endpoint=endpoint, request_id=request_id, started_at=self._clock())
+        downstream.added[b"x-request-id"] = request_id.encode("latin-1")
+        try:
+            with self._lifecycle.in_hand():
+                exchange = await self._intake.receive(downstream, record)
+                await while_connected(downstream, self._serve(exchange))
+        except ClientGone:
+            record.ending = Ending.CANCELLED
+        except ProxyError as error:
+            await self._answer_error(error, downstream, record)
+        except asyncio.CancelledError:
+            await self._cut(downstream, record)
+        except Exception:
+            log.exception("request %s met a defect of the gateway", request_id[:128])
+            await self._answer_error(ProxyError(_DEFECT), downstream, record)
+        finally:
+            record.finished_at = self._clock()
+            self._observe(record)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        """Try backends until one answers or none is left."""
+        failure: BackendError | None = None
+        while True:
+            try:
+                decision = self._decide(exchange)
+            except Refused as refusal:
+                await self._give_up(failure or refusal, exchange)
+                return
+            try:
+                await self._attempt(exchange, decision)
+            except BackendError as error:
+                failure = error
+                self._note_failure(error, exchange, decision)
+                if exchange.downstream.started or not may_retry(
+                    error,
+                    lost=exchange.lost,
+                    deaths=exchange.deaths,
+                    rejected=exchange.rejected,
+                ):
+                    await self._give_up(error, exchange)
+                    return
+                cause = UNSUPPORTED if error.status == 400 else error.kind
+                self._metrics.retry(decision.pool.name, cause)
+            else:
+                return
+
+    def _decide(self, exchange: Exchange) -> Decision:
+        """Choose pool and backend.
+
+        Raises:
+            Refused: If no pool can take it.
+            InvalidRequest: If it names a pool that does not serve its model.
+        """
+        if exchange.fixed is not None:
+            decision = self._decide_fixed(exchange.fixed, exchange.request)
+        else:
+            pools = exchange.served.pools if exchange.served else ()
+            chosen = self._router.decide(
+                exchange.request, pools, now=self._clock(), draws=self._draws(len(pools))
+            )
+            if isinstance(chosen, Refusal):
+                if chosen.reason is RefusalReason.UNKNOWN_POOL:
+                    raise InvalidRequest(chosen.message)
+                raise NoBackend(chosen.message)
+            decision = chosen
+        exchange.record.decision = decision
+        added = exchange.downstream.added
+        added[b"x-turnout-pool"] = decision.pool.name.encode()
+        added[b"x-turnout-backend"] = decision.backend.name.encode()
+        added[b"x-turnout-reason"] = decision.reason_label.encode()
+        if exchange.request.traffic_class is not None:
+            added[b"x-turnout-class"] = exchange.request.traffic_class.label.encode()
+        return decision
+
+    def _decide_fixed(self, member: Member, request: RoutingRequest) -> Decision:
+        if not member.load.healthy or member.name in request.excluded:
+            msg = f"backend {member.name}, which holds the response referred to, is not available"
+            raise NoBackend(msg)
+        step = RuleStep("stored_response", "it holds the response referred to")
+        return Decision(
+            pool=member.pool,
+            backend=member.load,
+            reason=Reason.STORED_RESPONSE,
+            rule=step.rule,
+            policy=self._router.policy.name,
+            steps=(step,),
+            probabilities={member.pool.name: 1.0},
+        )
+
+    def _draws(self, pools: int) -> Draws:
+        chance = self._chance
+        return Draws(chance(), chance(), tuple(chance() for _ in range(pools)), chance())
+
+    async def _attempt(self, exchange: Exchange, decision: Decision) -> None:
+        """Send the request to the chosen backend and relay its answer."""
+        member = self._fleet.members[decision.backend.name]
+        exchange.record.tries += 1
+        body, hidden = self._body_for(exchange, member)
+        downstream = exchange.downstream
+        decision.backend.in_flight += 1
+        try:
+            async with self._upstream.open(
+                member,
+                method=downstream.method,
+                path=downstream.path,
+                query=downstream.query,
+                headers=downstream.headers,
+                body=body,
+                request_id=exchange.record.request_id,
+                api_key=self._fleet.api_keys.get(member.pool.name),
+            ) as answer:
+                await self._relay(exchange, decision, member, answer, hidden)
+        finally:
+            decision.backend.in_flight -= 1
+
+    def _body_for(self, exchange: Exchange, member: Member) -> tuple[bytes | None, Hidden]:
+        """Return the body for `member`, and what of the answer it adds to be hidden.
+
+        A stream is asked for its final usage chunk. A sampled share is asked for token counts in
+        every chunk too, where a speculating server does not report acceptance itself.
+        """
+        parsed = exchange.parsed
+        if parsed is None:
+            return exchange.raw or None, _NOTHING_HIDDEN
+        dialect = DIALECTS.get(exchange.request.features.route)
+        if dialect is None or not dialect.asks_usage or not parsed.stream:
+            return exchange.raw, _NOTHING_HIDDEN
+        continuous = (
+            not parsed.wants_continuous_usage
+            and member.pool.speculates
+            and member.reports_acceptance is False
+            and self._chance() < self._settings.observation.continuous_usage_share
+        )
+        if parsed.wants_usage and not continuous:
+            return exchange.raw, _NOTHING_HIDDEN
+        body = with_usage(parsed, exchange.raw, continuous=continuous)
+        return body, Hidden(usage=not parsed.wants_usage, chunk_usage=continuous)
+
+    async def _relay(
+        self,
+        exchange: Exchange,
+        decision: Decision,
+        member: Member,
+        answer: Answer,
+        hidden: Hidden,
+    ) -> None:
+        record, downstream = exchange.record, exchange.downstream
+        route = exchange.request.features.route
+        dialect = None if answer.encoded else DIALECTS.get(route)
+        if answer.status >= 400:
+            await self._relay_rejection(exchange, decision, answer)
+            return
+
+        def keep(response_id: str) -> None:
+            self._stored.keep(response_id, member.name)
+
+        if answer.streams and dialect is not None:
+            relay = StreamRelay(
+                answer,
+                downstream,
+                dialect=dialect,
+                record=record,
+                clock=self._clock,
+                hidden=hidden,
+                on_response_id=keep,
+            )
+            await relay.run()
+        else:
+            await relay_body(
+                answer, downstream, dialect=dialect, record=record, on_response_id=keep
+            )
+        self._note_reports(exchange, member)
+
+    def _note_reports(self, exchange: Exchange, member: Member) -> None:
+        """Remember whether a speculating server tells acceptance per request."""
+        record = exchange.record
+        dialect = DIALECTS.get(exchange.request.features.route)
+        if not member.pool.speculates or dialect is None or not dialect.asks_usage:
+            return
+        if record.drafted is not None:
+            member.reports_acceptance = True
+        elif (
+            member.reports_acceptance is None  # not back from True: a stop string hides it once
+            and record.completion_tokens
+            and exchange.request.features.choices == 1
+        ):
+            member.reports_acceptance = False
+
+    async def _relay_rejection(
+        self, exchange: Exchange, decision: Decision, answer: Answer
+    ) -> None:
+        """Send a backend's error answer on, byte for byte, unless another backend may do better.
+
+        Raises:
+            BackendRejected: If another may: a status of 500 and more, or a parameter that only a
+                speculating server refuses.
+        """
+        body, whole = await answer.whole(ERROR_BODY_BYTES)
+        rejected = BackendRejected(
+            f"backend {decision.backend.name} answered {answer.status}",
+            status=answer.status,
+            headers=answer.headers,
+            answer=body,
+        )
+        if whole and answer.status >= 500:
+            raise rejected
+        if whole and answer.status == 400 and refused_by_speculation(exchange, body):
+            raise rejected
+        exchange.record.status = answer.status
+        await exchange.downstream.start(answer.status, answer.headers)
+        while not whole:
+            await exchange.downstream.write(body, more=True)
+            body = await answer.read()
+            whole = not body
+        await exchange.downstream.write(body, more=False)
+        exchange.record.ending = Ending.REJECTED
+
+    def _note_failure(self, error: BackendError, exchange: Exchange, decision: Decision) -> None:
+        name = decision.backend.name
+        self._metrics.upstream_error(decision.pool.name, name, error.kind)
+        if isinstance(error, BackendRejected):
+            exchange.rejected += 1
+            if refused_by_speculation(exchange, error.answer):
+                features = replace(exchange.request.features, unsupported=("min_p or logit_bias",))
+                exchange.request = replace(exchange.request, features=features)
+        else:
+            exchange.lost += 1
+            exchange.deaths += isinstance(error, BackendUnreachable) and error.connected
+        if not error.connected:
+            self._note_unreachable(self._fleet.members[name])
+        excluded = exchange.request.excluded | {name}
+        exchange.request = replace(exchange.request, excluded=excluded)
+
+    async def _give_up(self, error: ProxyError, exchange: Exchange) -> None:
+        """Answer with the last failure; a backend's own error answer goes out as it came."""
+        if not isinstance(error, BackendRejected) or exchange.downstream.started:
+            raise error
+        exchange.record.status = error.status
+        await exchange.downstream.start(error.status, error.answer_headers)
+        await exchange.downstream.write(error.answer, more=False)
+        exchange.record.ending = Ending.REJECTED
+        exchange.record.error = error.kind
+
+    async def _answer_error(
+        self, error: ProxyError, downstream: Downstream, record: RequestRecord
+    ) -> None:
+        record.error = error.kind
+        if downstream.started:
+            record.ending = Ending.BROKEN
+            await downstream.break_off(error)
+            return
+        record.status = error.status
+        if isinstance(error, ClientError):
+            record.ending = Ending.CLIENT_ERROR
+        elif isinstance(error, Refused):
+            record.ending = Ending.REFUSED
+        else:
+            record.ending = Ending.FAILED
+        await downstream.fail(error)
+
+    async def _cut(self, downstream: Downstream, record: RequestRecord) -> None:
+        """End a request that outlived the grace period; any other cancellation goes on."""
+        if not self._lifecycle.cut:
+            record.ending = Ending.CANCELLED
+            raise asyncio.CancelledError
+        error = StreamBroken("this gateway is shutting down and its grace period is over")
+        record.error = error.kind
+        if not downstream.started:
+            record.ending, record.status = Ending.FAILED, error.status
+            await downstream.fail(error)
+            return
+        record.ending = Ending.BROKEN
+        await downstream.break_off(error)
+
+    def _observe(self, record: RequestRecord) -> None:
+        """Count, log and learn from a request that has ended; never fails."""
+        try:
+            outcome = record.outcome()
+            if outcome is not None:
+                self._router.observe(outcome, now=self._clock())
+            self._metrics.observe(record)
+            if self._settings.observation.log_requests:
+                log_record(record)
+        except Exception:
+            log.exception("a finished request could not be observed")
+
+
+_DEFECT = "the gateway failed at this request; its log says why"
+_NOTHING_HIDDEN = Hidden(usage=False, chunk_usage=False)
+
+
+def _endpoint(path: str) -> str:
+    """Return the path as a bounded label value."""
+    if path in ROUTES:
+        return path
+    if path.startswith(RESPONSES):
+        cancel = "/cancel" if path.endswith("/cancel") else ""
+        return f"{RESPONSES}{{response_id}}{cancel}"
+    return "extra"

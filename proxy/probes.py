@@ -1,0 +1,199 @@
+"""Looking after backends: health checks, scrapes, and what follows from both.
+
+Every backend has two loops of its own, so that one that hangs holds up no other. Nothing that
+goes wrong with a backend ends a loop: an answer that can't be used is counted, anything else is
+logged with its traceback, and the loop goes on.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import httpx
+
+from config.settings import Probes
+from proxy.asking import Unanswered, ask, scrape
+from proxy.discovery import Discovery
+from proxy.fleet import Fleet, Member
+
+if TYPE_CHECKING:
+    from proxy.vllm_metrics import Exposition
+
+log = logging.getLogger(__name__)
+
+STALE_AFTER = 3
+"""Missed scrapes in a row after which a backend's gauges are no longer believed."""
+_JITTER = 0.1  # of the scrape interval, so that gateways do not fall into step
+
+
+def _ignore(_: Member) -> None:
+    """Do nothing with a change of state."""
+
+
+class Prober:
+    """Keeps `healthy`, `gauges` and what was learnt of every member current.
+
+    Args:
+        fleet: Whose members are probed.
+        client: The client of all probes.
+        discovery: Asked when a member is first reached and when its process is a new one.
+        settings: Intervals and limits.
+        clock: Seconds, monotonic.
+        sleep: Waits so many seconds.
+        draw: Chance in [0, 1), for jitter.
+        on_up: Called when a member may be given requests again.
+        on_down: Called when it no longer may.
+        on_restart: Called when its process is a new one: what was learnt of it is void.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        client: httpx.AsyncClient,
+        discovery: Discovery,
+        *,
+        settings: Probes,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        draw: Callable[[], float] = random.random,
+        on_up: Callable[[Member], None] = _ignore,
+        on_down: Callable[[Member], None] = _ignore,
+        on_restart: Callable[[Member], None] = _ignore,
+    ) -> None:
+        self._fleet = fleet
+        self._client = client
+        self._discovery = discovery
+        self._settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._draw = draw
+        self._on_up = on_up
+        self._on_down = on_down
+        self._on_restart = on_restart
+        self._refused_at: dict[str, float] = {}
+        self._scraped: dict[str, Exposition] = {}
+        self._missed: dict[str, int] = {}
+
+    async def first_round(self) -> None:
+        """Probe every backend once, all at the same time, and warn of what is not as declared.
+
+        A backend that is not there yet is no error: it is learnt when it answers. Takes about
+        `timeout_s` for those that are silent; longer (`discovery.COMPLETION_TIMEOUT_S` at most)
+        only where a method must be inferred.
+        """
+        async with asyncio.TaskGroup() as group:
+            for member in self._fleet.members.values():
+                group.create_task(self._first(member))
+        self._discovery.warn()
+
+    async def _first(self, member: Member) -> None:
+        await self._survive(self.check, member)
+        await self._survive(self.scrape, member)
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for member in self._fleet.members.values():
+                group.create_task(self._check_forever(member))
+                group.create_task(self._scrape_forever(member))
+
+    async def _check_forever(self, member: Member) -> None:
+        while True:
+            await self._sleep(self._settings.health_interval_s)
+            await self._survive(self.check, member)
+
+    async def _scrape_forever(self, member: Member) -> None:
+        while True:
+            jitter = 1.0 + _JITTER * (2.0 * self._draw() - 1.0)
+            await self._sleep(self._settings.scrape_interval_s * jitter)
+            await self._survive(self.scrape, member)
+
+    async def _survive(self, step: Callable[[Member], Awaitable[None]], member: Member) -> None:
+        try:
+            await step(member)
+        except Exception:  # a defect of ours must not end the care for a backend
+            log.exception("backend %s: a probe failed in the gateway itself", member.name)
+
+    async def check(self, member: Member) -> None:
+        """Ask for a member's health once and act on the answer.
+
+        One success brings a member back, a first one after it was learnt; `failures` in a row
+        take it out.
+        """
+        asked_at = self._clock()
+        try:
+            await self._ask_health(member)
+            if not member.reached:
+                await self._discovery.learn(member)
+                self._discovery.warn()
+        except Unanswered as error:
+            self._fail(member, str(error))
+            return
+        if self._refused_at.get(member.name, float("-inf")) >= asked_at:
+            return  # the hot path met a refusal after this answer was asked for
+        member.failures = 0
+        if not member.load.healthy:
+            member.load.healthy = True
+            log.info("backend %s of pool %s is up", member.name, member.pool.name)
+            self._on_up(member)
+
+    async def _ask_health(self, member: Member) -> None:
+        response = await ask(self._client, member, "/health", timeout_s=self._settings.timeout_s)
+        if response.status_code != httpx.codes.OK:
+            msg = f"GET {response.url} answered {response.status_code}"
+            raise Unanswered(msg)
+
+    def _fail(self, member: Member, why: str) -> None:
+        member.failures += 1
+        if not member.reached and member.failures == 1:
+            template = "backend %s of pool %s is not there yet, it is used when it answers: %s"
+            log.warning(template, member.name, member.pool.name, why)
+        if member.failures >= self._settings.failures:
+            self._take_out(member, why)
+
+    def note_failure(self, member: Member) -> None:
+        """Take a member out at once: a request to it was refused a connection."""
+        self._refused_at[member.name] = self._clock()
+        self._take_out(member, "it refused a request's connection")
+
+    def _take_out(self, member: Member, why: str) -> None:
+        if member.load.healthy:
+            member.load.healthy = False
+            log.warning("backend %s of pool %s is down: %s", member.name, member.pool.name, why)
+            self._on_down(member)
+
+    async def scrape(self, member: Member) -> None:
+        """Read a member's metrics once; one that was never learnt is left alone."""
+        if not member.reached:
+            return
+        try:
+            exposition = await scrape(self._client, member, timeout_s=self._settings.timeout_s)
+        except Unanswered as error:
+            self._miss(member, str(error))
+            return
+        self._missed[member.name] = 0
+        member.scraped_at = self._clock()
+        member.gauges = exposition.values
+        before, self._scraped[member.name] = self._scraped.get(member.name), exposition
+        if before is not None and exposition.restarted_since(before):
+            await self._restarted(member)
+        else:
+            await self._discovery.read(member, exposition)
+        self._discovery.warn()
+
+    async def _restarted(self, member: Member) -> None:
+        log.warning("backend %s of pool %s was restarted", member.name, member.pool.name)
+        self._on_restart(member)
+        try:
+            await self._discovery.learn(member, restarted=True)
+        except Unanswered as error:
+            log.warning("backend %s: %s", member.name, error)
+
+    def _miss(self, member: Member, why: str) -> None:
+        missed = self._missed[member.name] = self._missed.get(member.name, 0) + 1
+        if missed == STALE_AFTER:
+            log.warning("backend %s: its metrics are stale: %s", member.name, why)
+            member.gauges = {}

@@ -1,0 +1,134 @@
+"""What is kept of one request while it lives, and what follows from it when it ends."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from routing.decision import Decision, Outcome
+from routing.traffic import TrafficClass
+
+
+class Ending(StrEnum):
+    """How a request ended; each ends in exactly one way."""
+
+    FINISHED = "finished"  # the backend's answer was sent on whole
+    REJECTED = "rejected"  # the backend's own error answer was sent on (4xx, 5xx)
+    CLIENT_ERROR = "client_error"  # answered 4xx by the gateway
+    REFUSED = "refused"  # turned away by the gateway, nothing was sent
+    FAILED = "failed"  # no backend could answer it, no byte was delivered
+    BROKEN = "broken"  # cut after the first byte
+    CANCELLED = "cancelled"  # the client left
+
+
+class AcceptanceSource(StrEnum):
+    """Where accepted tokens were read, best first."""
+
+    ENGINE = "engine"  # metrics.speculative_decoding of the answer
+    CHUNK_USAGE = "chunk_usage"  # token counts per chunk
+    DELTAS = "deltas"  # chunks that carried text against output tokens; biased up under load
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestRecord:
+    """One request from its first byte to its end. Times are seconds, monotonic.
+
+    Attributes:
+        endpoint: The path it came in by, one of those served.
+        request_id: `x-request-id`, the client's or made.
+        started_at: When its head had arrived.
+        model: Model as served; empty until resolved.
+        traffic_class: Its class; None where nothing is decoded.
+        temperature: Effective temperature; None where nothing is decoded.
+        temperature_given: Whether the request named it.
+        stream: Whether the answer streams.
+        decision: The last decision made for it.
+        tries: Backends it was sent to.
+        ending: How it ended.
+        status: HTTP status sent to the client, or None when none was.
+        error: Kind of the gateway's own error, if it made one.
+        first_token_at: When the first output token arrived.
+        last_token_at: When the last one did.
+        finished_at: When it ended.
+        generation_s: From the first output token to the last, as the server timed it.
+        prompt_tokens: As counted by the server.
+        completion_tokens: As counted by the server.
+        accepted: Accepted draft tokens.
+        drafted: Drafted tokens, where the server tells.
+        source: Where `accepted` was read; None while unknown.
+    """
+
+    endpoint: str
+    request_id: str
+    started_at: float
+    model: str = ""
+    traffic_class: TrafficClass | None = None
+    temperature: float | None = None
+    temperature_given: bool = False
+    stream: bool = False
+    decision: Decision | None = None
+    tries: int = 0
+    ending: Ending = Ending.FAILED
+    status: int | None = None
+    error: str | None = None
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    finished_at: float | None = None
+    generation_s: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    accepted: int | None = None
+    drafted: int | None = None
+    source: AcceptanceSource | None = None
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from the request to its first output token; None unless it streamed."""
+        return None if self.first_token_at is None else self.first_token_at - self.started_at
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per output token after the first; None for one token.
+
+        Timed here for a stream, by the server (`--enable-per-request-metrics`) for a whole body.
+        """
+        first, last, tokens = self.first_token_at, self.last_token_at, self.completion_tokens
+        if tokens is None or tokens < 2:
+            return None
+        if first is not None and last is not None:
+            return (last - first) / (tokens - 1)
+        return None if self.generation_s is None else self.generation_s / (tokens - 1)
+
+    @property
+    def tau(self) -> float | None:
+        """Tokens per engine step, (N - 1) / (N - 1 - A); None when unknown."""
+        if self.accepted is None or self.completion_tokens is None or self.completion_tokens < 2:
+            return None
+        decoded = self.completion_tokens - 1
+        return decoded / max(1, decoded - self.accepted)
+
+    @property
+    def acceptance(self) -> float | None:
+        """Accepted / drafted, in [0, 1]; None when the server did not tell what it drafted."""
+        if self.accepted is None or not self.drafted:
+            return None
+        return self.accepted / self.drafted
+
+    def outcome(self) -> Outcome | None:
+        """Return what the policy may learn from it; None when it showed nothing."""
+        decision = self.decision
+        if (
+            decision is None
+            or self.traffic_class is None
+            or self.completion_tokens is None
+            or self.ending is not Ending.FINISHED
+        ):
+            return None
+        return Outcome(
+            pool=decision.pool.name,
+            speculation=decision.pool.speculation,
+            traffic_class=self.traffic_class,
+            tokens=self.completion_tokens,
+            accepted=self.accepted or 0,
+            drafted=self.drafted or 0,
+            ttft_s=self.ttft_s,
+            tpot_s=self.tpot_s,
+        )

@@ -1,0 +1,163 @@
+"""What is asked of the router, and what it answers: a decision with the reason that decided it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from routing.features import RequestFeatures
+from routing.pools import Backend, Pool, Speculation
+from routing.traffic import TrafficClass
+
+
+class Reason(StrEnum):
+    """Why a pool was chosen. `LIMIT` is reported with its key, as `limit:max_temperature`."""
+
+    PINNED = "pinned"  # the request names the pool
+    STORED_RESPONSE = "stored_response"  # the backend holds the response it continues
+    UNAVAILABLE = "unavailable"  # the pool it would have had has no healthy backend
+    UNSUPPORTED = "unsupported"  # a speculating server refuses one of its parameters
+    LIMIT = "limit"  # a limit the user wrote
+    SHED = "shed"  # the speculating pool is over a mark and another is less full
+    OVERFLOW = "overflow"  # over a mark, but the others are fuller still
+    HOLDOUT = "holdout"
+    EXPLORE = "explore"
+    SPECULATES = "speculates"
+    BELOW_BAR = "below_bar"
+    STICKY = "sticky"
+    SHORT_OUTPUT = "short_output"
+    TTFT_BOUND = "ttft_bound"
+    POLICY = "policy"  # a static policy chose
+    STALE_FALLBACK = "stale_fallback"
+
+
+class RefusalReason(StrEnum):
+    """Why no pool can take a request."""
+
+    NO_BACKEND = "no_backend"
+    PINNED_POOL_DOWN = "pinned_pool_down"
+    UNKNOWN_POOL = "unknown_pool"
+
+
+class Draws(NamedTuple):
+    """The chance a decision may use: floats in [0, 1), drawn by the caller.
+
+    Attributes:
+        holdout: Decides whether the request joins the holdout.
+        explore: Decides whether it explores.
+        pools: One draw per pool, for sampling what is believed of each.
+        two_choice: Selects the two backends that are compared.
+    """
+
+    holdout: float
+    explore: float
+    pools: tuple[float, ...]
+    two_choice: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingRequest:
+    """One request as the router sees it.
+
+    Attributes:
+        features: What its body says.
+        traffic_class: Its class; None where no tokens are decoded (embeddings, tokenize).
+        pin: Pool named by the client, or None.
+        excluded: Names of backends that already failed this request.
+        rehearsed: Whether the decision is only asked for, and nothing will be sent.
+    """
+
+    features: RequestFeatures
+    traffic_class: TrafficClass | None
+    pin: str | None = None
+    excluded: frozenset[str] = frozenset()
+    rehearsed: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is an arrival: not tried before, and not a mere question."""
+        return not self.excluded and not self.rehearsed
+
+
+class RuleStep(NamedTuple):
+    """One rule that was applied: its name, what it said, and the numbers, formatted on demand."""
+
+    rule: str
+    template: str
+    numbers: tuple[object, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The rule's outcome as a sentence."""
+        return self.template.format(*self.numbers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Where a request goes, and why.
+
+    Attributes:
+        pool: The chosen pool.
+        backend: One of its backends.
+        reason: The rule of the pipeline that decided.
+        rule: What within the reason decided: a limit's key, a policy's rule.
+        policy: Name of the policy in force.
+        steps: Every rule applied, in order; the last decided.
+        probabilities: Chance with which each pool would have been chosen, by pool name, so that
+            what was logged can be replayed by inverse propensity. Pools left out had none.
+    """
+
+    pool: Pool
+    backend: Backend
+    reason: Reason
+    rule: str
+    policy: str
+    steps: tuple[RuleStep, ...]
+    probabilities: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reason_label(self) -> str:
+        """The reason as headers, logs and metrics show it."""
+        return f"{self.reason}:{self.rule}" if self.reason is Reason.LIMIT else self.reason.value
+
+    @property
+    def sentence(self) -> str:
+        """The decision in one sentence with its numbers."""
+        return f"{self.pool.name}: {self.steps[-1].text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """No pool can take the request.
+
+    Attributes:
+        reason: Why.
+        message: The same for the client, naming the pool or model.
+    """
+
+    reason: RefusalReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a finished request showed, for the policy to learn from.
+
+    Attributes:
+        pool: Name of the pool that served it.
+        speculation: How that pool drafts.
+        traffic_class: Its class.
+        tokens: Completion tokens, N.
+        accepted: Accepted draft tokens, A.
+        drafted: Drafted tokens; 0 when unknown.
+        ttft_s: Time to first token, seconds, or None.
+        tpot_s: Time per output token after the first, seconds, or None.
+    """
+
+    pool: str
+    speculation: Speculation
+    traffic_class: TrafficClass
+    tokens: int
+    accepted: int
+    drafted: int
+    ttft_s: float | None
+    tpot_s: float | None

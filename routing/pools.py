@@ -1,0 +1,88 @@
+"""Pools and backends as a policy sees them: counts and facts, no sockets.
+
+The records are live: whoever embeds `routing` keeps `in_flight` and `healthy` current and hands
+the same objects to every decision. Policies only read them.
+"""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+DEFAULT_MAX_NUM_SEQS = 256
+"""vLLM's default `--max-num-seqs` for most GPUs, used where a pool does not declare its own."""
+
+
+class Speculation(StrEnum):
+    """How a pool's servers draft tokens."""
+
+    NONE = "none"
+    NGRAM = "ngram"
+    SUFFIX = "suffix"
+    DRAFT_MODEL = "draft_model"
+    EAGLE3 = "eagle3"
+    MTP = "mtp"
+
+    @property
+    def drafts_every_step(self) -> bool:
+        """Whether every step drafts, so that accepted / drafted measures the gain."""
+        return self in (Speculation.DRAFT_MODEL, Speculation.EAGLE3, Speculation.MTP)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Backend:
+    """One vLLM server.
+
+    Attributes:
+        name: Unique over all pools.
+        in_flight: Requests sent by us and not finished.
+        healthy: Whether it may be given requests.
+    """
+
+    name: str
+    in_flight: int = 0
+    healthy: bool = True
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Pool:
+    """Backends that serve one model with one speculation setting.
+
+    Attributes:
+        name: Unique name.
+        model: The model served.
+        speculation: How its servers draft.
+        k: Draft tokens proposed per step; 0 without speculation.
+        max_num_seqs: Requests one backend runs at a time.
+        backends: Its servers.
+    """
+
+    name: str
+    model: str
+    speculation: Speculation
+    k: int = 0
+    max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
+    backends: list[Backend] = field(default_factory=list)
+
+    @property
+    def speculates(self) -> bool:
+        """Whether its servers draft at all."""
+        return self.speculation is not Speculation.NONE
+
+    def available(self, excluded: AbstractSet[str] = frozenset()) -> list[Backend]:
+        """Return the healthy backends that are not `excluded` by name."""
+        return [b for b in self.backends if b.healthy and b.name not in excluded]
+
+    @property
+    def in_flight(self) -> float:
+        """Mean requests in flight per healthy backend; 0 when none is healthy."""
+        total = healthy = 0
+        for backend in self.backends:
+            if backend.healthy:
+                healthy += 1
+                total += backend.in_flight
+        return total / healthy if healthy else 0.0
+
+    @property
+    def fullness(self) -> float:
+        """Mean in-flight per healthy backend over what one runs at a time; may exceed 1."""
+        return self.in_flight / self.max_num_seqs

@@ -1,0 +1,226 @@
+"""The decision pipeline: one order of rules for every policy.
+
+    pinned -> unavailable -> unsupported -> limits -> marks -> the policy's own comparison
+
+Limits the user wrote bind every policy. A pool without a healthy backend is left out, even against
+a limit; a pool that would refuse the request is never used while another exists.
+"""
+
+from collections.abc import Sequence
+
+from routing.balance import pick
+from routing.decision import (
+    Decision,
+    Draws,
+    Outcome,
+    Reason,
+    Refusal,
+    RefusalReason,
+    RoutingRequest,
+    RuleStep,
+)
+from routing.policies import Choice, Policy, make_policy
+from routing.pools import Pool
+from routing.thresholds import Rules, Thresholds, Verdict, least_full
+
+
+class Router:
+    """Decides one request at a time and learns from what came of it.
+
+    Args:
+        policy: Name of the policy (`routing.policies.POLICY_NAMES`).
+        thresholds: The rules' knobs.
+    """
+
+    def __init__(self, *, policy: str, thresholds: Thresholds | None = None) -> None:
+        self.rules = Rules(thresholds or Thresholds())
+        self.policy: Policy = make_policy(policy, self.rules)
+
+    def decide(
+        self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
+    ) -> Decision | Refusal:
+        """Choose a pool and a backend for `request`.
+
+        Args:
+            request: The request; when it is tried again, with the backends that failed it.
+            pools: Every pool that serves its model, healthy or not; at least one.
+            now: Seconds, monotonic.
+            draws: Chance.
+
+        Returns:
+            A decision, or a refusal when no pool can take the request. Never raises.
+        """
+        if request.counts:
+            self.rules.arrive(pools[0].model, now=now)
+        steps: list[RuleStep] = []
+        if request.pin is not None:
+            return self._pinned(request, pools, draws, steps)
+        supported = self._supported(request, pools, steps)
+        if request.traffic_class is None:
+            choice = self._choose_undecoded(request, supported)
+        else:
+            choice = self._choose(request, supported, now, draws, steps)
+        if not choice.pool.available(request.excluded):
+            rest = [pool for pool in supported if pool.available(request.excluded)]
+            if not rest:
+                names = ", ".join(pool.name for pool in supported)
+                message = f"no healthy backend in the pools that can serve this request: {names}"
+                return Refusal(reason=RefusalReason.NO_BACKEND, message=message)
+            steps.append(choice.step)
+            choice = self._without(choice.pool, request, rest, now, draws)
+        if not steps or steps[-1] is not choice.step:
+            steps.append(choice.step)
+        return self._decided(choice, request, draws, steps)
+
+    def observe(self, outcome: Outcome, *, now: float) -> None:
+        """Learn from a finished request at `now` (s, monotonic)."""
+        self.rules.acceptance.add(
+            outcome.pool,
+            outcome.traffic_class,
+            tokens=max(0, outcome.tokens - 1),
+            accepted=outcome.accepted,
+            drafted=outcome.drafted,
+            now=now,
+        )
+        self.policy.observe(outcome, now=now)
+
+    def shedding(self, pool: Pool, *, now: float) -> bool:
+        """Whether `pool` is over a load mark that applies at `now`; moves its switches on."""
+        return pool.speculates and self._mark_passed(pool, now) is not None
+
+    def _mark_passed(self, pool: Pool, now: float) -> Verdict | None:
+        return self.rules.mark_passed(pool, now=now, all_rules=self.policy.all_rules)
+
+    def _pinned(
+        self, request: RoutingRequest, pools: Sequence[Pool], draws: Draws, steps: list[RuleStep]
+    ) -> Decision | Refusal:
+        pool = next((pool for pool in pools if pool.name == request.pin), None)
+        if pool is None:
+            names = ", ".join(pool.name for pool in pools)
+            message = f"pool {request.pin!r} does not serve this model; pools that do: {names}"
+            return Refusal(reason=RefusalReason.UNKNOWN_POOL, message=message)
+        if not pool.available(request.excluded):
+            message = f"pinned pool {pool.name!r} has no healthy backend"
+            return Refusal(reason=RefusalReason.PINNED_POOL_DOWN, message=message)
+        steps.append(RuleStep("pin", "the request names it"))
+        choice = Choice(pool, Reason.PINNED, steps[-1], {pool.name: 1.0})
+        return self._decided(choice, request, draws, steps)
+
+    def _supported(
+        self, request: RoutingRequest, pools: Sequence[Pool], steps: list[RuleStep]
+    ) -> Sequence[Pool]:
+        """Leave out pools that refuse a parameter; all of them when none would take it.
+
+        With nothing but speculating pools the server's own 400 is the clearest answer.
+        """
+        if not request.features.unsupported:
+            return pools
+        plain = [pool for pool in pools if not pool.speculates]
+        if not plain or len(plain) == len(pools):
+            return pools
+        names = ", ".join(request.features.unsupported)
+        steps.append(RuleStep("unsupported", "speculating servers refuse {}", (names,)))
+        return plain
+
+    def _choose_undecoded(self, request: RoutingRequest, pools: Sequence[Pool]) -> Choice:
+        """Choose for a request that decodes nothing: the least full pool that is up."""
+        pool = least_full([p for p in pools if p.available(request.excluded)] or pools)
+        step = RuleStep("no_decoding", "{:.1f} in flight is the least", (pool.in_flight,))
+        return Choice(pool, Reason.POLICY, step, {pool.name: 1.0})
+
+    def _choose(
+        self,
+        request: RoutingRequest,
+        pools: Sequence[Pool],
+        now: float,
+        draws: Draws,
+        steps: list[RuleStep],
+    ) -> Choice:
+        """Apply limits, the policy and the load marks to `pools`, whatever their health."""
+        objections = self._objections(request, pools, now)
+        permitted = [pool for pool in pools if pool.name not in objections]
+        if not permitted:
+            steps.append(RuleStep("no_other_pool", "every pool has an objection, none binds"))
+            objections, permitted = {}, list(pools)
+        preferred = self.policy.choose(request, pools, now=now, draws=draws)
+        verdict = objections.get(preferred.pool.name)
+        if verdict is not None:
+            steps.append(verdict.step)
+            other = self.policy.choose(request, permitted, now=now, draws=draws)
+            reason = Reason.LIMIT if verdict.written else Reason.POLICY
+            preferred = other._replace(reason=reason, step=verdict.step)
+        if request.features.unsupported and steps and steps[0].rule == "unsupported":
+            return preferred._replace(reason=Reason.UNSUPPORTED, step=steps[0])
+        return self._shed(preferred, permitted, now, steps)
+
+    def _objections(
+        self, request: RoutingRequest, pools: Sequence[Pool], now: float
+    ) -> dict[str, Verdict]:
+        objections = {}
+        for pool in pools:
+            if pool.speculates:
+                verdict = self.rules.objection(
+                    request, pool, now=now, all_rules=self.policy.all_rules
+                )
+                if verdict is not None:
+                    objections[pool.name] = verdict
+        return objections
+
+    def _shed(
+        self, choice: Choice, permitted: Sequence[Pool], now: float, steps: list[RuleStep]
+    ) -> Choice:
+        """Move `choice` off a pool that is over a mark, if another permitted pool is less full."""
+        if not choice.pool.speculates:
+            return choice
+        passed = self._mark_passed(choice.pool, now)
+        if passed is None:
+            return choice
+        others = [
+            pool
+            for pool in permitted
+            if pool is not choice.pool
+            and pool.available()
+            and not (pool.speculates and self._mark_passed(pool, now))
+        ]
+        steps.append(passed.step)
+        if others:
+            other = least_full(others)
+            if other.fullness < choice.pool.fullness:
+                reason = Reason.LIMIT if passed.written else Reason.SHED
+                return Choice(other, reason, passed.step, {other.name: 1.0})
+            template = "over a mark, but {} is fuller ({:.1f} against {:.1f} in flight)"
+            numbers: tuple[object, ...] = (other.name, other.in_flight, choice.pool.in_flight)
+        else:
+            template, numbers = "over a mark, and no other pool is under its own", ()
+        step = RuleStep("overflow", template, numbers)
+        return choice._replace(reason=Reason.OVERFLOW, step=step)
+
+    def _without(
+        self,
+        missed: Pool,
+        request: RoutingRequest,
+        rest: Sequence[Pool],
+        now: float,
+        draws: Draws,
+    ) -> Choice:
+        """Choose again among pools that are up; only availability is named as the reason.
+
+        A request that decodes nothing does not come here: it had its choice of those from the
+        start.
+        """
+        choice = self._choose(request, rest, now, draws, [])
+        step = RuleStep("unavailable", "{} has no healthy backend left to try", (missed.name,))
+        return choice._replace(reason=Reason.UNAVAILABLE, step=step)
+
+    def _decided(
+        self, choice: Choice, request: RoutingRequest, draws: Draws, steps: list[RuleStep]
+    ) -> Decision:
+        return Decision(
+            pool=choice.pool,
+            backend=pick(choice.pool.available(request.excluded), draws.two_choice),
+            reason=choice.reason,
+            rule=choice.step.rule,
+            policy=self.policy.name,
+            steps=tuple(steps),
+            probabilities=choice.probabilities,
+        )

@@ -1,0 +1,174 @@
+"""The rules of practice: fixed limits on temperature, task, acceptance and load.
+
+Each rule has a key. All of them together are the `threshold` policy; the ones whose key the user
+wrote in the config are limits and bind under every policy.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from routing.acceptance import AcceptanceBook
+from routing.decision import RoutingRequest, RuleStep
+from routing.pools import Pool, Speculation
+from routing.priors import TASK_RULES, TaskRule
+from routing.shedding import ArrivalRate, Band, Switch
+from routing.tasks import TaskType
+
+EVIDENCE_DRAFTED = 200.0
+"""Draft tokens seen before a measured acceptance may decide: about ten requests at k=5 with four
+drafting steps each, and a standard error of 0.035 at a rate of one half."""
+
+IN_FLIGHT_BAND = Band(high=32, low=24, dwell_s=5.0)
+"""Per backend. A 1:9 draft with k=4 and acceptance 0.5 breaks even at 25 to 50 requests in flight
+(roofline calibrated on Llama-3-70B TP4, H100; SpecDecode-Bench constants, arXiv 2601.11580)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """Knobs of the rules; see `config/default.yaml` for each in plain words.
+
+    Attributes:
+        max_temperature: Above it a request goes plain.
+        cool_temperature: At or below it tasks marked `cool` may speculate.
+        tasks: Verdict per speculation method and task.
+        min_acceptance: Accepted / drafted under which a class leaves a draft-every-step pool.
+        unloaded_acceptance: Under it a class stays only while the pool is unloaded.
+        in_flight: Mark on the mean in-flight requests per backend, or None.
+        qps: Mark on the requests per second that arrive for the model, or None.
+        written: Keys the user wrote; `tasks.<method>.<task>` for table entries.
+    """
+
+    max_temperature: float = 0.7
+    cool_temperature: float = 0.5
+    tasks: Mapping[Speculation, Mapping[TaskType, TaskRule]] = field(
+        default_factory=lambda: TASK_RULES
+    )
+    min_acceptance: float = 0.5
+    unloaded_acceptance: float = 0.65
+    in_flight: Band | None = IN_FLIGHT_BAND
+    qps: Band | None = None
+    written: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A rule that keeps a request out of a pool, and whether the user wrote it."""
+
+    key: str
+    written: bool
+    step: RuleStep
+
+
+class Rules:
+    """Applies the thresholds; remembers acceptance per class and which marks are passed."""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self.acceptance = AcceptanceBook()
+        self._switches: dict[tuple[str, str], Switch] = {}
+        self._arrivals: dict[str, ArrivalRate] = {}
+        self._rules: tuple[Callable[[RoutingRequest, Pool, float], Verdict | None], ...] = (
+            self._temperature,
+            self._task,
+            self._acceptance,
+        )
+
+    def arrive(self, model: str, *, now: float) -> None:
+        """Count a request for `model`, for the QPS mark."""
+        self._arrivals.setdefault(model, ArrivalRate()).arrive(now)
+
+    def objection(
+        self, request: RoutingRequest, pool: Pool, *, now: float, all_rules: bool
+    ) -> Verdict | None:
+        """Return the first rule that keeps `request` out of the speculating `pool`.
+
+        Args:
+            request: The request.
+            pool: A pool that speculates.
+            now: Seconds, monotonic.
+            all_rules: Apply the shipped values as well, not only what the user wrote.
+        """
+        for rule in self._rules:
+            verdict = rule(request, pool, now)
+            if verdict is not None and (all_rules or verdict.written):
+                return verdict
+        return None
+
+    def _temperature(self, request: RoutingRequest, pool: Pool, now: float) -> Verdict | None:
+        del pool, now
+        temperature, limit = request.features.temperature, self.thresholds.max_temperature
+        if temperature <= limit:
+            return None
+        return self._verdict("max_temperature", "T {:g} is above {:g}", temperature, limit)
+
+    def _task(self, request: RoutingRequest, pool: Pool, now: float) -> Verdict | None:
+        del now
+        knobs = self.thresholds
+        task = request.traffic_class.task if request.traffic_class else TaskType.UNKNOWN
+        rule = knobs.tasks[pool.speculation][task]
+        entry = f"tasks.{pool.speculation}.{task}"
+        if rule is TaskRule.NEVER:
+            step = RuleStep("tasks", "{} does not gain on {}", (task, pool.speculation))
+            return Verdict("tasks", entry in knobs.written, step)
+        temperature = request.features.temperature
+        if rule is TaskRule.COOL and temperature > knobs.cool_temperature:
+            numbers = (task, pool.speculation, knobs.cool_temperature, temperature)
+            step = RuleStep("tasks", "{} gains on {} only up to T {:g}, not at {:g}", numbers)
+            written = entry in knobs.written or "cool_temperature" in knobs.written
+            return Verdict("tasks", written, step)
+        return None
+
+    def _acceptance(self, request: RoutingRequest, pool: Pool, now: float) -> Verdict | None:
+        if request.traffic_class is None or not pool.speculation.drafts_every_step:
+            return None
+        sums = self.acceptance.of(pool.name, request.traffic_class)
+        if sums is None or sums.evidence(now) < EVIDENCE_DRAFTED:
+            return None
+        knobs, rate, label = self.thresholds, sums.rate, request.traffic_class.label
+        if rate < knobs.min_acceptance:
+            template = "{} accepts {:.2f} of its drafts, under {:g}"
+            return self._verdict("min_acceptance", template, label, rate, knobs.min_acceptance)
+        if rate < knobs.unloaded_acceptance and self._loaded(pool):
+            template = "{} accepts {:.2f}, under {:g}, with {:.1f} in flight"
+            numbers = (label, rate, knobs.unloaded_acceptance, pool.in_flight)
+            return self._verdict("unloaded_acceptance", template, *numbers)
+        return None
+
+    def _loaded(self, pool: Pool) -> bool:
+        band = self.thresholds.in_flight
+        return band is not None and pool.in_flight >= band.low
+
+    def _verdict(self, key: str, template: str, *numbers: object) -> Verdict:
+        return Verdict(key, key in self.thresholds.written, RuleStep(key, template, numbers))
+
+    def mark_passed(self, pool: Pool, *, now: float, all_rules: bool) -> Verdict | None:
+        """Return the load mark that `pool` is over at `now`, if any."""
+        knobs = self.thresholds
+        for key, band, value in (
+            ("in_flight", knobs.in_flight, pool.in_flight),
+            ("qps", knobs.qps, self._rate(pool.model, now)),
+        ):
+            if band is None or not (all_rules or key in knobs.written):
+                continue
+            before = self._switches.get((pool.name, key), _OFF)
+            switch = before.step(value, now=now, band=band)
+            self._switches[pool.name, key] = switch
+            if switch.on:
+                template = "{} is over its {} mark ({:.1f}, marks {:g}/{:g})"
+                return self._verdict(
+                    key, template, pool.name, _MARK_WORDS[key], value, band.high, band.low
+                )
+        return None
+
+    def _rate(self, model: str, now: float) -> float:
+        arrivals = self._arrivals.get(model)
+        return arrivals.at(now) if arrivals else 0.0
+
+
+_OFF = Switch()
+_MARK_WORDS = {"in_flight": "in-flight", "qps": "QPS"}
+
+
+def least_full(pools: Sequence[Pool]) -> Pool:
+    """Return the pool with the least fullness; of equals the first by name, so order is moot."""
+    return min(pools, key=lambda pool: (pool.fullness, pool.name))

@@ -1,0 +1,40 @@
+"""Traffic classes: requests alike in how much of a draft they will accept."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from enum import StrEnum
+
+from routing.tasks import TaskType
+
+
+class TemperatureBucket(StrEnum):
+    """Effective temperature, in bands whose edges are those of the rules of practice."""
+
+    UP_TO_02 = "T<=0.2"
+    UP_TO_05 = "T<=0.5"
+    UP_TO_07 = "T<=0.7"
+    UP_TO_10 = "T<=1.0"
+    ABOVE_10 = "T>1.0"
+
+    @classmethod
+    def of(cls, temperature: float) -> "TemperatureBucket":
+        """Return the bucket whose upper edge is the first at or above `temperature`."""
+        return _BUCKETS[bisect_left(_EDGES, temperature)]
+
+
+_EDGES = (0.2, 0.5, 0.7, 1.0)
+_BUCKETS = tuple(TemperatureBucket)
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficClass:
+    """The key under which acceptance is learnt: model x task x temperature bucket."""
+
+    model: str
+    task: TaskType
+    bucket: TemperatureBucket
+
+    @property
+    def label(self) -> str:
+        """Short form for headers and logs, such as `code_edit@T<=0.2`."""
+        return f"{self.task}@{self.bucket}"

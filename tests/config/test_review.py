@@ -1,0 +1,142 @@
+"""What `turnout check` says of a config that is valid."""
+
+from typing import Any
+
+import pytest
+
+from config.review import summary, warnings
+from config.settings import Settings
+
+
+def pool(name: str, speculation: str = "auto", **more: Any) -> dict[str, Any]:
+    return {"name": name, "backends": [f"http://{name}:1"], "speculation": speculation, **more}
+
+
+def settings(*pools: dict[str, Any], **more: Any) -> Settings:
+    return Settings.model_validate({"pools": pools, **more})
+
+
+PAIR = (pool("spec", "ngram"), pool("plain", "none"))
+
+
+@pytest.mark.parametrize(
+    "pools",
+    [
+        PAIR,
+        (pool("spec"), pool("plain", "none")),
+        (pool("spec"), pool("other")),
+        (pool("spec", "ngram", model="m"), pool("plain", "none")),
+    ],
+)
+def test_a_pool_to_speculate_and_one_that_may_not_are_nothing_to_warn_of(
+    pools: tuple[dict[str, Any], ...],
+) -> None:
+    assert list(warnings(settings(*pools, thresholds={"max_temperature": 0.5}))) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            settings(PAIR[0], pool("plain", "none", k=5)),
+            "pool 'plain' does not speculate, so its k (5) has no effect",
+        ),
+        (
+            settings(pool("spec", "ngram", max_num_seqs=16), PAIR[1]),
+            "thresholds.in_flight.high (32) is above max_num_seqs (16) of pool 'spec': its "
+            "servers queue before any request moves",
+        ),
+        (
+            settings(pool("a", "ngram"), pool("b", "mtp")),
+            "the model has only one kind of pool, so there is nothing to choose",
+        ),
+        (
+            settings(pool("a", model="m"), pool("b", "none", model="n"), pool("c", model="n")),
+            "model 'm' has only one kind of pool, so there is nothing to choose",
+        ),
+        (
+            settings(pool("a", "none"), pool("b", "none")),
+            "the model has only plain pools: no request will speculate",
+        ),
+        (
+            settings(
+                pool("a", "ngram", model="m"),
+                pool("b", "none", model="m"),
+                models=[{"name": "n", "aliases": ["x"]}],
+            ),
+            "model 'n' has aliases, but no pool declares it",
+        ),
+    ],
+)
+def test_what_is_probably_not_meant_is_warned_of(config: Settings, expected: str) -> None:
+    assert list(warnings(config)) == [expected]
+
+
+def test_limits_with_no_plain_pool_are_warned_of() -> None:
+    config = settings(pool("a", "mtp"), thresholds={"max_temperature": 0.4, "dwell_s": 3})
+
+    assert list(warnings(config))[-1] == (
+        "the model has no plain pool, so the limits written (max_temperature) have nowhere to "
+        "send a request"
+    )
+
+
+def test_a_shipped_mark_that_does_not_bind_is_not_warned_of() -> None:
+    small = pool("spec", "ngram", max_num_seqs=16)
+
+    assert not list(warnings(settings(small, PAIR[1], policy="least_loaded")))
+    assert not list(warnings(settings(small, PAIR[1], thresholds={"in_flight": None})))
+    assert list(
+        warnings(
+            settings(
+                small,
+                PAIR[1],
+                policy="least_loaded",
+                thresholds={"in_flight": {"high": 20, "low": 10}},
+            )
+        )
+    )
+
+
+def test_an_alias_of_a_declared_model_is_nothing_to_warn_of() -> None:
+    pools = (pool("a", "mtp", model="m"), pool("b", "none", model="m"))
+
+    assert not list(warnings(settings(*pools, models=[{"name": "m", "aliases": ["x"]}])))
+
+
+def test_the_summary_says_what_binds() -> None:
+    config = settings(
+        pool("spec", "ngram", k=5, model="m"),
+        pool("plain", "none", k=None, max_num_seqs=64),
+        thresholds={
+            "max_temperature": 0.3,
+            "tasks": {"ngram": {"qa": "never"}},
+            "qps": {"high": 20, "low": 10},
+        },
+    )
+
+    assert list(summary(config)) == [
+        "listens on 127.0.0.1:8080, policy threshold",
+        "pools:",
+        "  spec   ngram k=5; m; at most 256 running each; http://spec:1",
+        "  plain  none; model asked from the servers; at most 64 running each; http://plain:1",
+        "binds every policy, as it is written:",
+        "  max_temperature: 0.3",
+        "  tasks: ngram.qa: never",
+        "  qps: 20 / 10",
+        "binds policy threshold, as shipped:",
+        "  cool_temperature: 0.3",
+        "  min_acceptance: 0.5",
+        "  unloaded_acceptance: 0.65",
+        "  in_flight: 32 / 24",
+        "  dwell_s: 5",
+    ]
+
+
+def test_the_summary_says_when_shipped_values_do_not_bind() -> None:
+    lines = list(summary(settings(pool("spec"), PAIR[1], policy="spec_only")))
+
+    assert "  nothing" in lines
+    assert "  qps: off" in lines
+    assert "shipped for policy threshold, does not bind spec_only:" in lines
+    assert any("kind asked from the servers" in line for line in lines)

@@ -1,0 +1,113 @@
+"""The settings themselves: what they refuse, and what they hand to routing."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from config.settings import Marks, Settings, ThresholdSettings
+from routing.pools import Speculation
+from routing.priors import TASK_RULES, TaskRule
+from routing.shedding import Band
+from routing.tasks import TaskType
+from routing.thresholds import Thresholds
+
+POOL = {"name": "spec", "backends": ["http://127.0.0.1:8001"]}
+
+
+def message(**changes: Any) -> str:
+    """Return the message of the one error in otherwise valid settings."""
+    with pytest.raises(ValidationError) as raised:
+        Settings.model_validate({"pools": [POOL], **changes})
+    (error,) = (error for error in raised.value.errors() if error["type"] == "value_error")
+    return error["msg"].removeprefix("Value error, ")
+
+
+def test_unwritten_thresholds_are_the_shipped_ones_and_bind_nothing() -> None:
+    assert ThresholdSettings().thresholds() == Thresholds()
+
+
+def test_what_is_written_is_known_by_its_key_even_with_the_shipped_value() -> None:
+    written = ThresholdSettings.model_validate(
+        {"max_temperature": 0.7, "tasks": {"ngram": {"qa": "never"}}}
+    )
+
+    assert written.thresholds().written == {"max_temperature", "tasks", "tasks.ngram.qa"}
+
+
+def test_a_written_verdict_replaces_its_own_and_no_other() -> None:
+    written = ThresholdSettings.model_validate({"tasks": {"ngram": {"qa": "never"}}})
+
+    tables = written.thresholds().tasks
+
+    assert tables[Speculation.NGRAM] == {
+        **TASK_RULES[Speculation.NGRAM],
+        TaskType.QA: TaskRule.NEVER,
+    }
+    assert tables[Speculation.EAGLE3] == TASK_RULES[Speculation.EAGLE3]
+
+
+def test_a_maximum_below_the_shipped_cool_temperature_lowers_that_too() -> None:
+    """The user wrote one key; the other must not make it an error."""
+    knobs = ThresholdSettings(max_temperature=0.3).thresholds()
+
+    assert (knobs.max_temperature, knobs.cool_temperature) == (0.3, 0.3)
+
+
+def test_marks_are_off_or_a_band() -> None:
+    assert Marks().band(5) is None
+    assert Marks(high=8, low=4).band(5) == Band(high=8, low=4, dwell_s=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"thresholds": {"cool_temperature": 0.9}},
+            "cool_temperature (0.9) must not be above max_temperature (0.7); lower it, or raise "
+            "max_temperature",
+        ),
+        (
+            {"thresholds": {"tasks": {"none": {"qa": "never"}}}},
+            "tasks.none has no effect, as a plain pool drafts nothing; remove it",
+        ),
+        ({"thresholds": {"qps": {"high": 3}}}, "high and low are set together, or neither is"),
+        (
+            {"thresholds": {"qps": {"high": 3, "low": 3}}},
+            "low (3) must be below high (3), or the mark would flap",
+        ),
+        ({"pools": [POOL, POOL]}, "pool name 'spec' appears twice; each must be unique"),
+        (
+            {"pools": [POOL, {"name": "b", "backends": ["https://127.0.0.1:8001/x"]}]},
+            "backend '127.0.0.1:8001' appears twice; each must be unique",
+        ),
+        (
+            {"models": [{"name": "a", "aliases": ["c"]}, {"name": "b", "aliases": ["c"]}]},
+            "model name 'c' appears twice; each must be unique",
+        ),
+        (
+            {"pools": [{"name": "a", "backends": ["http://h:1/v1/"]}]},
+            "'http://h:1/v1/' must be the server's root; leave out '/v1'",
+        ),
+        (
+            {"pools": [{"name": "a", "backends": ["http://h:1/?key=x"]}]},
+            "'http://h:1/?key=x' must end with its path; leave out what follows '?' or '#'",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], expected: str) -> None:
+    assert message(**changes) == expected
+
+
+@pytest.mark.parametrize("path", ["", "/", "/replica-2"])
+def test_a_backend_may_stand_behind_a_prefix(path: str) -> None:
+    pool = {"name": "a", "backends": [f"http://h:1{path}"]}
+
+    assert Settings.model_validate({"pools": [pool]}).pools[0].backends[0].host == "h"
+
+
+def test_a_heading_with_nothing_under_it_is_an_empty_section() -> None:
+    settings = Settings.model_validate({"pools": [POOL], "listen": None, "thresholds": None})
+
+    assert settings == Settings.model_validate({"pools": [POOL]})
+    assert settings.thresholds.thresholds().written == frozenset()

@@ -1,0 +1,98 @@
+"""The log: one line per request, with numbers and no words of it."""
+
+import json
+import logging
+import logging.config
+from typing import Any
+
+import pytest
+
+from proxy.record import AcceptanceSource, Ending
+from proxy.reporting import LOGGING, JsonLines, log_record
+from tests.proxy.pieces import a_record
+
+
+def logged(caplog: pytest.LogCaptureFixture, **given: Any) -> dict[str, Any]:
+    caplog.set_level(logging.INFO, "turnout.requests")
+    log_record(a_record(**given))
+    line: dict[str, Any] = json.loads(JsonLines().format(caplog.records[-1]))
+    return line
+
+
+def test_a_request_is_one_line_with_what_was_decided_and_measured(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    line = logged(
+        caplog,
+        model="m",
+        temperature=0.0,
+        stream=True,
+        tries=2,
+        ending=Ending.FINISHED,
+        status=200,
+        first_token_at=10.5,
+        last_token_at=12.5,
+        finished_at=13.0,
+        prompt_tokens=7,
+        completion_tokens=21,
+        accepted=10,
+        drafted=25,
+        source=AcceptanceSource.ENGINE,
+    )
+
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "info",
+        "logger": "turnout.requests",
+        "message": "request",
+        "request_id": "r-1",
+        "endpoint": "/v1/chat/completions",
+        "ending": "finished",
+        "status": 200,
+        "model": "m",
+        "class": "code@T<=0.2",
+        "temperature": 0.0,
+        "stream": True,
+        "pool": "spec",
+        "backend": "a:1",
+        "reason": "policy",
+        "rule": "policy",
+        "probabilities": {"spec": 1.0},
+        "tries": 2,
+        "ttft_s": 0.5,
+        "tpot_s": 0.1,
+        "duration_s": 3.0,
+        "prompt_tokens": 7,
+        "completion_tokens": 21,
+        "tau": 2.0,
+        "acceptance": 0.4,
+        "acceptance_source": "engine",
+    }
+
+
+def test_what_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    line = logged(caplog, decision=None, traffic_class=None, error="no_backend")
+
+    assert not {"pool", "class", "ttft_s", "tau", "status"} & line.keys()
+    assert line["error"] == "no_backend"
+
+
+def test_a_long_request_id_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    assert logged(caplog, request_id="x" * 5000)["request_id"] == "x" * 128
+
+
+def test_an_exception_goes_into_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        int("odd")
+    except ValueError:
+        logging.getLogger("turnout").exception("it failed")
+
+    line = json.loads(JsonLines().format(caplog.records[-1]))
+
+    assert line["message"] == "it failed"
+    assert "ValueError: invalid literal" in line["exception"]
+
+
+def test_the_format_is_one_that_logging_takes() -> None:
+    logging.config.DictConfigurator(LOGGING)
+    assert LOGGING["formatters"]["json"]["()"] is JsonLines  # type: ignore[index]

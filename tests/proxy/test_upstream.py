@@ -1,0 +1,369 @@
+"""Connections to backends: what travels, how long is waited, what is lost and tried elsewhere."""
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from config.settings import Timeouts
+from proxy.upstream import Upstream, end_to_end
+from tests.proxy import streams
+from tests.proxy.wire import (
+    ASKED,
+    EVENTS,
+    JSON,
+    STREAMED,
+    Backend,
+    Call,
+    Running,
+    chat_body,
+    eventually,
+    gateway,
+    resets,
+    soon,
+)
+
+BODY = chat_body()
+
+
+async def aborts(call: Call) -> None:
+    """Answer as a dying vLLM does: status 200, nothing in it."""
+    if b'"stream":true' in call.body:
+        await call.stream(streams.role(), streams.text("", "abort"), streams.DONE)
+        await call.end()
+    else:
+        await call.answer(chat_body("", "abort"))
+
+
+async def aborts_half_done(call: Call) -> None:
+    await call.answer(chat_body("half of", "abort"))
+
+
+async def errs_first(call: Call) -> None:
+    await call.stream(streams.error() + streams.DONE)
+    await call.end()
+
+
+async def cuts_the_body(call: Call) -> None:
+    await call.head(200, JSON, length=len(BODY))
+    await call.send(BODY[:10])
+    call.cut()
+
+
+async def cuts_chunks(call: Call) -> None:
+    await call.head(200, JSON)
+    await call.send(BODY[:10])
+    call.writer.close()
+
+
+async def cuts_before_output(call: Call) -> None:
+    await call.stream(streams.role())
+    call.cut()
+
+
+async def talks_nonsense(call: Call) -> None:
+    await call.raw(b"SSH-2.0-OpenSSH_9.9\r\n")
+    call.writer.close()
+
+
+async def hangs(call: Call) -> None:
+    await call.gone.wait()
+
+
+def test_fields_of_the_hop_and_those_it_names_end_here() -> None:
+    fields = [
+        (b"Connection", b"close, X-Mine"),
+        (b"connection", b"x-yours"),
+        (b"X-Mine", b"1"),
+        (b"X-Yours", b"1"),
+        (b"Upgrade", b"h2c"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Proxy-Authorization", b"x"),
+        (b"X-Other", b"1"),
+        (b"X-Other", b"2"),
+    ]
+
+    assert end_to_end(fields) == [(b"x-other", b"1"), (b"x-other", b"2")]
+
+
+# --- failures before anything went out ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "asked", "cause"),
+    [
+        (resets, ASKED, "backend_unreachable"),
+        (resets, STREAMED, "backend_unreachable"),
+        (talks_nonsense, ASKED, "backend_unreachable"),
+        (cuts_the_body, ASKED, "backend_unreachable"),
+        (cuts_chunks, ASKED, "backend_unreachable"),
+        (cuts_before_output, STREAMED, "backend_unreachable"),
+        (aborts, ASKED, "backend_aborted"),
+        (aborts, STREAMED, "backend_aborted"),
+        (aborts_half_done, ASKED, "backend_aborted"),
+        (errs_first, STREAMED, "backend_aborted"),
+    ],
+)
+async def test_an_answer_lost_before_its_first_byte_comes_from_elsewhere(
+    script: Any, asked: Any, cause: str
+) -> None:
+    spec, plain = Backend(script, speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain]) as running:
+        status, body, headers = await running.ask(asked)
+
+        assert status == 200
+        expected = BODY if asked is ASKED else b"".join(streams.CHAT) + streams.DONE
+        assert body == expected
+        assert headers["x-turnout-pool"] == "plain"
+        await running.settled(finished=1)
+        assert running.count("turnout_retries_total", cause=cause) == 1
+        assert (len(spec.calls), len(plain.calls)) == (1, 1)
+
+
+async def refuse(running: Running, *backends: Backend) -> None:
+    """Make connections to these be refused."""
+    for backend in backends:
+        await backend.kill()
+
+
+async def test_refused_connections_are_tried_on_two_further_backends() -> None:
+    dead, alive = [Backend(speculates=True), Backend(speculates=True)], Backend()
+    async with gateway(spec=dead, plain=[alive]) as running:
+        await refuse(running, *dead)
+
+        status, _, headers = await running.ask()
+
+        assert status == 200
+        assert headers["x-turnout-pool"] == "plain"
+        await running.settled(finished=1)
+        assert running.count("turnout_retries_total") == 2
+        members = running.app.fleet.members
+        assert not any(members[backend.name].load.healthy for backend in dead)
+
+
+async def test_a_fourth_backend_is_not_tried() -> None:
+    dead, alive = [Backend(speculates=True) for _ in range(3)], Backend()
+    async with gateway(spec=dead, plain=[alive]) as running:
+        await refuse(running, *dead)
+
+        status, body, _ = await running.ask()
+
+        assert status == 502
+        assert "no connection to backend" in json.loads(body)["error"]["message"]
+        await running.settled(failed=1)
+        assert alive.calls == []
+
+        status, _, _ = await running.ask()  # they are known to be down by then
+
+        assert status == 200
+
+
+async def test_a_request_that_two_backends_died_of_is_not_given_a_third() -> None:
+    deadly = [Backend(resets, speculates=True), Backend(resets, speculates=True)]
+    third = Backend()
+    async with gateway(spec=deadly, plain=[third]) as running:
+        status, body, _ = await running.ask()
+
+        assert status == 502
+        assert json.loads(body)["error"]["type"] == "backend_unreachable"
+        await running.settled(failed=1)
+        assert third.calls == []
+        assert all(member.load.healthy for member in running.app.fleet.members.values())
+
+
+async def test_with_no_backend_left_the_last_failure_is_told() -> None:
+    async with gateway(spec=[Backend(aborts, speculates=True)]) as running:
+        status, body, _ = await running.ask()
+
+        assert status == 502
+        assert json.loads(body)["error"]["type"] == "backend_aborted"
+        await running.settled(failed=1)
+
+
+async def test_no_healthy_backend_is_a_503() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        running.app.fleet.members[spec.name].load.healthy = False
+
+        status, body, headers = await running.ask()
+
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body)["error"]["type"] == "no_backend"
+        await running.settled(refused=1)
+
+
+async def test_an_idle_connection_that_a_backend_closed_is_not_used_again() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        await running.ask()
+        await running.settled(finished=1)
+        spec.calls[0].writer.close()
+        await spec.calls[0].writer.wait_closed()
+        await eventually(lambda: not kept(running), what="the gateway sees it closed")
+
+        status, _, _ = await running.ask()
+
+        assert status == 200
+        assert running.count("turnout_retries_total") == 0
+
+
+def kept(running: Running) -> list[Any]:
+    """Return the protocols of the connections that the gateway keeps to backends."""
+    session = running.app.pipeline._upstream._session
+    assert session is not None
+    connector: Any = session.connector
+    idle = [protocol for pairs in connector._conns.values() for protocol, _ in pairs]
+    return [protocol for protocol in idle if protocol.is_connected()]
+
+
+async def test_connections_are_used_again() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        for asked in (ASKED, STREAMED, ASKED):
+            await running.ask(asked)
+        await running.settled(finished=3)
+
+        assert len({call.writer.get_extra_info("peername") for call in spec.calls}) == 1
+
+
+# --- waits ----------------------------------------------------------------------------------
+
+
+async def test_a_first_byte_that_does_not_come_is_a_504_naming_the_wait() -> None:
+    spec, plain = Backend(hangs, speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain], timeouts={"first_byte_s": 0.2}) as running:
+        status, body, _ = await running.ask()
+
+        assert status == 504
+        assert "no byte of an answer for 0.2 s (first_byte_s)" in body.decode()
+        await soon((await spec.called()).gone.wait())
+        await running.settled(failed=1)
+        assert plain.calls == []
+
+
+async def test_a_streams_head_is_not_yet_its_first_byte() -> None:
+    async def heads(call: Call) -> None:
+        await call.head(200, EVENTS)
+        await call.gone.wait()
+
+    waits = {"first_byte_s": 0.3, "between_chunks_s": 0.05}
+    async with gateway(spec=[Backend(heads, speculates=True)], timeouts=waits) as running:
+        status, body, _ = await running.ask(STREAMED)
+
+        assert status == 504
+        assert "(first_byte_s)" in body.decode()
+        await running.settled(failed=1)
+
+
+async def test_a_body_that_stops_is_a_504_naming_the_wait() -> None:
+    async def stops(call: Call) -> None:
+        await call.head(200, JSON, length=100)
+        await call.send(b"{")
+        await call.gone.wait()
+
+    waits = {"between_chunks_s": 0.2}
+    async with gateway(spec=[Backend(stops, speculates=True)], timeouts=waits) as running:
+        status, body, _ = await running.ask()
+
+        assert status == 504
+        assert "stopped amid its answer for 0.2 s (between_chunks_s)" in body.decode()
+        await running.settled(failed=1)
+
+
+async def test_a_stream_that_stops_ends_in_an_error_event_naming_the_wait() -> None:
+    async def stops(call: Call) -> None:
+        await call.stream(*streams.CHAT[:2])
+        await call.gone.wait()
+
+    spec, waits = Backend(stops, speculates=True), {"between_chunks_s": 0.2}
+    async with gateway(spec=[spec], timeouts=waits) as running:
+        status, body, _ = await running.ask(STREAMED)
+
+        assert status == 200
+        assert body.startswith(streams.CHAT[0] + streams.CHAT[1])
+        assert b"(between_chunks_s)" in body
+        await soon(spec.calls[0].gone.wait())
+        await running.settled(broken=1)
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The URL of a host that drops connection requests, as one that is gone does.
+
+    Its backlog is full.
+    """
+    with socket.socket() as listener, socket.socket() as one, socket.socket() as other:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for filler in (one, other):
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_connection_that_is_not_made_in_time_is_tried_elsewhere(deaf: str) -> None:
+    spec, plain = Backend(speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain], timeouts={"connect_s": 0.2}) as running:
+        running.app.fleet.members[spec.name].url = deaf
+
+        status, _, headers = await running.ask()
+
+        assert (status, headers["x-turnout-pool"]) == (200, "plain")
+        assert not running.app.fleet.members[spec.name].load.healthy
+
+
+async def test_a_connection_that_is_made_nowhere_is_a_504_naming_the_wait(deaf: str) -> None:
+    plain = Backend()
+    async with gateway(plain=[plain], timeouts={"connect_s": 0.2}) as running:
+        running.app.fleet.members[plain.name].url = deaf
+
+        status, body, _ = await running.ask()
+
+        assert status == 504
+        assert "in 0.2 s (connect_s)" in body.decode()
+        await running.settled(failed=1)
+
+
+# --- sockets --------------------------------------------------------------------------------
+
+
+def sends_at_once(transport: Any) -> bool:
+    option = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    return bool(option)
+
+
+async def test_small_writes_leave_at_once_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TCP_NODELAY a chunk waits for the acknowledgement of the last: 40 ms on Linux."""
+    spec, accepted = Backend(speculates=True), []
+    async with gateway(spec=[spec]) as running:
+        handle = running.app.pipeline.handle
+
+        async def noting(scope: Any, receive: Any, send: Any) -> None:
+            accepted.append(receive.__self__.transport)
+            await handle(scope, receive, send)
+
+        monkeypatch.setattr(running.app.pipeline, "handle", noting)
+        async with running.post():
+            (made,) = [protocol.transport for protocol in kept(running)]
+
+            assert sends_at_once(made)
+            assert sends_at_once(accepted[0])
+
+
+async def test_upstream_is_used_within_its_context() -> None:
+    upstream: Any = Upstream(Timeouts())
+
+    with pytest.raises(RuntimeError, match="outside its context"):
+        async with upstream.open(
+            None,
+            method="GET",
+            path="/",
+            query=b"",
+            headers=[],
+            body=None,
+            request_id="r",
+            api_key=None,
+        ):
+            pass

@@ -1,0 +1,106 @@
+"""What each policy would rather have, before any rule of the router's."""
+
+import pytest
+
+from routing.decision import Draws, Reason, RoutingRequest
+from routing.policies import POLICY_NAMES, Choice, make_policy
+from routing.pools import Pool
+from routing.thresholds import Rules, Thresholds
+from tests.routing.worlds import HALVES, pool, request
+
+SPEC, PLAIN = pool("spec", "ngram"), pool("plain")
+
+
+def choose(
+    policy: str, *pools: Pool, asked: RoutingRequest | None = None, draws: Draws = HALVES
+) -> Choice:
+    chooser = make_policy(policy, Rules(Thresholds()))
+    return chooser.choose(asked or request(), pools, now=0, draws=draws)
+
+
+@pytest.mark.parametrize("name", POLICY_NAMES)
+def test_a_policy_goes_by_its_name_and_chooses_with_certainty(name: str) -> None:
+    choice = choose(name, SPEC, PLAIN)
+
+    assert make_policy(name, Rules(Thresholds())).name == name
+    assert choice.reason is Reason.POLICY
+    assert choice.probabilities == {choice.pool.name: 1.0}
+
+
+def test_an_unknown_policy_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="policy 'best' is not one of threshold, round_robin"):
+        make_policy("best", Rules(Thresholds()))
+
+
+def test_round_robin_takes_pools_in_turn_by_name() -> None:
+    policy = make_policy("round_robin", Rules(Thresholds()))
+
+    def turn(asked: RoutingRequest) -> str:
+        return policy.choose(asked, [SPEC, PLAIN], now=0, draws=HALVES).pool.name
+
+    assert [turn(request()) for _ in range(4)] == ["plain", "spec", "plain", "spec"]
+
+
+def test_a_rehearsal_takes_no_turn() -> None:
+    policy = make_policy("round_robin", Rules(Thresholds()))
+
+    def turn(*, rehearsed: bool) -> str:
+        asked = request(rehearsed=rehearsed)
+        return policy.choose(asked, [SPEC, PLAIN], now=0, draws=HALVES).pool.name
+
+    assert [turn(rehearsed=r) for r in (True, True, False, True)] == [
+        "plain",
+        "plain",
+        "plain",
+        "spec",
+    ]
+
+
+def test_least_loaded_goes_by_what_a_backend_can_run() -> None:
+    """20 of 100 is less full than 5 of 10."""
+    large = pool("large", in_flight=(20,), max_num_seqs=100)
+    small = pool("small", in_flight=(5,), max_num_seqs=10)
+
+    assert choose("least_loaded", small, large).pool is large
+
+
+@pytest.mark.parametrize(("policy", "wanted"), [("spec_only", SPEC), ("plain_only", PLAIN)])
+def test_a_policy_of_one_kind_takes_that_kind_or_else_what_there_is(
+    policy: str, wanted: Pool
+) -> None:
+    other = PLAIN if wanted is SPEC else SPEC
+
+    assert choose(policy, SPEC, PLAIN).pool is wanted
+    assert choose(policy, other).pool is other
+
+
+def test_threshold_prefers_the_method_that_suits_the_task() -> None:
+    eagle = pool("eagle", "eagle3", in_flight=(100,))
+
+    assert choose("threshold", SPEC, eagle, PLAIN, asked=request("code")).pool is eagle
+    assert choose("threshold", SPEC, eagle, PLAIN, asked=request("rag")).pool is SPEC
+
+
+def test_threshold_takes_the_less_full_of_pools_that_suit_alike() -> None:
+    busy = pool("busy", "ngram", in_flight=(9,))
+
+    assert choose("threshold", busy, SPEC).pool is SPEC
+
+
+def test_threshold_without_a_speculating_pool_takes_the_least_full() -> None:
+    busy = pool("busy", in_flight=(9,))
+
+    choice = choose("threshold", busy, PLAIN)
+
+    assert (choice.pool, choice.step.rule) == (PLAIN, "no_speculating_pool")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "said"),
+    [
+        (0.5, "T 0.5 is at or under 0.5, rag may speculate"),
+        (0.6, "rag speculates at T 0.6 too"),
+    ],
+)
+def test_threshold_says_which_temperature_it_went_by(temperature: float, said: str) -> None:
+    assert choose("threshold", SPEC, asked=request("rag", temperature)).step.text == said
