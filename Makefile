@@ -64,11 +64,12 @@ clean:  ## Stop the lab, remove environments and caches
 	rm -rf $(VENV) .lab .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment of everything but vLLM, from the lock file alone.
+# The environment of everything but vLLM, from the lock file alone: it is whole, and with --no-deps pip
+# need not agree (some pips ask for a newer release of what a package wants with an extra).
 $(READY): requirements/dev.lock pyproject.toml
 	@echo "Setting up $(VENV), about half a minute"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.lock | $(PROGRESS)
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.lock | $(PROGRESS)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@

@@ -29,8 +29,8 @@ def copied() -> dict[str, str]:
     return {c[0]: c[1] for c in copies if not c[0].startswith("--from")}
 
 
-def last(word: str) -> str:
-    return [rest for given, rest in instructions() if given == word][-1]
+def last(word: str, *, having: str = "") -> str:
+    return [rest for given, rest in instructions() if given == word and having in rest][-1]
 
 
 def test_images_are_pinned_and_the_process_is_not_root() -> None:
@@ -58,8 +58,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(ROOT / source, root / Path(destination).name)
     subprocess.run([sys.executable, "-m", "venv", root / "venv"], check=True)
-    install = ["-m", "pip", "install", "--quiet", "--require-hashes", "-r", "gateway.lock"]
-    subprocess.run([root / "venv/bin/python", *install], check=True, cwd=root)
+    install = [word.replace("/tmp/", "") for word in _pip_arguments()]
+    subprocess.run([root / "venv/bin/pip", "--quiet", *install], check=True, cwd=root)
     return root
 
 
@@ -90,6 +90,12 @@ def test_the_image_answers_a_request(image: Path, tmp_path: Path, free_port: int
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"]
     assert answer.headers["x-turnout-pool"] in ("spec", "plain")
+
+
+def _pip_arguments() -> list[str]:
+    """Return the arguments of the one pip in the Dockerfile."""
+    _, _, arguments = last("RUN", having="/bin/pip ").partition("/bin/pip ")
+    return shlex.split(arguments)
 
 
 def _cmd() -> list[str]:
