@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -217,7 +216,7 @@ def test_a_real_server_that_drains_never_answers_a_new_request_in_full(
     ) as one:
         lines = one.iter_lines()
         next(lines)
-        os.kill(real_plain.pid, signal.SIGTERM)
+        real_lab.kill("plain", signal=signal.SIGTERM)
         try:
             eventually(
                 lambda: refuses(real_plain.url, body), within_s=20, what="new requests are refused"

@@ -43,6 +43,13 @@ time.sleep(600)
 
 DEAF_TO_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + HEALTHY
 
+DRAINING = (
+    "import os, signal, threading\n"
+    "signal.signal(signal.SIGTERM, lambda *_: threading.Timer(1.0, os._exit, (0,)).start())\n"
+    + HEALTHY
+)
+"""Answers its health check for a second after SIGTERM, as vLLM does while requests finish."""
+
 
 class FakeLauncher:
     """Runs a Python text per server name, with the port as its argument."""

@@ -12,6 +12,7 @@ import pytest
 
 from tests.lab.fake_servers import (
     DEAF_TO_SIGTERM,
+    DRAINING,
     DYING,
     NEVER_HEALTHY,
     FakeLauncher,
@@ -177,6 +178,21 @@ def test_a_signal_other_than_sigkill_goes_to_the_server_alone(lab: Lab) -> None:
 
     eventually(lambda: getattr(processes.stat(server.pid), "state", "") == "T", "it has stopped")
     assert getattr(processes.stat(engine), "state", "") != "T"
+
+
+def test_a_start_waits_for_a_server_that_drains_and_does_not_take_it_for_running(
+    tmp_path: Path,
+) -> None:
+    with Lab(home=tmp_path, launcher=FakeLauncher(scripts={"spec": DRAINING})) as lab:
+        server = lab.start(SPEC)
+
+        lab.kill("spec", signal=signal.SIGTERM)
+        again = lab.start(server.plan)
+
+        assert again.pid != server.pid
+        assert again.url == server.url
+        assert not is_running(server.pid)
+        assert [status.state for status in lab.status()] == ["healthy"]
 
 
 def test_a_server_deaf_to_sigterm_is_killed(

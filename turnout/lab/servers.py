@@ -33,6 +33,10 @@ __all__ = ["Lab", "Server", "ServerPlan", "ServerStatus"]
 GRACE_S = 15.0
 """How long `down` waits for a clean exit (about 3 s, 8 s on a busy machine) before it kills."""
 
+DRAIN_S = 45.0
+"""How long a start waits for a server that was told to end: vLLM's `--shutdown-timeout`, 30 s, and
+what an exit takes."""
+
 _POLL_S = 0.2
 _KILL_S = 60.0  # a loaded machine took over 10 s to take 2 GB back from one server
 _LAST_LINES = 20
@@ -95,6 +99,7 @@ class Lab:
         self._progress = progress
         self._start_timeout_s = start_timeout_s
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._told_to_end: set[str] = set()
         self._owner_fds: tuple[int, int] | None = None
         run, self._logs = self._home.run, self._home.logs
         if not detach:
@@ -172,7 +177,11 @@ class Lab:
         return [ready[plan.name] for plan in plans]
 
     def start(self, plan: ServerPlan) -> Server:
-        """Start one server; see `up`. `start(server.plan)` restarts a dead one at the same URL."""
+        """Start one server; see `up`.
+
+        `start(server.plan)` restarts a dead one at the same URL, and waits for one that was told
+        to end: until it has, it answers its health check.
+        """
         return self.up([plan])[0]
 
     def kill(self, name: str, *, signal: int = signals.SIGKILL) -> None:
@@ -190,6 +199,8 @@ class Lab:
         if signal == signals.SIGKILL:
             self._stop([name], grace_s=0.0)
         elif record.is_alive:
+            if signal in (signals.SIGTERM, signals.SIGINT):
+                self._told_to_end.add(name)
             os.kill(record.server.pid, signal)
 
     def down(self) -> None:
@@ -212,7 +223,9 @@ class Lab:
         record = self._records.find(plan.name)
         if record is None:
             return None
-        if not record.is_alive:
+        if plan.name in self._told_to_end:
+            _await_end([record], DRAIN_S)
+        if plan.name in self._told_to_end or not record.is_alive:
             self._stop([plan.name], grace_s=0.0)
             return None
         server = record.server
@@ -306,6 +319,7 @@ class Lab:
             survivors = processes.wait_until_gone(record.server.pid, timeout_s=_KILL_S)
             if child := self._children.pop(record.name, None):
                 child.wait()
+            self._told_to_end.discard(record.name)
             if not survivors:
                 self._records.forget(record.name)
                 self._progress(record.name, STOPPED)
@@ -320,9 +334,14 @@ class Lab:
                 self._progress(record.name, "stopping")
                 os.kill(record.server.pid, signals.SIGTERM)
                 os.kill(record.server.pid, signals.SIGCONT)  # a stopped one would not notice
-        deadline = monotonic() + grace_s
-        while any(record.is_alive for record in records) and monotonic() < deadline:
-            sleep(processes.POLL_S)
+        _await_end(records, grace_s)
+
+
+def _await_end(records: Sequence[Record], timeout_s: float) -> None:
+    """Return when the servers have ended, or the time is up."""
+    deadline = monotonic() + timeout_s
+    while any(record.is_alive for record in records) and monotonic() < deadline:
+        sleep(processes.POLL_S)
 
 
 def _refuse_impossible(plans: Sequence[ServerPlan]) -> None:
