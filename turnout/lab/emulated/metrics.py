@@ -1,11 +1,12 @@
 """vLLM's Prometheus series, name for name and bucket for bucket, fed from the engine model.
 
 Series that the emulation has nothing to say about (external prefix cache, multi-modal cache,
-floating point operations) are present and stay 0, as on a server that does not use them.
+floating point operations, the tool call parser) are present and stay 0, as on a server that does not use them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -81,6 +82,8 @@ _HISTOGRAMS: dict[str, Sequence[float]] = {
 }  # fmt: skip
 _LENGTHS = ("request_prompt_tokens", "request_generation_tokens", "request_params_max_tokens",
             "request_max_num_generation_tokens", "request_prefill_kv_computed_tokens")  # fmt: skip
+_TOOL_PARSER = (("streaming", "non_streaming"), ("tool_call", "no_tool_call"),
+                ("chat_completions", "responses", "other"))  # fmt: skip
 
 _Family = TypeVar("_Family", Counter, Gauge)
 
@@ -122,6 +125,12 @@ class Exposition:
         )  # fmt: skip
         for reason in ("max_num_queued_reqs", "max_num_queued_tokens"):
             self.rejections.labels(settings.model_name, reason)
+        tools = Counter(
+            "vllm:tool_call_parser_invocations", "Looks for tool calls in answers.",
+            ["model_name", "mode", "outcome", "request_type"], registry=self.registry,
+        )  # fmt: skip
+        for kind in product(*_TOOL_PARSER):
+            tools.labels(settings.model_name, *kind)
         hardware = settings.hardware
         info = {"block_size": hardware.block_tokens, "num_gpu_blocks": hardware.kv_blocks}
         labels = self._labels | {name: str(value) for name, value in info.items()}
