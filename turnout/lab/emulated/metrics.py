@@ -1,7 +1,8 @@
 """vLLM's Prometheus series, name for name and bucket for bucket, fed from the engine model.
 
 Series that the emulation has nothing to say about (external prefix cache, multi-modal cache,
-floating point operations, the tool call parser) are present and stay 0, as on a server that does not use them.
+floating point operations, tool call parser) are present and stay 0, as on a server that does not
+use them.
 """
 
 from collections.abc import Mapping, Sequence
