@@ -20,8 +20,7 @@ class ServerPlan:
     Attributes:
         name: Its name in the lab: in messages, `turnout lab logs NAME`, the log's file name.
         speculation: How it drafts. `draft_model` uses the served model as its own draft, which
-        accepts
-            nearly all and gains no speed: a second method for tests.
+            accepts nearly all and gains no speed: a second method for tests.
         k: Draft tokens per step; without meaning if `speculation` is `none`.
         port: TCP port on 127.0.0.1; 0 for a free one.
         core: CPU core that the model's threads are bound to; None leaves that to vLLM.
@@ -67,8 +66,7 @@ class Server:
 
     Attributes:
         plan: What it was started with, its port filled in: `lab.start(server.plan)` restarts a
-        dead
-            server at the same URL.
+            dead server at the same URL.
         url: Base URL, without `/v1`.
         pid: Process id of the API server, which leads a process group of its own.
         log: Its standard output and error.

@@ -17,8 +17,7 @@ class Record:
         server: The server.
         kind: The launcher's kind.
         started: When its process started (`processes.ProcessStat`), which tells it from a later
-        one
-            with the same pid.
+            one with the same pid.
     """
 
     server: Server

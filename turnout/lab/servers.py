@@ -52,7 +52,7 @@ class ServerStatus:
     Attributes:
         server: The server.
         state: `healthy` answers its health check, `unhealthy` runs and doesn't (yet), `dead`
-        doesn't run.
+            doesn't run.
     """
 
     server: Server
@@ -155,7 +155,7 @@ class Lab:
             BuildFailed: If the environment or the model can't be built.
             ServerDied: If a server ends before it is ready.
             LabError: If a plan can't be carried out, a server isn't healthy in time or speculates
-            wrongly.
+                wrongly.
         """
         _refuse_impossible(plans)
         ready = {plan.name: server for plan in plans if (server := self._running(plan))}
