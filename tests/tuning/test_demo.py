@@ -42,11 +42,14 @@ CALM = Step(
     requests=4,
     by_pool={"spec": 3, "plain": 1},
     shed={},
+    reasons=[],
     tpot_s=0.05,
     why=None,
     failed=0,
 )
-BUSY = replace(CALM, in_flight=8, shed={"echo": 2}, why="over its mark")
+BUSY = replace(
+    CALM, in_flight=8, shed={"echo": 2}, reasons=["limit:in_flight"], why="over its mark"
+)
 OUTAGE = Outage(
     under_way=6,
     moved=2,
@@ -155,10 +158,11 @@ def test_the_marks_table_tells_a_crossover_from_no_gain_and_from_none_seen() -> 
     assert ends == {"code": "2.0", "echo": "over 4", "creative": "none"}
 
 
-def test_the_load_table_names_the_kinds_that_were_shed() -> None:
+def test_the_load_table_names_the_kinds_that_were_shed_and_the_reason() -> None:
     shown = printed(tables.load_table([CALM, BUSY]))
 
     assert "2 echo" in shown
+    assert "limit:in_flight" in shown
 
 
 def test_the_outage_table_counts_what_was_cut_and_why() -> None:

@@ -32,7 +32,7 @@ from turnout.tuning.gateway import Gateway, GatewayFailed, free_port
 from turnout.tuning.holding import Advance
 from turnout.tuning.incidents import Outage, Step, outage, rise_and_fall
 from turnout.tuning.load import LoadGenerator
-from turnout.tuning.prompts import KINDS, Workload
+from turnout.tuning.prompts import BLOCK, KINDS, Workload
 
 DEFAULT_PORT = 8080
 FILE_COLUMNS = 100
@@ -61,14 +61,14 @@ class Pace:
 
 
 REAL = Pace(
-    preset=None, time_scale=1.0, max_tokens=96, cells={1: 4, 4: 6, 8: 8}, routed=12, dwell_s=3.0
+    preset=None, time_scale=1.0, max_tokens=96, cells={1: 4, 4: 6, 8: 8}, routed=BLOCK, dwell_s=3.0
 )
 EMULATED = Pace(
     preset="cpu-smollm2",
     time_scale=5.0,  # at ten the client itself would be the slowest part
     max_tokens=64,
     cells={1: 3, 4: 6, 8: 8},
-    routed=12,
+    routed=BLOCK,
     dwell_s=1.0,
 )
 _DISTURBED_TOKENS = 48  # enough to be cut in the middle; keeps the acts that measure nothing short

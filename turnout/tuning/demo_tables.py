@@ -66,13 +66,14 @@ def _end(points: Gains) -> str:
 
 def load_table(steps: Sequence[Step]) -> Table:
     """Return what became of requests as the load rose and fell."""
-    table = _table("in flight", "requests", SPEC, PLAIN, "shed", "TPOT ms", "failed")
+    table = _table("in flight", "requests", SPEC, PLAIN, "shed", "why", "TPOT ms", "failed")
     for step in steps:
         shed = ", ".join(f"{times} {kind}" for kind, times in step.shed.items())
         table.add_row(
             *(str(step.in_flight), str(step.requests)),
             *(str(step.by_pool.get(pool, 0)) for pool in POOLS),
-            *(shed or _UNKNOWN, _ms(step.tpot_s, "{:.1f}"), str(step.failed)),
+            *(shed or _UNKNOWN, ", ".join(step.reasons) or _UNKNOWN),
+            *(_ms(step.tpot_s, "{:.1f}"), str(step.failed)),
         )
     return table
 
@@ -109,7 +110,7 @@ def how_to(url: str, model: str) -> str:
 def _table(*heads: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(heads))
     for head in heads:
-        text = head in ("class", "pool", "shed", "vs. other", "")
+        text = head in ("class", "pool", "shed", "why", "vs. other", "")
         table.add_column(head, justify="left" if text else "right", no_wrap=head != "vs. other")
     return table
 

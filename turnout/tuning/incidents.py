@@ -35,8 +35,9 @@ class Step:
         requests: Requests that ended.
         by_pool: How many each pool answered.
         shed: How many of each kind left the spec pool because of its load.
+        reasons: The reasons that those answers carried.
         tpot_s: Median over all kinds, s.
-        why: What the gateway said of a request that it shed.
+        why: What the gateway said of a request that it shed, if it would shed it then too.
         failed: Requests lost or cut.
     """
 
@@ -44,6 +45,7 @@ class Step:
     requests: int
     by_pool: dict[str, int]
     shed: dict[str, int]
+    reasons: Sequence[str]
     tpot_s: float | None
     why: str | None
     failed: int
@@ -82,12 +84,14 @@ async def _step(
         await tally.until(lambda samples: len(samples) >= wanted)
 
     await hold(load, jobs, in_flight=in_flight, tally=tally, meanwhile=watch)
+    shed = _shed(tally.samples)
     times = [sample.tpot_s for sample in tally.samples if sample.tpot_s is not None]
     return Step(
         in_flight=in_flight,
         requests=len(tally.samples),
         by_pool=dict(Counter(sample.pool or "none" for sample in tally.samples)),
-        shed=dict(Counter(sample.job.kind for sample in _shed(tally.samples))),
+        shed=dict(Counter(sample.job.kind for sample in shed)),
+        reasons=sorted({str(sample.reason) for sample in shed}),
         tpot_s=median(times) if times else None,
         why=why[0] if why else None,
         failed=sum(sample.outcome != "ok" for sample in tally.samples),

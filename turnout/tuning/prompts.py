@@ -119,6 +119,9 @@ KINDS = (
     ),
 )
 
+BLOCK = 20
+"""The least number of jobs in which each kind has its share."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -138,12 +141,19 @@ class Workload:
             yield self._job(kind, prompt, stream=True, pool=pool)
 
     def mixed(self, *, seed: int) -> Iterator[Job]:
-        """Yield jobs of all kinds by their shares for ever; every fourth is not streamed."""
+        """Yield jobs of all kinds for ever; every fourth is not streamed.
+
+        Each block of `BLOCK` jobs holds the kinds by their exact shares, in an order of its own.
+        """
         chance = random.Random(seed)  # noqa: S311 - a workload, not a secret
         prompts = {kind.name: cycle(kind.prompts) for kind in KINDS}
-        for number in range(1, 2**63):
-            (kind,) = chance.choices(KINDS, weights=[kind.share for kind in KINDS])
-            yield self._job(kind, next(prompts[kind.name]), stream=number % 4 != 0, pool=None)
+        block = [kind for kind in KINDS for _ in range(round(kind.share * BLOCK))]
+        streams = cycle((True, True, True, False))
+        while True:
+            chance.shuffle(block)
+            for kind in block:
+                prompt = next(prompts[kind.name])
+                yield self._job(kind, prompt, stream=next(streams), pool=None)
 
     def _job(self, kind: Kind, prompt: str, *, stream: bool, pool: str | None) -> Job:
         body: dict[str, Any] = {"temperature": kind.temperature, "max_tokens": self.max_tokens}
