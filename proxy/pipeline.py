@@ -68,7 +68,8 @@ class Pipeline:
         upstream: Connections to the backends.
         metrics: Where requests are counted.
         lifecycle: Whether work is taken.
-        note_unreachable: Told a backend to which no connection could be made.
+        note_unreachable: Told a backend that refused a connection. One that was merely slow to
+            accept it is left to the health checks: the gateway itself may have been the slow part.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
     """
@@ -331,7 +332,7 @@ class Pipeline:
         else:
             exchange.lost += 1
             exchange.deaths += isinstance(error, BackendUnreachable) and error.connected
-        if not error.connected:
+        if isinstance(error, BackendUnreachable) and not error.connected:
             self._note_unreachable(self._fleet.members[name])
         excluded = exchange.request.excluded | {name}
         exchange.request = replace(exchange.request, excluded=excluded)

@@ -311,7 +311,19 @@ async def test_a_connection_that_is_not_made_in_time_is_tried_elsewhere(deaf: st
         status, _, headers = await running.ask()
 
         assert (status, headers["x-turnout-pool"]) == (200, "plain")
-        assert not running.app.fleet.members[spec.name].load.healthy
+
+
+async def test_a_connection_that_is_slow_leaves_the_backend_to_the_health_checks(
+    deaf: str,
+) -> None:
+    """A gateway that stalls for `connect_s` runs into it with every backend at once."""
+    spec, plain = Backend(speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain], timeouts={"connect_s": 0.2}) as running:
+        running.app.fleet.members[spec.name].url = deaf
+
+        await running.ask()
+
+        assert running.app.fleet.members[spec.name].load.healthy
 
 
 async def test_a_connection_that_is_made_nowhere_is_a_504_naming_the_wait(deaf: str) -> None:

@@ -316,7 +316,11 @@ def settings(
             pool = {"name": name, "backends": urls, "model": "m", "speculation": speculation}
             pools.append({**pool, **({"k": 5} if speculation != "none" else {}), **each_pool})
     slow = {"health_interval_s": 3600, "scrape_interval_s": 3600}
-    defaults = {"policy": "spec_only" if spec else "plain_only", "probes": slow}
+    defaults = {
+        "policy": "spec_only" if spec else "plain_only",
+        "probes": slow,
+        "timeouts": {"connect_s": 30},  # one loop plays every part, and a busy machine stalls it
+    }
     return Settings.model_validate({**defaults, "pools": pools, **given})
 
 
