@@ -151,7 +151,7 @@ def test_the_marks_table_tells_a_crossover_from_no_gain_and_from_none_seen() -> 
         "creative": [(1, 0.9), (4, 0.7)],
     }
 
-    shown = printed(tables.marks_table(by_kind, derive_marks(by_kind)))
+    shown = printed(tables.marks_table(by_kind))
 
     rows = [line for line in shown.splitlines() if "0x" in line]
     ends = {row.split()[0]: row.rpartition("x ")[2].strip() for row in rows}

@@ -94,14 +94,11 @@ class DerivedMarks:
     Attributes:
         high: Above this many in flight requests leave the spec pool.
         low: Below this many they return.
-        crossovers: In-flight count at which each kind stops gaining; None if it never did or if
-            it never gained.
         why: The same in a sentence.
     """
 
     high: int
     low: float
-    crossovers: Mapping[str, float | None]
     why: str
 
 
@@ -114,10 +111,9 @@ def derive_marks(by_kind: Mapping[str, Gains]) -> DerivedMarks:
     Args:
         by_kind: Gains of the kinds that the policy sends to the spec pool.
     """
-    crossings = {kind: crossover(points) for kind, points in by_kind.items()}
     measured = [load for points in by_kind.values() for load, _ in points]
     gaining = [kind for kind, points in by_kind.items() if points and points[0][1] > 1.0]
-    crossed = {kind: at for kind in gaining if (at := crossings[kind]) is not None}
+    crossed = {kind: at for kind in gaining if (at := crossover(by_kind[kind])) is not None}
     if crossed:
         kind = min(crossed, key=crossed.__getitem__)
         limit = crossed[kind]
@@ -129,4 +125,4 @@ def derive_marks(by_kind: Mapping[str, Gains]) -> DerivedMarks:
         limit = min(measured, default=1)
         why = "nothing gained even at the lowest load measured"
     high = max(1, floor(limit) - 1)
-    return DerivedMarks(high=high, low=LOW_SHARE * high, crossovers=crossings, why=why)
+    return DerivedMarks(high=high, low=LOW_SHARE * high, why=why)

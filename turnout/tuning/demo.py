@@ -220,7 +220,7 @@ def _print_marks(
     thresholds: Mapping[str, object],
 ) -> None:
     heading = "Speed with speculation against without, by requests in flight"
-    _print_table(console, heading, tables.marks_table(by_kind, marks))
+    _print_table(console, heading, tables.marks_table(by_kind))
     console.print(
         f"{marks.why}: so above {marks.high} in flight requests leave the spec pool, below "
         f"{marks.low:g} they return.\nThe gateway starts again with this in {config}:\n\n"

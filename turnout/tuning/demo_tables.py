@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from turnout.tuning.comparison import PLAIN, POOLS, SPEC, Routed
-from turnout.tuning.crossover import Cell, DerivedMarks, Gains
+from turnout.tuning.crossover import Cell, Gains, crossover
 from turnout.tuning.incidents import Outage, Step
 
 _UNKNOWN = "-"
@@ -44,13 +44,13 @@ def _ratio(cell: Cell, other: Cell) -> str:
     return f"{other.tpot_s / cell.tpot_s:.2f}x"
 
 
-def marks_table(gains: Mapping[str, Gains], marks: DerivedMarks) -> Table:
+def marks_table(gains: Mapping[str, Gains]) -> Table:
     """Return how much faster speculation was at each load, and where that ends."""
     loads = sorted({load for points in gains.values() for load, _ in points})
     heads = [f"{load} in flight" for load in loads]
     table = _table("class", *heads, "gains up to")
     for kind, points in gains.items():
-        at = marks.crossovers.get(kind)
+        at = crossover(points)
         known = dict(points)
         ratios = (_number(known.get(load), "{:.2f}x") for load in loads)
         table.add_row(kind, *ratios, _end(points) if at is None else f"{at:.1f}")
