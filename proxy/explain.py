@@ -14,6 +14,7 @@ from config.settings import Settings
 from proxy.errors import InvalidRequest, NotServed, ProxyError
 from proxy.fleet import Fleet, ServedModel
 from proxy.parsing import ROUTES, ParsedRequest, parse
+from routing.acceptance import Acceptance
 from routing.decision import Decision, Draws, Refusal, RoutingRequest
 from routing.features import RequestFeatures, Route, extract
 from routing.pools import Pool, Speculation
@@ -22,7 +23,8 @@ from routing.tasks import TaskGuess, classify
 from routing.traffic import TemperatureBucket, TrafficClass
 
 ASSUMED = Speculation.NGRAM
-"""The method of a pool that leaves it to its servers, where these are not asked."""
+ASSUMED_K = 5
+"""The method and k of a pool that leaves them to its servers, where these are not asked."""
 VLLM_TEMPERATURE = 1.0
 """Of a request that names none, for a model of which nothing is known."""
 _ANY_MODEL = "*"
@@ -42,6 +44,7 @@ class Explanation:
         features: What its body says.
         guess: Its task and evidence; None where nothing is decoded.
         traffic_class: Its class; None where nothing is decoded.
+        acceptance: What is believed of its class, by the name of each pool that speculates.
         decision: Where it would go, or why nowhere.
     """
 
@@ -49,6 +52,7 @@ class Explanation:
     features: RequestFeatures
     guess: TaskGuess | None
     traffic_class: TrafficClass | None
+    acceptance: Mapping[str, Acceptance]
     decision: Decision | Refusal | ProxyError
 
     def to_json(self) -> dict[str, Any]:
@@ -67,8 +71,13 @@ class Explanation:
             "class": self.traffic_class.label if self.traffic_class else None,
         }
         shown |= _decided(self.decision)
+        shown["tau"] = {name: _believed(found) for name, found in self.acceptance.items()}
         shown["features"] = {name: getattr(features, name) for name in _SHOWN}
         return shown
+
+
+def _believed(found: Acceptance) -> dict[str, float]:
+    return {"mean": round(found.tau, 3), "sd": round(found.sd, 3), "steps": round(found.steps)}
 
 
 def _decided(decision: Decision | Refusal | ProxyError) -> dict[str, Any]:
@@ -115,7 +124,14 @@ def explain(
         bucket = TemperatureBucket.of(features.temperature)
         traffic_class = TrafficClass(model, guess.task, bucket)
     decision: Decision | Refusal | ProxyError
+    acceptance: dict[str, Acceptance] = {}
     if isinstance(served, ServedModel):
+        if traffic_class is not None:
+            acceptance = {
+                pool.name: router.rules.acceptance.believed(pool, traffic_class, now=now)
+                for pool in served.pools
+                if pool.speculates
+            }
         asked = RoutingRequest(features=features, traffic_class=traffic_class, rehearsed=True)
         halves = Draws(0.5, 0.5, (0.5,) * len(served.pools), 0.5)
         decision = router.decide(asked, served.pools, now=now, draws=halves)
@@ -126,6 +142,7 @@ def explain(
         features=features,
         guess=guess,
         traffic_class=traffic_class,
+        acceptance=acceptance,
         decision=decision,
     )
 
@@ -192,6 +209,8 @@ class OfflineFleet(Fleet):
             pool.model = pool.model or _ANY_MODEL
             if declared.speculation == "auto":
                 pool.speculation = ASSUMED
+            if pool.speculates:
+                pool.k = pool.k or ASSUMED_K
             for backend in pool.backends:
                 backend.healthy = True
 
@@ -201,6 +220,8 @@ class OfflineFleet(Fleet):
         declared = self.settings.pools
         if unsaid := [pool.name for pool in declared if pool.speculation == "auto"]:
             yield f"taken to draft by {ASSUMED}: {', '.join(unsaid)}"
+        if unsaid := [p.name for p in declared if p.speculation != "none" and p.k is None]:
+            yield f"taken to draft {ASSUMED_K} tokens a step: {', '.join(unsaid)}"
         if unsaid := [pool.name for pool in declared if pool.model is None]:
             yield f"taken to serve any model: {', '.join(unsaid)}"
 

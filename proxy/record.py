@@ -123,11 +123,10 @@ class RequestRecord:
         ):
             return None
         return Outcome(
-            pool=decision.pool.name,
-            speculation=decision.pool.speculation,
+            pool=decision.pool,
             traffic_class=self.traffic_class,
             tokens=self.completion_tokens,
-            accepted=self.accepted or 0,
+            accepted=self.accepted,
             drafted=self.drafted or 0,
             ttft_s=self.ttft_s,
             tpot_s=self.tpot_s,

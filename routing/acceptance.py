@@ -1,43 +1,111 @@
-"""Acceptance per traffic class and pool, as sums that fade.
+"""Tokens per step of each traffic class on each pool, learnt from requests as sums that fade.
 
 `tau` is tokens per engine step, all steps counted: (N - 1) / (N - 1 - A) for a request with N
-completion tokens (the first comes from prefill) of which A are accepted drafts. The acceptance
-rate is accepted / drafted, which is what vLLM's counters and the rules of practice mean by it.
+completion tokens (the first comes from prefill) of which A are accepted drafts; `tau - 1` is the
+accepted tokens per step. The acceptance rate is accepted / drafted, which is what vLLM's counters
+and the rules of practice mean by it.
+
+A class seldom has enough requests of its own, so three levels share what they saw: pool and model,
+task, class. Each compares the tokens that were accepted with those that were expected
+(`routing.expectations`), and passes the factor down to the next:
+
+    pool    factor = (accepted + w) / (expected + w)
+    task    factor = (accepted + n0 m0 factor) / (expected + n0 m0)
+    class   accepted per step ~ Gamma(accepted + n1 m0 factor, steps + n1)
+
+with m0 the class's expectation, n0 its worth in steps, n1 `CLASS_STEPS`. Steps of one request are
+alike, so the Gamma is widened by 1 + (steps per request) / `ALIKE`.
 """
 
 from dataclasses import dataclass
-from math import exp2
+from math import exp2, sqrt
+from statistics import NormalDist
 
-from routing.traffic import TrafficClass
+from routing.expectations import expectation
+from routing.pools import Pool
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket, TrafficClass
 
 MEMORY = 0.98
 """What a request leaves of the sums before it: a memory of about 50 requests of the class."""
 HALF_LIFE_S = 1800.0
 """Evidence fades by the clock too, so that a class judged once is measured again."""
 
+POOL_TOKENS = 60.0
+"""Expected tokens after which a pool's own factor counts as much as none (w above)."""
+CLASS_STEPS = 60.0
+"""Steps after which a class's own evidence counts as much as its task's (n1 above)."""
+ALIKE = {True: 12.0, False: 6.0}
+"""Steps of one request that tell as much as its class does, for methods that draft at every step
+and for those that copy (SpecDecode-Bench traces, chat: EAGLE-3 12, n-gram 6)."""
+SPREAD = {True: 0.3, False: 0.45}
+"""Standard deviation of tau between requests of a class, likewise (EAGLE-3 0.15 to 0.34, n-gram
+0.07 to 0.79)."""
+
+DRIFT_SLACK = 0.25
+DRIFT_ALARM = 15.0
+"""Page-Hinkley in standard deviations: sees a shift of one in 20 requests, errs once in
+thousands."""
+AFTER_DRIFT = 0.1
+"""What an alarm leaves of a class's evidence; its mean stays."""
+
+_NORMAL = NormalDist()
+
 
 @dataclass(slots=True)
 class AcceptanceSums:
-    """Decayed sums of one class on one pool; additive over workers."""
+    """Decayed sums of one node on one pool; additive over workers.
 
-    tokens: float = 0.0  # decoded tokens, N - 1 per request
+    Attributes:
+        requests: Finished requests.
+        steps: Engine steps, prefill left out.
+        accepted: Accepted draft tokens.
+        drafted: Draft tokens, where the servers tell.
+        expected: Tokens that the same steps were expected to accept.
+        seen_at: When it was last added to (s, monotonic).
+    """
+
+    requests: float = 0.0
+    steps: float = 0.0
     accepted: float = 0.0
     drafted: float = 0.0
+    expected: float = 0.0
     seen_at: float = 0.0
 
-    def add(self, *, tokens: int, accepted: int, drafted: int, now: float) -> None:
+    def add(
+        self, *, steps: float, accepted: float, drafted: float, expected: float, now: float
+    ) -> None:
         """Fold one finished request in at `now` (s, monotonic)."""
-        keep = MEMORY * self._faded(now)
-        self.tokens = keep * self.tokens + tokens
-        self.accepted = keep * self.accepted + accepted
-        self.drafted = keep * self.drafted + drafted
+        self.scale(MEMORY * self.fresh(now))
+        self.requests += 1.0
+        self.steps += steps
+        self.accepted += accepted
+        self.drafted += drafted
+        self.expected += expected
         self.seen_at = now
 
-    def evidence(self, now: float) -> float:
-        """Return the drafted tokens that still count at `now`."""
-        return self.drafted * self._faded(now)
+    def scale(self, share: float) -> None:
+        """Keep `share` of the evidence."""
+        self.requests *= share
+        self.steps *= share
+        self.accepted *= share
+        self.drafted *= share
+        self.expected *= share
 
-    def _faded(self, now: float) -> float:
+    def merge(self, other: "AcceptanceSums") -> None:
+        """Add what another worker has seen; the older of both fades to the age of the newer."""
+        now = max(self.seen_at, other.seen_at)
+        self.scale(self.fresh(now))
+        share = other.fresh(now)
+        self.requests += share * other.requests
+        self.steps += share * other.steps
+        self.accepted += share * other.accepted
+        self.drafted += share * other.drafted
+        self.expected += share * other.expected
+        self.seen_at = now
+
+    def fresh(self, now: float) -> float:
+        """Return the share of the evidence that still counts at `now`."""
         return exp2(-max(0.0, now - self.seen_at) / HALF_LIFE_S)
 
     @property
@@ -45,22 +113,68 @@ class AcceptanceSums:
         """Accepted / drafted, in [0, 1]; 0 when nothing was drafted."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
-    @property
-    def tau(self) -> float:
-        """Tokens per engine step; 1 when nothing was decoded."""
-        steps = self.tokens - self.accepted
-        return self.tokens / steps if steps > 0 else 1.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """What is believed of a class on a pool.
+
+    Attributes:
+        tau: Tokens per engine step, >= 1.
+        sd: Standard deviation of that belief.
+        steps: Engine steps of the class itself behind it; 0 where only its relatives were seen.
+    """
+
+    tau: float
+    sd: float
+    steps: float
+
+    def drawn(self, draw: float) -> float:
+        """Return a tau that the belief allows, for a `draw` in [0, 1): Thompson sampling.
+
+        The Gamma's quantile by Wilson and Hilferty (1931), which needs no generator.
+        """
+        mean = self.tau - 1.0
+        if not self.sd:
+            return self.tau
+        shape = (mean / self.sd) ** 2
+        z = _NORMAL.inv_cdf(min(max(draw, 1e-6), 1.0 - 1e-6))
+        root = 1.0 - 1.0 / (9.0 * shape) + z / (3.0 * sqrt(shape))
+        return 1.0 + mean * max(0.0, root) ** 3
+
+
+WITHOUT_DRAFTS = Acceptance(tau=1.0, sd=0.0, steps=0.0)
+"""Of every class on a pool that does not speculate."""
+
+_Key = tuple[str, str, TaskType | None, TemperatureBucket | None]
+
+
+@dataclass(slots=True)
+class _Drift:
+    """Page-Hinkley sums of one class, in standard deviations."""
+
+    up: float = 0.0
+    down: float = 0.0
+
+    def alarms(self, surprise: float) -> bool:
+        """Take a request's surprise in; whether they add up to a shift, after which it forgets."""
+        self.up = max(0.0, self.up + surprise - DRIFT_SLACK)
+        self.down = max(0.0, self.down - surprise - DRIFT_SLACK)
+        if max(self.up, self.down) <= DRIFT_ALARM:
+            return False
+        self.up = self.down = 0.0
+        return True
 
 
 class AcceptanceBook:
-    """The sums of every (pool, class) seen."""
+    """The sums of every (pool, class) seen, and of what they have in common."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, TrafficClass], AcceptanceSums] = {}
+        self._sums: dict[_Key, AcceptanceSums] = {}
+        self._drift: dict[_Key, _Drift] = {}
 
     def add(
         self,
-        pool: str,
+        pool: Pool,
         traffic_class: TrafficClass,
         *,
         tokens: int,
@@ -68,15 +182,81 @@ class AcceptanceBook:
         drafted: int,
         now: float,
     ) -> None:
-        """Fold one finished request of `traffic_class` on `pool` in."""
-        sums = self._sums.setdefault((pool, traffic_class), AcceptanceSums(seen_at=now))
-        sums.add(tokens=tokens, accepted=accepted, drafted=drafted, now=now)
+        """Fold one finished request of `traffic_class` on `pool` in.
 
-    def of(self, pool: str, traffic_class: TrafficClass) -> AcceptanceSums | None:
-        """Return the sums, or None when nothing was seen."""
-        return self._sums.get((pool, traffic_class))
+        Args:
+            pool: A pool that speculates.
+            traffic_class: Its class.
+            tokens: Tokens decoded, N - 1; nothing is learnt from none.
+            accepted: Those of them that were accepted drafts.
+            drafted: Draft tokens proposed; 0 where the server does not tell.
+            now: Seconds, monotonic.
+        """
+        if tokens <= 0:
+            return
+        steps = max(1, tokens - accepted)
+        self._watch(pool, traffic_class, steps=steps, accepted=accepted, now=now)
+        m0, _ = expectation(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
+        for key in _path(pool, traffic_class):
+            self._sums.setdefault(key, AcceptanceSums(seen_at=now)).add(
+                steps=steps, accepted=accepted, drafted=drafted, expected=steps * m0, now=now
+            )
+
+    def _watch(
+        self, pool: Pool, traffic_class: TrafficClass, *, steps: int, accepted: int, now: float
+    ) -> None:
+        """Drop most of a class's evidence when its requests keep being unlike it."""
+        *_, key = _path(pool, traffic_class)
+        sums = self._sums.get(key)
+        if sums is None:
+            return
+        mean = self.believed(pool, traffic_class, now=now).tau - 1.0
+        spread = SPREAD[pool.speculation.drafts_every_step]
+        surprise = (accepted / steps - mean) / sqrt(spread**2 + mean / steps)
+        if self._drift.setdefault(key, _Drift()).alarms(surprise):
+            sums.scale(AFTER_DRIFT)
+
+    def believed(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> Acceptance:
+        """Return what is believed of `traffic_class` on `pool` at `now` (s, monotonic)."""
+        if not pool.speculates:
+            return WITHOUT_DRAFTS
+        of_pool, of_task, of_class = (self._at(key, now) for key in _path(pool, traffic_class))
+        m0, n0 = expectation(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
+        factor = (of_pool.accepted + POOL_TOKENS) / (of_pool.expected + POOL_TOKENS)
+        factor = (of_task.accepted + n0 * m0 * factor) / (of_task.expected + n0 * m0)
+        shape = of_class.accepted + CLASS_STEPS * m0 * factor
+        steps = of_class.steps + CLASS_STEPS
+        each = of_class.steps / of_class.requests if of_class.requests else 0.0
+        widened = 1.0 + each / ALIKE[pool.speculation.drafts_every_step]
+        return Acceptance(
+            tau=1.0 + shape / steps, sd=sqrt(shape * widened) / steps, steps=of_class.steps
+        )
+
+    def _at(self, key: _Key, now: float) -> AcceptanceSums:
+        """Return a node's sums as they count at `now`."""
+        faded = AcceptanceSums(seen_at=now)
+        if (sums := self._sums.get(key)) is not None:
+            faded.merge(sums)
+        return faded
+
+    def of(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> AcceptanceSums:
+        """Return what was seen of the class itself, as it counts at `now`."""
+        *_, key = _path(pool, traffic_class)
+        return self._at(key, now)
+
+    def merge(self, other: "AcceptanceBook") -> None:
+        """Add what another worker has seen."""
+        for key, sums in other._sums.items():
+            self._sums.setdefault(key, AcceptanceSums(seen_at=sums.seen_at)).merge(sums)
 
     def forget(self, pool: str) -> None:
         """Drop what was learnt about `pool`: its draft may be another one."""
-        for key in [key for key in self._sums if key[0] == pool]:
-            del self._sums[key]
+        self._sums = {key: sums for key, sums in self._sums.items() if key[0] != pool}
+        self._drift = {key: drift for key, drift in self._drift.items() if key[0] != pool}
+
+
+def _path(pool: Pool, traffic_class: TrafficClass) -> tuple[_Key, _Key, _Key]:
+    """Return the nodes that a class belongs to, the widest first."""
+    name, model, task = pool.name, traffic_class.model, traffic_class.task
+    bucket = traffic_class.bucket
+    return (name, model, None, None), (name, model, task, None), (name, model, task, bucket)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from routing.features import RequestFeatures
-from routing.pools import Backend, Pool, Speculation
+from routing.pools import Backend, Pool
 from routing.traffic import TrafficClass
 
 
@@ -143,21 +143,19 @@ class Outcome:
     """What a finished request showed, for the policy to learn from.
 
     Attributes:
-        pool: Name of the pool that served it.
-        speculation: How that pool drafts.
+        pool: The pool that served it.
         traffic_class: Its class.
         tokens: Completion tokens, N.
-        accepted: Accepted draft tokens, A.
+        accepted: Accepted draft tokens, A; None when unknown.
         drafted: Drafted tokens; 0 when unknown.
         ttft_s: Time to first token, seconds, or None.
         tpot_s: Time per output token after the first, seconds, or None.
     """
 
-    pool: str
-    speculation: Speculation
+    pool: Pool
     traffic_class: TrafficClass
     tokens: int
-    accepted: int
+    accepted: int | None
     drafted: int
     ttft_s: float | None
     tpot_s: float | None

@@ -74,14 +74,15 @@ class Router:
 
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
-        self.rules.acceptance.add(
-            outcome.pool,
-            outcome.traffic_class,
-            tokens=max(0, outcome.tokens - 1),
-            accepted=outcome.accepted,
-            drafted=outcome.drafted,
-            now=now,
-        )
+        if outcome.pool.speculates and outcome.accepted is not None:
+            self.rules.acceptance.add(
+                outcome.pool,
+                outcome.traffic_class,
+                tokens=outcome.tokens - 1,
+                accepted=outcome.accepted,
+                drafted=outcome.drafted,
+                now=now,
+            )
         self.policy.observe(outcome, now=now)
 
     def shedding(self, pool: Pool, *, now: float) -> bool:

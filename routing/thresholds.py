@@ -121,8 +121,8 @@ class Rules:
     def _acceptance(self, request: RoutingRequest, pool: Pool, now: float) -> Verdict | None:
         if request.traffic_class is None or not pool.speculation.drafts_every_step:
             return None
-        sums = self.acceptance.of(pool.name, request.traffic_class)
-        if sums is None or sums.evidence(now) < EVIDENCE_DRAFTED:
+        sums = self.acceptance.of(pool, request.traffic_class, now=now)
+        if sums.drafted < EVIDENCE_DRAFTED:
             return None
         knobs, rate, label = self.thresholds, sums.rate, request.traffic_class.label
         if rate < knobs.min_acceptance:

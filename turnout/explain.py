@@ -195,6 +195,9 @@ def _rendered(shown: dict[str, Any]) -> Table:
         table.add_row("class", shown["class"] or "none")
         facts = (_fact(name, value) for name, value in shown["features"].items() if value)
         table.add_row("features", "; ".join(facts))
+        for pool, tau in shown["tau"].items():
+            seen = f"{tau['steps']} steps seen" if tau["steps"] else "expected, none seen yet"
+            table.add_row("tokens/step", f"{tau['mean']:.2f} ± {tau['sd']:.2f} on {pool}; {seen}")
         for step in shown["rules"]:
             table.add_row("rule", f"{step['rule']}: {step['text']}")
     if error is None:

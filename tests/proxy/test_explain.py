@@ -60,6 +60,15 @@ def test_no_words_of_the_prompt_are_repeated() -> None:
     assert secret not in json.dumps(explained(body))
 
 
+def test_what_is_believed_of_the_class_is_told_for_each_pool_that_speculates() -> None:
+    tau = explained(CODE)["tau"]
+
+    assert list(tau) == ["spec"]
+    assert tau["spec"]["mean"] > 1
+    assert tau["spec"]["steps"] == 0
+    assert explained({"input": "x"}, "/v1/embeddings")["tau"] == {}
+
+
 def test_a_written_limit_is_named_as_the_reason() -> None:
     limited = with_(thresholds={"max_temperature": 0.1}, policy="spec_only")
 
@@ -123,12 +132,13 @@ def test_offline_what_only_servers_know_is_assumed_and_said() -> None:
     assert list(OfflineFleet(PAIR).notes()) == [
         "every backend is taken to be up and idle",
         "taken to draft by ngram: spec",
+        "taken to draft 5 tokens a step: spec",
         "taken to serve any model: spec, plain",
     ]
 
 
 def test_offline_nothing_is_assumed_that_the_config_says() -> None:
-    pools = [{"name": "a", "backends": ["http://h:1"], "model": "m", "speculation": "mtp"}]
+    pools = [{"name": "a", "backends": ["http://h:1"], "model": "m", "speculation": "mtp", "k": 2}]
 
     assert list(OfflineFleet(with_(pools=pools)).notes()) == [
         "every backend is taken to be up and idle"

@@ -60,7 +60,7 @@ def test_a_finished_request_teaches_its_counts() -> None:
     outcome = record.outcome()
 
     assert outcome is not None
-    assert (outcome.pool, outcome.tokens, outcome.accepted, outcome.drafted) == (
+    assert (outcome.pool.name, outcome.tokens, outcome.accepted, outcome.drafted) == (
         "spec",
         21,
         10,

@@ -73,8 +73,7 @@ def outcome(
 ) -> Outcome:
     """Return what one finished request of the class showed on `pool`."""
     return Outcome(
-        pool=pool.name,
-        speculation=pool.speculation,
+        pool=pool,
         traffic_class=traffic_class(task, temperature),
         tokens=tokens,
         accepted=accepted,
