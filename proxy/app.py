@@ -112,7 +112,7 @@ def create_app(
         upstream=upstream,
         metrics=metrics,
         lifecycle=lifecycle,
-        note_unreachable=prober.note_failure,
+        note_refused=prober.note_refusal,
         clock=clock,
     )
 

@@ -112,14 +112,17 @@ class BackendError(ProxyError):
     Args:
         message: Names the backend.
         connected: Whether there was a connection, so that the backend may have begun the work.
+        refused: Whether nobody is there to connect to; other failures to connect may be the
+            gateway's own.
     """
 
     status = 502
     kind = "backend_error"
 
-    def __init__(self, message: str, *, connected: bool = True) -> None:
+    def __init__(self, message: str, *, connected: bool = True, refused: bool = False) -> None:
         super().__init__(message)
         self.connected = connected
+        self.refused = refused
 
 
 class BackendUnreachable(BackendError):

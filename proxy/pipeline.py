@@ -68,8 +68,8 @@ class Pipeline:
         upstream: Connections to the backends.
         metrics: Where requests are counted.
         lifecycle: Whether work is taken.
-        note_unreachable: Told a backend that refused a connection. One that was merely slow to
-            accept it is left to the health checks: the gateway itself may have been the slow part.
+        note_refused: Told a backend that refused a connection. Where a connection was merely slow,
+            or the gateway had no socket left, health checks decide: the fault may be its own.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
     """
@@ -83,7 +83,7 @@ class Pipeline:
         upstream: Upstream,
         metrics: Metrics,
         lifecycle: Lifecycle,
-        note_unreachable: Callable[[Member], None],
+        note_refused: Callable[[Member], None],
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -93,7 +93,7 @@ class Pipeline:
         self._upstream = upstream
         self._metrics = metrics
         self._lifecycle = lifecycle
-        self._note_unreachable = note_unreachable
+        self._note_refused = note_refused
         self._clock = clock
         self._chance = chance
         self._stored = StoredResponses()
@@ -332,8 +332,8 @@ class Pipeline:
         else:
             exchange.lost += 1
             exchange.deaths += isinstance(error, BackendUnreachable) and error.connected
-        if isinstance(error, BackendUnreachable) and not error.connected:
-            self._note_unreachable(self._fleet.members[name])
+        if error.refused:
+            self._note_refused(self._fleet.members[name])
         excluded = exchange.request.excluded | {name}
         exchange.request = replace(exchange.request, excluded=excluded)
 

@@ -154,7 +154,7 @@ class Prober:
         if member.failures >= self._settings.failures:
             self._take_out(member, why)
 
-    def note_failure(self, member: Member) -> None:
+    def note_refusal(self, member: Member) -> None:
         """Take a member out at once: a request to it was refused a connection."""
         self._refused_at[member.name] = self._clock()
         self._take_out(member, "it refused a request's connection")

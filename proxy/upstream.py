@@ -7,6 +7,7 @@ every other call of the gateway goes through httpx.
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
 from typing import Self
 
 import aiohttp
@@ -35,6 +36,10 @@ HOP_BY_HOP = frozenset(
 """Fields that end at each hop (RFC 9110, section 7.6.1), beside those `Connection` names."""
 _SET_HERE = frozenset({b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id"})
 _ANSWERED_HERE = frozenset({b"date", b"server", b"x-request-id"})
+
+_NOBODY_THERE = frozenset({ECONNREFUSED, EHOSTUNREACH, ENETUNREACH})
+"""Failures to connect that say something about the backend. `EMFILE` and `EADDRNOTAVAIL`, for
+instance, are the gateway's: by them every backend would go out at once."""
 
 IDLE_S = 4.0
 """How long an idle connection is kept: under uvicorn's 5 s, so that vLLM does not close it just as
@@ -187,7 +192,8 @@ class Upstream:
             raise BackendTimeout(msg, connected=False) from error
         except aiohttp.ClientConnectorError as error:
             msg = f"no connection to backend {member.name}: {_words(error)}"
-            raise BackendUnreachable(msg, connected=False) from error
+            refused = error.os_error.errno in _NOBODY_THERE
+            raise BackendUnreachable(msg, connected=False, refused=refused) from error
         except TimeoutError as error:
             raise BackendTimeout(_no_first_byte(member.name, waits.first_byte_s)) from error
         except (aiohttp.ClientError, OSError) as error:

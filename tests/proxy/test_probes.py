@@ -172,9 +172,9 @@ async def test_a_refused_connection_takes_a_server_out_at_once_until_a_probe_suc
 ) -> None:
     await world.started()
 
-    world.prober.note_failure(world.spec)
+    world.prober.note_refusal(world.spec)
     assert not world.spec.load.healthy
-    world.prober.note_failure(world.spec)
+    world.prober.note_refusal(world.spec)
     assert await world.checks(1)
 
     assert world.called == [("down", "spec:8001"), ("up", "spec:8001")]
@@ -185,7 +185,7 @@ async def test_a_probe_that_was_asked_before_a_refusal_does_not_bring_the_server
 ) -> None:
     await world.started()
 
-    world.server.meanwhile = lambda: world.prober.note_failure(world.spec)
+    world.server.meanwhile = lambda: world.prober.note_refusal(world.spec)
     assert not await world.checks(1)
     world.server.meanwhile = lambda: None
     assert await world.checks(1)

@@ -1,10 +1,12 @@
 """Connections to backends: what travels, how long is waited, what is lost and tried elsewhere."""
 
+import errno
 import json
 import socket
 from collections.abc import Iterator
 from typing import Any
 
+import aiohappyeyeballs
 import pytest
 
 from config.settings import Timeouts
@@ -141,6 +143,25 @@ async def test_refused_connections_are_tried_on_two_further_backends() -> None:
         assert running.count("turnout_retries_total") == 2
         members = running.app.fleet.members
         assert not any(members[backend.name].load.healthy for backend in dead)
+
+
+async def test_a_gateway_without_a_socket_left_takes_no_backend_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect = aiohappyeyeballs.start_connection
+    spec, plain = Backend(speculates=True), Backend()
+
+    async def start_connection(addr_infos: Any, **more: Any) -> socket.socket:
+        if addr_infos[0][4][1] == spec.port:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await connect(addr_infos, **more)
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", start_connection)
+    async with gateway(spec=[spec], plain=[plain]) as running:
+        status, _, headers = await running.ask()
+
+        assert (status, headers["x-turnout-pool"]) == (200, "plain")
+        assert running.app.fleet.members[spec.name].load.healthy
 
 
 async def test_a_fourth_backend_is_not_tried() -> None:
