@@ -46,6 +46,8 @@ DRIFT_SLACK = 0.25
 DRIFT_ALARM = 15.0
 """Page-Hinkley in standard deviations: sees a shift of one in 20 requests, errs once in
 thousands."""
+SETTLED = 5.0
+"""Requests of a class after which it has a past to drift from."""
 AFTER_DRIFT = 0.1
 """What an alarm leaves of a class's evidence; its mean stays."""
 
@@ -195,7 +197,7 @@ class AcceptanceBook:
         if tokens <= 0:
             return
         steps = max(1, tokens - accepted)
-        self._watch(pool, traffic_class, steps=steps, accepted=accepted, now=now)
+        self._watch(pool, traffic_class, steps=steps, accepted=accepted)
         m0, _ = expectation(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
         for key in _path(pool, traffic_class):
             self._sums.setdefault(key, AcceptanceSums(seen_at=now)).add(
@@ -203,14 +205,17 @@ class AcceptanceBook:
             )
 
     def _watch(
-        self, pool: Pool, traffic_class: TrafficClass, *, steps: int, accepted: int, now: float
+        self, pool: Pool, traffic_class: TrafficClass, *, steps: int, accepted: int
     ) -> None:
-        """Drop most of a class's evidence when its requests keep being unlike it."""
+        """Drop most of a class's evidence when its requests keep being unlike it.
+
+        They are held against the class's own past: a wrong expectation is no drift.
+        """
         *_, key = _path(pool, traffic_class)
         sums = self._sums.get(key)
-        if sums is None:
+        if sums is None or sums.requests < SETTLED:
             return
-        mean = self.believed(pool, traffic_class, now=now).tau - 1.0
+        mean = sums.accepted / sums.steps
         spread = SPREAD[pool.speculation.drafts_every_step]
         surprise = (accepted / steps - mean) / sqrt(spread**2 + mean / steps)
         if self._drift.setdefault(key, _Drift()).alarms(surprise):

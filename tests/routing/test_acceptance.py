@@ -137,6 +137,16 @@ def test_a_draft_that_turns_bad_is_noticed_and_its_past_dropped() -> None:
     assert book.believed(EAGLE, CODE, now=0).tau < 1.6
 
 
+def test_a_wrong_expectation_is_no_drift() -> None:
+    """Poems that repeat themselves: 1.08 tokens a step expected, 3 seen."""
+    book = AcceptanceBook()
+
+    for number in range(1, 31):
+        learn(book, (80, 40), of=PROSE)
+        faded = (1 - MEMORY**number) / (1 - MEMORY)
+        assert book.of(NGRAM, PROSE, now=0).requests == pytest.approx(faded)
+
+
 def test_requests_that_scatter_about_a_mean_are_no_drift() -> None:
     book = learn(AcceptanceBook(), *[(60, 40), (100, 40)] * 100, pool=EAGLE)
 
