@@ -154,17 +154,23 @@ def test_only_loopback_ports_are_published(profile: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-@pytest.mark.integration
-def test_vllms_own_parser_takes_the_commands(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def python_with_vllm() -> Path:
+    """The interpreter of the lab's environment, which takes minutes to build the first time."""
     try:
         home = LabHome.locate()
         ensure_environment(home, silent)
     except LabError as exc:
         pytest.skip(f"no vLLM to ask: {exc}")
+    return home.python
+
+
+@pytest.mark.integration
+def test_vllms_own_parser_takes_the_commands(python_with_vllm: Path, tmp_path: Path) -> None:
     commands = [server["command"] for profile in PROFILES for server in servers(profile).values()]
 
     parsed = subprocess.run(
-        [home.python, "-c", PARSE_WITH_VLLM],
+        [python_with_vllm, "-c", PARSE_WITH_VLLM],
         check=False,
         input=json.dumps(commands),
         capture_output=True,
