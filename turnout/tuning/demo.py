@@ -66,8 +66,8 @@ REAL = Pace(
 EMULATED = Pace(
     preset="cpu-smollm2",
     time_scale=5.0,  # at ten the client itself would be the slowest part
-    max_tokens=64,
-    cells={1: 3, 4: 6, 8: 8},
+    max_tokens=40,
+    cells={1: 2, 4: 4, 8: 8},
     routed=BLOCK,
     dwell_s=1.0,
 )
