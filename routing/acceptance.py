@@ -78,13 +78,17 @@ class AcceptanceSums:
         self, *, steps: float, accepted: float, drafted: float, expected: float, now: float
     ) -> None:
         """Fold one finished request in at `now` (s, monotonic)."""
-        self.scale(MEMORY * self.fresh(now))
-        self.requests += 1.0
-        self.steps += steps
-        self.accepted += accepted
-        self.drafted += drafted
-        self.expected += expected
-        self.seen_at = now
+        self.scale(MEMORY)
+        self.merge(
+            AcceptanceSums(
+                requests=1.0,
+                steps=steps,
+                accepted=accepted,
+                drafted=drafted,
+                expected=expected,
+                seen_at=now,
+            )
+        )
 
     def scale(self, share: float) -> None:
         """Keep `share` of the evidence."""
