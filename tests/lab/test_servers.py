@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -302,6 +303,15 @@ def test_a_running_server_is_kept_if_it_is_what_the_plan_asks_for(lab: Lab) -> N
     assert lab.start(first.plan) == first
 
 
+def test_a_schedule_of_drafts_is_part_of_what_a_plan_asks_for(lab: Lab) -> None:
+    dynamic = replace(SPEC, schedule=((1, 4, 5), (5, 16, 0)))
+    first = lab.start(dynamic)
+
+    assert lab.start(dynamic) == first
+    with pytest.raises(LabError, match="'spec' is already running"):
+        lab.start(SPEC)
+
+
 def test_a_running_server_with_another_plan_is_not_replaced(lab: Lab) -> None:
     first = lab.start(SPEC)
 
@@ -344,6 +354,7 @@ def test_two_plans_of_one_name_are_refused(lab: Lab) -> None:
         ({"name": "spec", "k": 0}, "'spec': k is 0, must be >= 1"),
         ({"name": "spec", "kv_gib": -1}, "kv_gib is -1"),
         ({"name": "spec", "max_num_seqs": 0}, "max_num_seqs is 0"),
+        ({"name": "plain", "schedule": ((1, 4, 5),)}, "'plain' has a schedule"),
     ],
 )
 def test_a_plan_out_of_range_names_the_field_and_the_value(

@@ -53,6 +53,15 @@ def test_a_speculating_server_gets_its_method_and_reports_acceptance(
     assert option(command, "--per-request-spec-decode-metrics") == "summary"
 
 
+def test_a_schedule_of_drafts_is_given_to_vllm_as_it_wants_it(home: LabHome) -> None:
+    plan = ServerPlan(name="spec", speculation="ngram", schedule=((1, 4, 5), (5, 16, 0)))
+
+    command = RealVllm().launch(plan, home).command
+
+    config = json.loads(option(command, "--speculative-config"))
+    assert config["num_speculative_tokens_per_batch_size"] == [[1, 4, 5], [5, 16, 0]]
+
+
 def test_a_real_server_finds_the_plugin_and_nothing_of_the_callers(
     home: LabHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,14 +120,17 @@ def dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def speculative_config(plan: ServerPlan, home: LabHome) -> dict[str, object]:
     """Return the content of vLLM's `--speculative-config` for a plan that speculates."""
-    if plan.speculation == "ngram":
-        lookup = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
-        return {"method": "ngram", "num_speculative_tokens": plan.k, **lookup}
-    return {
+    config: dict[str, object] = {
         "method": plan.speculation,
-        "model": str(home.model),
         "num_speculative_tokens": plan.k,
     }
+    if plan.speculation == "ngram":
+        config |= {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
+    else:
+        config["model"] = str(home.model)
+    if plan.schedule:
+        config["num_speculative_tokens_per_batch_size"] = plan.schedule
+    return config
 
 
 def _vllm_env(plan: ServerPlan, home: LabHome) -> dict[str, str]:

@@ -22,6 +22,8 @@ class ServerPlan:
         speculation: How it drafts. `draft_model` uses the served model as its own draft, which
             accepts nearly all and gains no speed: a second method for tests.
         k: Draft tokens per step; without meaning if `speculation` is `none`.
+        schedule: Draft tokens by requests in a step, as (from, to, tokens), both ends included:
+            vLLM's `num_speculative_tokens_per_batch_size`. Empty for `k` at every size.
         port: TCP port on 127.0.0.1; 0 for a free one.
         core: CPU core that the model's threads are bound to; None leaves that to vLLM.
         kv_gib: Room for the KV cache, GiB.
@@ -36,6 +38,7 @@ class ServerPlan:
     name: str
     speculation: Literal["none", "ngram", "draft_model"] = "none"
     k: int = 5
+    schedule: tuple[tuple[int, int, int], ...] = ()
     port: int = 0
     core: int | None = None
     kv_gib: int = 1
@@ -53,6 +56,8 @@ class ServerPlan:
                 raise LabError(
                     f"server {self.name!r}: {field} is {getattr(self, field)}, must be >= 1"
                 )
+        if self.schedule and not self.speculates:
+            raise LabError(f"server {self.name!r} has a schedule of drafts and no speculation")
 
     @property
     def speculates(self) -> bool:

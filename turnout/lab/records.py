@@ -1,8 +1,10 @@
 """Which servers run: one JSON file each in a folder, so that another process can stop them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from turnout.lab import processes
 from turnout.lab.errors import LabError
@@ -63,7 +65,7 @@ class Records:
         except FileNotFoundError:
             return None
         server = raw["server"]
-        plan = ServerPlan(**server["plan"] | {"extra_args": tuple(server["plan"]["extra_args"])})
+        plan = ServerPlan(**server["plan"] | _tuples(server["plan"]))
         return Record(
             server=Server(
                 plan=plan, url=server["url"], pid=server["pid"], log=Path(server["log"])
@@ -84,3 +86,9 @@ class Records:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
+
+
+def _tuples(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plan that JSON keeps as lists."""
+    schedule = tuple(tuple(part) for part in plan.get("schedule", ()))
+    return {"extra_args": tuple(plan["extra_args"]), "schedule": schedule}
