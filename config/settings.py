@@ -1,5 +1,6 @@
 """Every setting of the gateway, with its default, its unit and what it does."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -11,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from routing.adaptive import AdaptiveKnobs, Objective
 from routing.policies import PolicyName
 from routing.pools import DEFAULT_MAX_NUM_SEQS, Speculation
 from routing.priors import TASK_RULES, TaskRule
@@ -23,6 +25,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ExtraRoute = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) /[^\s?#]*$")]
 _SHIPPED = Thresholds()
+_ADAPTIVE = AdaptiveKnobs()
 
 
 def _base_url(url: HttpUrl) -> HttpUrl:
@@ -205,6 +208,53 @@ class ThresholdSettings(Section):
         )
 
 
+class AdaptiveSettings(Section):
+    """How `policy: adaptive` weighs its choices."""
+
+    altruism: Fraction = Field(
+        default=_ADAPTIVE.altruism,
+        description="How much the time of requests already in flight counts, which a request "
+        "slows down.",
+    )
+    margin: Fraction = Field(
+        default=_ADAPTIVE.margin,
+        lt=1,
+        description="A class stays on its pool unless another is expected to cost less by this "
+        "share.",
+    )
+    holdout: Fraction = Field(
+        default=_ADAPTIVE.holdout,
+        description="Share of requests that chance sends to any pool, so that the speed-up "
+        "claimed is causal; 0 turns it off.",
+    )
+    exploration: Fraction = Field(
+        default=_ADAPTIVE.exploration,
+        description="Largest share of requests that look at a pool where their class was not "
+        "seen for two minutes; 0 turns it off.",
+    )
+    objectives: dict[TaskType, Objective] = Field(
+        default_factory=dict,
+        description="What a task wants, where it is not the whole answer soon (tpot): ttft, its "
+        "first token soon; throughput, to take as little of the servers' time as it can.",
+    )
+
+    def knobs(self) -> AdaptiveKnobs:
+        """Return the policy's knobs."""
+        return AdaptiveKnobs(**dict(self))
+
+
+class Learning(Section):
+    """Where what was learnt from traffic is kept."""
+
+    state_file: Path | None = Field(
+        default=None,
+        description="File that it is loaded from at start and saved to; null forgets it at stop.",
+    )
+    save_interval_s: Seconds = Field(
+        default=60.0, description="Between two saves, so that a crash loses little."
+    )
+
+
 class Timeouts(Section):
     """How long the gateway waits on a backend, each with its own error."""
 
@@ -248,6 +298,11 @@ class Settings(Section):
 
     listen: Listen = Field(default=Listen())
     policy: PolicyName = Field(default="threshold", description="How a pool is chosen.")
+    shadow: PolicyName | None = Field(
+        default=None,
+        description="A policy that decides too, for metrics and logs, and does not act: how to "
+        "try one on live traffic.",
+    )
     models: tuple[ModelSettings, ...] = Field(
         default=(), description="A list of models, each with `name` and what differs for it."
     )
@@ -255,6 +310,8 @@ class Settings(Section):
         min_length=1, description="A list of pools, each with at least `name` and `backends`."
     )
     thresholds: ThresholdSettings = Field(default=ThresholdSettings())
+    adaptive: AdaptiveSettings = Field(default=AdaptiveSettings())
+    learning: Learning = Field(default=Learning())
     allow_pinning: bool = Field(
         default=True, description="Whether `x-turnout-pool` may name the pool."
     )

@@ -84,7 +84,12 @@ def create_app(
     """
     registry = registry or CollectorRegistry()
     fleet = Fleet(settings, api_keys=_api_keys(settings))
-    router = Router(policy=settings.policy, thresholds=settings.thresholds.thresholds())
+    router = Router(
+        policy=settings.policy,
+        thresholds=settings.thresholds.thresholds(),
+        adaptive=settings.adaptive.knobs(),
+        shadow=settings.shadow,
+    )
     lifecycle = Lifecycle()
     client = httpx.AsyncClient(
         transport=transport,
@@ -100,7 +105,7 @@ def create_app(
     totals = SpecTotals(fleet, client, clock=clock)
 
     def restarted(member: Member) -> None:
-        router.rules.acceptance.forget(member.pool.name)
+        router.learner.forget(member.pool.name)
 
     prober = Prober(
         fleet, client, discovery, settings=settings.probes, clock=clock, on_restart=restarted

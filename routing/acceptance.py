@@ -17,12 +17,13 @@ with m0 the class's expectation, n0 its worth in steps, n1 `CLASS_STEPS`. Steps 
 alike, so the Gamma is widened by 1 + (steps per request) / `ALIKE`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp2, sqrt
+from math import erfc, exp2, inf, sqrt
 from statistics import NormalDist
 
-from routing.expectations import expectation
-from routing.pools import Pool
+from routing.expectations import Expectation, expectation
+from routing.pools import Pool, Speculation
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
 
@@ -51,7 +52,11 @@ SETTLED = 5.0
 AFTER_DRIFT = 0.1
 """What an alarm leaves of a class's evidence; its mean stays."""
 
+BELIEF_S = 0.5
+"""A belief is worked out anew this often, and when its own class shows something."""
+
 _NORMAL = NormalDist()
+_SQRT_2 = sqrt(2.0)
 
 
 @dataclass(slots=True)
@@ -147,6 +152,18 @@ class Acceptance:
         root = 1.0 - 1.0 / (9.0 * shape) + z / (3.0 * sqrt(shape))
         return 1.0 + mean * max(0.0, root) ** 3
 
+    def chance_above(self, tau: float) -> float:
+        """Return the probability that `drawn` gives more than `tau`."""
+        mean = self.tau - 1.0
+        if not self.sd:
+            return float(self.tau > tau)
+        if tau <= 1.0:
+            return 1.0
+        shape = (mean / self.sd) ** 2
+        root = ((tau - 1.0) / mean) ** (1.0 / 3.0)
+        z = (root - 1.0 + 1.0 / (9.0 * shape)) * 3.0 * sqrt(shape)
+        return 0.5 * erfc(z / _SQRT_2)
+
 
 WITHOUT_DRAFTS = Acceptance(tau=1.0, sd=0.0, steps=0.0)
 """Of every class on a pool that does not speculate."""
@@ -172,9 +189,20 @@ class _Drift:
 
 
 class AcceptanceBook:
-    """The sums of every (pool, class) seen, and of what they have in common."""
+    """The sums of every (pool, class) seen, and of what they have in common.
 
-    def __init__(self) -> None:
+    Args:
+        expected: What a class accepts before it was seen.
+    """
+
+    def __init__(
+        self,
+        expected: Callable[
+            [Speculation, int, TaskType, TemperatureBucket], Expectation
+        ] = expectation,
+    ) -> None:
+        self._expected = expected
+        self._beliefs: dict[tuple[str, TrafficClass], tuple[float, Acceptance]] = {}
         self._sums: dict[_Key, AcceptanceSums] = {}
         self._drift: dict[_Key, _Drift] = {}
 
@@ -202,7 +230,8 @@ class AcceptanceBook:
             return
         steps = max(1, tokens - accepted)
         self._watch(pool, traffic_class, steps=steps, accepted=accepted)
-        m0, _ = expectation(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
+        m0, _ = self._expected(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
+        self._beliefs.pop((pool.name, traffic_class), None)
         for key in _path(pool, traffic_class):
             self._sums.setdefault(key, AcceptanceSums(seen_at=now)).add(
                 steps=steps, accepted=accepted, drafted=drafted, expected=steps * m0, now=now
@@ -226,11 +255,21 @@ class AcceptanceBook:
             sums.scale(AFTER_DRIFT)
 
     def believed(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> Acceptance:
-        """Return what is believed of `traffic_class` on `pool` at `now` (s, monotonic)."""
+        """Return what is believed of `traffic_class` on `pool` at `now` (s, monotonic).
+
+        What its relatives have shown in the last `BELIEF_S` may be missing.
+        """
         if not pool.speculates:
             return WITHOUT_DRAFTS
+        key = pool.name, traffic_class
+        kept = self._beliefs.get(key)
+        if kept is None or not 0.0 <= now - kept[0] < BELIEF_S:
+            kept = self._beliefs[key] = now, self._believed(pool, traffic_class, now)
+        return kept[1]
+
+    def _believed(self, pool: Pool, traffic_class: TrafficClass, now: float) -> Acceptance:
         of_pool, of_task, of_class = (self._at(key, now) for key in _path(pool, traffic_class))
-        m0, n0 = expectation(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
+        m0, n0 = self._expected(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
         factor = (of_pool.accepted + POOL_TOKENS) / (of_pool.expected + POOL_TOKENS)
         factor = (of_task.accepted + n0 * m0 * factor) / (of_task.expected + n0 * m0)
         shape = of_class.accepted + CLASS_STEPS * m0 * factor
@@ -253,15 +292,23 @@ class AcceptanceBook:
         *_, key = _path(pool, traffic_class)
         return self._at(key, now)
 
+    def unseen_s(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> float:
+        """Return seconds since the class was last seen on `pool`; infinite if it never was."""
+        *_, key = _path(pool, traffic_class)
+        sums = self._sums.get(key)
+        return inf if sums is None else now - sums.seen_at
+
     def merge(self, other: "AcceptanceBook") -> None:
         """Add what another worker has seen."""
         for key, sums in other._sums.items():
             self._sums.setdefault(key, AcceptanceSums(seen_at=sums.seen_at)).merge(sums)
+        self._beliefs.clear()
 
     def forget(self, pool: str) -> None:
         """Drop what was learnt about `pool`: its draft may be another one."""
         self._sums = {key: sums for key, sums in self._sums.items() if key[0] != pool}
         self._drift = {key: drift for key, drift in self._drift.items() if key[0] != pool}
+        self._beliefs = {key: kept for key, kept in self._beliefs.items() if key[0] != pool}
 
 
 def _path(pool: Pool, traffic_class: TrafficClass) -> tuple[_Key, _Key, _Key]:

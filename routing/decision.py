@@ -150,6 +150,10 @@ class Outcome:
         drafted: Drafted tokens; 0 when unknown.
         ttft_s: Time to first token, seconds, or None.
         tpot_s: Time per output token after the first, seconds, or None.
+        backend: The backend that served it, or None when unknown.
+        in_flight: Requests on it when this one was sent, itself included; 0 when unknown.
+        prompt_tokens: Prompt tokens, or None when unknown.
+        randomised: Whether chance alone chose the pool (holdout, exploration).
     """
 
     pool: Pool
@@ -159,3 +163,7 @@ class Outcome:
     drafted: int
     ttft_s: float | None
     tpot_s: float | None
+    backend: Backend | None = None
+    in_flight: int = 0
+    prompt_tokens: int | None = None
+    randomised: bool = False

@@ -8,6 +8,7 @@ a limit; a pool that would refuse the request is never used while another exists
 
 from collections.abc import Sequence
 
+from routing.adaptive import AdaptiveKnobs
 from routing.balance import pick
 from routing.decision import (
     Decision,
@@ -19,8 +20,10 @@ from routing.decision import (
     RoutingRequest,
     RuleStep,
 )
-from routing.policies import Choice, Policy, make_policy
-from routing.pools import Pool
+from routing.learner import Learner
+from routing.policies import make_policy
+from routing.pools import Backend, Pool
+from routing.static import Choice, Policy
 from routing.thresholds import Rules, Thresholds, Verdict, least_full
 
 
@@ -30,11 +33,30 @@ class Router:
     Args:
         policy: Name of the policy (`routing.policies.POLICY_NAMES`).
         thresholds: The rules' knobs.
+        adaptive: The adaptive policy's knobs.
+        learner: What is known of pools and traffic; nothing by default.
+        shadow: Name of a policy that decides too, for the record, and does not act.
+
+    Attributes:
+        learner: What is known by now.
+        rules: The rules of practice, with what the user wrote.
+        policy: The policy that acts.
     """
 
-    def __init__(self, *, policy: str, thresholds: Thresholds | None = None) -> None:
-        self.rules = Rules(thresholds or Thresholds())
-        self.policy: Policy = make_policy(policy, self.rules)
+    def __init__(
+        self,
+        *,
+        policy: str,
+        thresholds: Thresholds | None = None,
+        adaptive: AdaptiveKnobs | None = None,
+        learner: Learner | None = None,
+        shadow: str | None = None,
+    ) -> None:
+        self.learner = learner or Learner()
+        self.rules = Rules(thresholds or Thresholds(), self.learner.acceptance)
+        knobs = adaptive or AdaptiveKnobs()
+        self.policy = make_policy(policy, self.rules, self.learner, knobs)
+        self._shadow = make_policy(shadow, self.rules, self.learner, knobs) if shadow else None
 
     def decide(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
@@ -59,7 +81,7 @@ class Router:
         if request.traffic_class is None:
             choice = self._choose_undecoded(request, supported)
         else:
-            choice = self._choose(request, supported, now, draws, steps)
+            choice = self._choose(self.policy, request, supported, now, draws, steps)
         if not choice.pool.available(request.excluded):
             rest = [pool for pool in supported if pool.available(request.excluded)]
             if not rest:
@@ -72,25 +94,39 @@ class Router:
             steps.append(choice.step)
         return self._decided(choice, request, draws, steps)
 
+    def shadowed(
+        self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
+    ) -> Choice | None:
+        """Return what the shadow policy would choose with what `decide` was given, if it may."""
+        if self._shadow is None or request.pin is not None or request.traffic_class is None:
+            return None
+        supported = self._supported(request, pools, [])
+        return self._choose(self._shadow, request, supported, now, draws, [])
+
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
-        if outcome.pool.speculates and outcome.accepted is not None:
-            self.rules.acceptance.add(
-                outcome.pool,
-                outcome.traffic_class,
-                tokens=outcome.tokens - 1,
-                accepted=outcome.accepted,
-                drafted=outcome.drafted,
-                now=now,
-            )
-        self.policy.observe(outcome, now=now)
+        self.learner.observe(outcome, now=now)
+
+    def stepped(
+        self,
+        pool: Pool,
+        backend: Backend,
+        gap_s: float,
+        *,
+        in_flight: int,
+        now: float,
+        count: int = 1,
+    ) -> None:
+        """Learn from the gap between two chunks of a stream (`Learner.stepped`)."""
+        self.learner.stepped(pool, backend, gap_s, in_flight=in_flight, now=now, count=count)
 
     def shedding(self, pool: Pool, *, now: float) -> bool:
         """Whether `pool` is over a load mark that applies at `now`; moves its switches on."""
-        return pool.speculates and self._mark_passed(pool, now) is not None
+        strict = self.policy.strict((pool,), now=now)
+        return pool.speculates and self._mark_passed(pool, now, strict=strict) is not None
 
-    def _mark_passed(self, pool: Pool, now: float) -> Verdict | None:
-        return self.rules.mark_passed(pool, now=now, all_rules=self.policy.all_rules)
+    def _mark_passed(self, pool: Pool, now: float, *, strict: bool) -> Verdict | None:
+        return self.rules.mark_passed(pool, now=now, all_rules=strict)
 
     def _pinned(
         self, request: RoutingRequest, pools: Sequence[Pool], draws: Draws, steps: list[RuleStep]
@@ -131,6 +167,7 @@ class Router:
 
     def _choose(
         self,
+        policy: Policy,
         request: RoutingRequest,
         pools: Sequence[Pool],
         now: float,
@@ -138,42 +175,49 @@ class Router:
         steps: list[RuleStep],
     ) -> Choice:
         """Apply limits, the policy and the load marks to `pools`, whatever their health."""
-        objections = self._objections(request, pools, now)
+        strict = policy.strict(pools, now=now)
+        objections = self._objections(request, pools, now, strict=strict)
+        if objections:
+            draws = draws._replace(holdout=1.0, explore=1.0)
         permitted = [pool for pool in pools if pool.name not in objections]
         if not permitted:
             steps.append(RuleStep("no_other_pool", "every pool has an objection, none binds"))
             objections, permitted = {}, list(pools)
-        preferred = self.policy.choose(request, pools, now=now, draws=draws)
+        preferred = policy.choose(request, pools, now=now, draws=draws)
         verdict = objections.get(preferred.pool.name)
         if verdict is not None:
             steps.append(verdict.step)
-            other = self.policy.choose(request, permitted, now=now, draws=draws)
-            reason = Reason.LIMIT if verdict.written else Reason.POLICY
+            other = policy.choose(request, permitted, now=now, draws=draws)
+            reason = Reason.LIMIT if verdict.written else other.reason
             preferred = other._replace(reason=reason, step=verdict.step)
         if request.features.unsupported and steps and steps[0].rule == "unsupported":
             return preferred._replace(reason=Reason.UNSUPPORTED, step=steps[0])
-        return self._shed(preferred, permitted, now, steps)
+        return self._shed(preferred, permitted, now, steps, strict=strict)
 
     def _objections(
-        self, request: RoutingRequest, pools: Sequence[Pool], now: float
+        self, request: RoutingRequest, pools: Sequence[Pool], now: float, *, strict: bool
     ) -> dict[str, Verdict]:
         objections = {}
         for pool in pools:
             if pool.speculates:
-                verdict = self.rules.objection(
-                    request, pool, now=now, all_rules=self.policy.all_rules
-                )
+                verdict = self.rules.objection(request, pool, now=now, all_rules=strict)
                 if verdict is not None:
                     objections[pool.name] = verdict
         return objections
 
     def _shed(
-        self, choice: Choice, permitted: Sequence[Pool], now: float, steps: list[RuleStep]
+        self,
+        choice: Choice,
+        permitted: Sequence[Pool],
+        now: float,
+        steps: list[RuleStep],
+        *,
+        strict: bool,
     ) -> Choice:
         """Move `choice` off a pool that is over a mark, if another permitted pool is less full."""
         if not choice.pool.speculates:
             return choice
-        passed = self._mark_passed(choice.pool, now)
+        passed = self._mark_passed(choice.pool, now, strict=strict)
         if passed is None:
             return choice
         others = [
@@ -181,7 +225,7 @@ class Router:
             for pool in permitted
             if pool is not choice.pool
             and pool.available()
-            and not (pool.speculates and self._mark_passed(pool, now))
+            and not (pool.speculates and self._mark_passed(pool, now, strict=strict))
         ]
         steps.append(passed.step)
         if others:
@@ -209,7 +253,7 @@ class Router:
         A request that decodes nothing does not come here: it had its choice of those from the
         start.
         """
-        choice = self._choose(request, rest, now, draws, [])
+        choice = self._choose(self.policy, request, rest, now, draws, [])
         step = RuleStep("unavailable", "{} has no healthy backend left to try", (missed.name,))
         return choice._replace(reason=Reason.UNAVAILABLE, step=step)
 

@@ -60,11 +60,16 @@ class Verdict:
 
 
 class Rules:
-    """Applies the thresholds; remembers acceptance per class and which marks are passed."""
+    """Applies the thresholds; remembers which marks are passed.
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    Args:
+        thresholds: The knobs.
+        acceptance: What each class was seen to accept.
+    """
+
+    def __init__(self, thresholds: Thresholds, acceptance: AcceptanceBook | None = None) -> None:
         self.thresholds = thresholds
-        self.acceptance = AcceptanceBook()
+        self.acceptance = acceptance or AcceptanceBook()
         self._switches: dict[tuple[str, str], Switch] = {}
         self._arrivals: dict[str, ArrivalRate] = {}
         self._rules: tuple[Callable[[RoutingRequest, Pool, float], Verdict | None], ...] = (

@@ -128,9 +128,9 @@ def test_a_mistaken_variable_is_named_with_what_to_write(
         ("zzz: 1", 1, "zzz", "there is no such setting", "known here: listen, policy"),
         ("dwell_s: 1", 1, "dwell_s", "there is no such", "it belongs at thresholds.dwell_s"),
         ("8080: x", 1, "8080", "there is no such setting", "known here: listen, policy"),
-        ("policy: thresold", 1, "policy", '"thresold" is not one of threshold, round_robin',
+        ("policy: thresold", 1, "policy", '"thresold" is not one of adaptive, threshold',
          "did you mean 'threshold'?"),
-        ("policy: 3", 1, "policy", "3 is not one of threshold, round_robin", "How a pool"),
+        ("policy: 3", 1, "policy", "3 is not one of adaptive, threshold", "How a pool"),
         ("listen:\n  port: 70000", 2, "listen.port", "70000 must be less than or equal to 65535",
          "Default: 8080."),
         ("listen: 3", 1, "listen", "3 must be a section of keys", ""),
@@ -200,7 +200,7 @@ def test_all_problems_are_told_at_once_in_one_text(write: Write) -> None:
         "    fix: did you mean TURNOUT_POLICY?",
         f'{path}:1: listen.port: "x" must be a whole number',
         "    fix: TCP port; 0 takes a free one. Default: 8080.",
-        f'{path}:2: policy: "best" is not one of threshold, round_robin, least_loaded, spec_only, '
+        f'{path}:2: policy: "best" is not one of adaptive, threshold, round_robin, least_loaded, spec_only, '
         "plain_only",
         "    fix: How a pool is chosen. Default: threshold.",
         f"{path}: pools: is missing",

@@ -2,11 +2,20 @@
 
 import pytest
 
+from routing.adaptive import AdaptiveKnobs
 from routing.decision import Draws, Reason, RoutingRequest
-from routing.policies import POLICY_NAMES, Choice, make_policy
+from routing.learner import Learner
+from routing.policies import POLICY_NAMES
+from routing.policies import make_policy as make
 from routing.pools import Pool
+from routing.static import Choice, Policy
 from routing.thresholds import Rules, Thresholds
 from tests.routing.worlds import HALVES, pool, request
+
+
+def make_policy(name: str) -> Policy:
+    return make(name, Rules(Thresholds()), Learner(), AdaptiveKnobs())
+
 
 SPEC, PLAIN = pool("spec", "ngram"), pool("plain")
 
@@ -14,7 +23,7 @@ SPEC, PLAIN = pool("spec", "ngram"), pool("plain")
 def choose(
     policy: str, *pools: Pool, asked: RoutingRequest | None = None, draws: Draws = HALVES
 ) -> Choice:
-    chooser = make_policy(policy, Rules(Thresholds()))
+    chooser = make_policy(policy)
     return chooser.choose(asked or request(), pools, now=0, draws=draws)
 
 
@@ -22,18 +31,18 @@ def choose(
 def test_a_policy_goes_by_its_name_and_chooses_with_certainty(name: str) -> None:
     choice = choose(name, SPEC, PLAIN)
 
-    assert make_policy(name, Rules(Thresholds())).name == name
-    assert choice.reason is Reason.POLICY
+    assert make_policy(name).name == name
+    assert choice.reason is (Reason.STALE_FALLBACK if name == "adaptive" else Reason.POLICY)
     assert choice.probabilities == {choice.pool.name: 1.0}
 
 
 def test_an_unknown_policy_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="policy 'best' is not one of threshold, round_robin"):
-        make_policy("best", Rules(Thresholds()))
+    with pytest.raises(ValueError, match="policy 'best' is not one of adaptive, threshold"):
+        make_policy("best")
 
 
 def test_round_robin_takes_pools_in_turn_by_name() -> None:
-    policy = make_policy("round_robin", Rules(Thresholds()))
+    policy = make_policy("round_robin")
 
     def turn(asked: RoutingRequest) -> str:
         return policy.choose(asked, [SPEC, PLAIN], now=0, draws=HALVES).pool.name
@@ -42,7 +51,7 @@ def test_round_robin_takes_pools_in_turn_by_name() -> None:
 
 
 def test_a_rehearsal_takes_no_turn() -> None:
-    policy = make_policy("round_robin", Rules(Thresholds()))
+    policy = make_policy("round_robin")
 
     def turn(*, rehearsed: bool) -> str:
         asked = request(rehearsed=rehearsed)

@@ -1,0 +1,348 @@
+"""The `adaptive` policy: the pool on which a request is expected to cost least (`routing.bar`).
+
+Everything in that cost is learnt from traffic (`routing.learner`). Chance has three parts, each
+with a probability that is recorded: the holdout (any pool, so that each stays measured and the
+speed-up claimed is causal), exploration (a pool where the class was not seen of late, if it seems
+to cost little), and a draw from what is believed of tau (Thompson), which explores what is
+uncertain by itself. A request goes to the pool its class is on unless another is better by a
+margin. Where a pool was never measured, the rules of practice decide, and the reason says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf, isinf
+from typing import NamedTuple
+
+from routing.acceptance import Acceptance
+from routing.bar import Cost, cost
+from routing.decision import Draws, Reason, RoutingRequest, RuleStep
+from routing.learner import Learner
+from routing.pools import Pool
+from routing.static import Choice, Policy
+from routing.steps import StepCurve
+from routing.tasks import TaskType
+from routing.traffic import TrafficClass
+
+SHORT_TOKENS = 30.0
+"""Output up to which speculation has nothing to win (Azure's code trace has a median of 13)."""
+STALE_S = 120.0
+"""A class unseen on a pool for this long may be sent there to look."""
+EXPLORED_REGRET = 0.15
+"""Exploration may be expected to cost this much more, as a share of the best cost."""
+EXPLORED_FULLNESS = 0.7
+"""Exploration waits while a pool is fuller."""
+CHARS_PER_TOKEN = 4.0
+"""Of English text with current vocabularies; the gateway does not tokenize."""
+
+
+class Objective(StrEnum):
+    """What a class wants."""
+
+    TPOT = "tpot"  # its answer soon, others' time counted in
+    TTFT = "ttft"  # its first token soon: speculation gains nothing
+    THROUGHPUT = "throughput"  # to take as little of the servers' time as it can
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveKnobs:
+    """Knobs of the adaptive policy.
+
+    Attributes:
+        altruism: How much the time of requests already there counts, in [0, 1].
+        margin: A class stays on its pool unless another costs less by this share.
+        holdout: Share of requests that chance sends to any pool.
+        exploration: Most requests that look at a pool where their class was not seen of late.
+        objectives: What each task wants; `tpot` where absent.
+    """
+
+    altruism: float = 1.0
+    margin: float = 0.07
+    holdout: float = 0.01
+    exploration: float = 0.02
+    objectives: Mapping[TaskType, Objective] = field(default_factory=dict)
+
+
+class _Offer(NamedTuple):
+    """A pool's cost for one request."""
+
+    pool: Pool
+    cost: Cost
+    believed: Acceptance
+    drawn: float
+    """tau by the draw."""
+    value: float
+    """J at that tau, s; less a margin for the pool that the class is on."""
+
+
+class Adaptive:
+    """Sends each request to the pool on which it is expected to cost least.
+
+    Args:
+        learner: What is known.
+        knobs: Its knobs.
+        fallback: Decides while a pool is not measured.
+    """
+
+    name = "adaptive"
+
+    def __init__(self, learner: Learner, knobs: AdaptiveKnobs, *, fallback: Policy) -> None:
+        self._learner = learner
+        self._knobs = knobs
+        self._fallback = fallback
+        self._current: dict[TrafficClass, str] = {}
+
+    def strict(self, pools: Sequence[Pool], *, now: float) -> bool:
+        """Whether the rules of practice decide, for want of measurements."""
+        return bool(self._unmeasured(pools, now))
+
+    def _unmeasured(self, pools: Sequence[Pool], now: float) -> list[Pool]:
+        """Return the pools that are up and have no step times."""
+        curve = self._learner.steps.curve
+        return [pool for pool in pools if curve(pool, now=now) is None and pool.available()]
+
+    def choose(
+        self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
+    ) -> Choice:
+        """Return the pool with the least expected cost, or the one that chance takes."""
+        traffic_class = request.traffic_class
+        if traffic_class is None or len(pools) == 1:
+            return self._fallback.choose(request, pools, now=now, draws=draws)
+        pools = sorted(pools, key=_name)  # so that each has the same draw in whatever order
+        objective = self._knobs.objectives.get(traffic_class.task, Objective.TPOT)
+        chance = objective is not Objective.TTFT and not request.features.seeded
+        if chance and draws.holdout < self._knobs.holdout:
+            return _held_out(pools, draws.holdout / self._knobs.holdout)
+        if blank := self._unmeasured(pools, now):
+            return self._stale(request, pools, blank, now, draws, chance=chance)
+        length = self._length(request, traffic_class)
+        if objective is Objective.TTFT:
+            return self._queue_alone(request, pools, now, Reason.TTFT_BOUND, length)
+        if length <= SHORT_TOKENS and objective is Objective.TPOT:
+            return self._queue_alone(request, pools, now, Reason.SHORT_OUTPUT, length)
+        current = self._current.get(traffic_class)
+        offers = self._offers(request, traffic_class, pools, length, now, draws)
+        if not offers:  # none is measured, and none is up
+            return self._fallback.choose(request, pools, now=now, draws=draws)
+        best = min(offers, key=_value)
+        if chance and draws.explore < self._knobs.exploration:
+            looked_at = self._explored(traffic_class, best, offers, now)
+            if looked_at is not None:
+                return _look(best, looked_at, draws.explore / self._knobs.exploration)
+        if request.counts:
+            self._current[traffic_class] = best.pool.name
+        return self._chosen(traffic_class, best, offers, current, chance=chance)
+
+    def _length(self, request: RoutingRequest, traffic_class: TrafficClass) -> float:
+        """Return the output tokens to expect."""
+        length, limit = self._learner.lengths.believed(traffic_class), request.features.max_tokens
+        return length if limit is None else min(length, float(limit))
+
+    def _offers(
+        self,
+        request: RoutingRequest,
+        traffic_class: TrafficClass,
+        pools: Sequence[Pool],
+        length: float,
+        now: float,
+        draws: Draws,
+    ) -> list[_Offer]:
+        """Return what each measured pool costs."""
+        objective = self._knobs.objectives.get(traffic_class.task, Objective.TPOT)
+        current = self._current.get(traffic_class)
+        offers = []
+        for pool, draw in zip(pools, draws.pools, strict=False):
+            curve = self._learner.steps.curve(pool, now=now)
+            if curve is None:
+                continue
+            priced = self._cost(pool, curve, request, length, objective)
+            if pool.name == current:
+                priced = priced.times(1.0 - self._knobs.margin)
+            believed = self._learner.acceptance.believed(pool, traffic_class, now=now)
+            drawn = believed.drawn(draw)
+            offers.append(_Offer(pool, priced, believed, drawn, priced.at(drawn)))
+        return offers
+
+    def _cost(
+        self,
+        pool: Pool,
+        curve: StepCurve,
+        request: RoutingRequest,
+        length: float,
+        objective: Objective,
+    ) -> Cost:
+        """Return what `request` costs on a pool with this `curve`."""
+        in_flight = pool.in_flight
+        others = min(in_flight, float(pool.max_num_seqs))
+        idle_s = curve.values[0]
+        service = self._learner.service
+        prefill_s = service.prefill_s(pool.name, idle_step_s=idle_s)
+        prefill_s *= request.features.prompt_chars / CHARS_PER_TOKEN
+        queued = in_flight + 1.0 - pool.max_num_seqs
+        wait_s = service.wait_s(pool, queued=queued, running=others) if queued > 0.0 else 0.0
+        step_s, altruism = curve.at(others + 1.0), self._knobs.altruism
+        if objective is Objective.THROUGHPUT:  # its share of each step, and all that it adds
+            step_s, wait_s, altruism = step_s / (others + 1.0), 0.0, 1.0
+        return cost(
+            length=length,
+            step_s=step_s,
+            added_s=curve.added(others + 1.0) if altruism else 0.0,
+            others=others,
+            wait_s=wait_s,
+            prefill_s=prefill_s,
+            altruism=altruism,
+        )
+
+    def _queue_alone(
+        self,
+        request: RoutingRequest,
+        pools: Sequence[Pool],
+        now: float,
+        reason: Reason,
+        length: float,
+    ) -> Choice:
+        """Choose by wait and prefill: decoding has no say."""
+
+        def value(pool: Pool) -> tuple[float, float, str]:
+            curve = self._learner.steps.curve(pool, now=now)
+            priced = self._cost(pool, curve, request, 0.0, Objective.TPOT) if curve else None
+            return priced.fixed_s if priced else inf, pool.fullness, pool.name
+
+        pool = min(pools, key=value)
+        template = "{:.0f} tokens expected; waiting and prefill cost least here, {:.3f} s"
+        step = RuleStep(reason.value, template, (length, value(pool)[0]))
+        return Choice(pool, reason, step, {pool.name: 1.0})
+
+    def _stale(
+        self,
+        request: RoutingRequest,
+        pools: Sequence[Pool],
+        blank: Sequence[Pool],
+        now: float,
+        draws: Draws,
+        *,
+        chance: bool,
+    ) -> Choice:
+        """Choose by the rules of practice, now and then a pool that is to be measured."""
+        names = ", ".join(sorted(pool.name for pool in blank))
+        if chance and draws.explore < self._knobs.exploration:
+            pool = min(blank, key=lambda pool: (pool.fullness, pool.name))
+            step = RuleStep("explore", "{} has no step times yet", (names,))
+            return Choice(pool, Reason.EXPLORE, step, {pool.name: 1.0})
+        choice = self._fallback.choose(request, pools, now=now, draws=draws)
+        step = RuleStep(
+            "stale_fallback", "no step times of {} yet; " + choice.step.template,
+            (names, *choice.step.numbers),
+        )  # fmt: skip
+        return choice._replace(reason=Reason.STALE_FALLBACK, step=step)
+
+    def _explored(
+        self, traffic_class: TrafficClass, best: _Offer, offers: Sequence[_Offer], now: float
+    ) -> _Offer | None:
+        """Return a pool where the class was not seen of late, if looking there costs little."""
+        if best.pool.fullness >= EXPLORED_FULLNESS:
+            return None
+        for offer in sorted(offers, key=_value):
+            pool = offer.pool
+            if (
+                pool is not best.pool
+                and pool.speculates
+                and offer.value < (1.0 + EXPLORED_REGRET) * best.value
+                and pool.fullness < EXPLORED_FULLNESS
+                and self._learner.acceptance.unseen_s(pool, traffic_class, now=now) > STALE_S
+            ):
+                return offer
+        return None
+
+    def _chosen(
+        self,
+        traffic_class: TrafficClass,
+        best: _Offer,
+        offers: Sequence[_Offer],
+        current: str | None,
+        *,
+        chance: bool,
+    ) -> Choice:
+        rivals = [offer for offer in offers if offer.pool is not best.pool]
+        rival = min(rivals, key=_value)
+        if best.pool.speculates:
+            reason, bar, shown = Reason.SPECULATES, best.cost.bar(rival.value), best
+            template = "tau {:.2f} for {} beats bar {:.2f} at {:.1f} in flight"
+        else:
+            speculating = [offer for offer in rivals if offer.pool.speculates]
+            shown = min(speculating, key=_value, default=rival)
+            reason, bar = Reason.BELOW_BAR, shown.cost.bar(best.value)
+            template = "tau {:.2f} for {} is under the bar {:.2f} at {:.1f} in flight"
+        label, in_flight = traffic_class.label, shown.pool.in_flight
+        numbers: tuple[object, ...] = (shown.drawn, label, bar, in_flight)
+        if isinf(bar):
+            template = "tau {:.2f} for {} cannot make up for wait and prefill at {:.1f} in flight"
+            numbers = (shown.drawn, label, in_flight)
+        if best.pool.name == current:
+            unmargined = best.value / (1.0 - self._knobs.margin)
+            if rival.value < unmargined:
+                reason = Reason.STICKY
+                template = "stays, {} would cost {:.1%} less and the margin is {:.0%}"
+                gain = 1.0 - rival.value / unmargined
+                numbers = (rival.pool.name, gain, self._knobs.margin)
+        probabilities = self._probabilities(offers, chance=chance)
+        return Choice(best.pool, reason, RuleStep(reason.value, template, numbers), probabilities)
+
+    def _probabilities(self, offers: Sequence[_Offer], *, chance: bool) -> dict[str, float]:
+        """Return each pool's chance of being chosen, over all draws but exploration's."""
+        wins = chances(offers)
+        held_out = self._knobs.holdout if chance else 0.0
+        share = held_out / len(offers)
+        return {
+            offer.pool.name: share + (1.0 - held_out) * win
+            for offer, win in zip(offers, wins, strict=True)
+        }
+
+
+def _held_out(pools: Sequence[Pool], draw: float) -> Choice:
+    """Send to a pool by lot."""
+    pool = pools[int(draw * len(pools))]
+    step = RuleStep("holdout", "by lot, to keep {} pools measured", (len(pools),))
+    share = 1.0 / len(pools)
+    return Choice(pool, Reason.HOLDOUT, step, {pool.name: share for pool in pools})
+
+
+def _look(best: _Offer, other: _Offer, draw: float) -> Choice:
+    """Toss a coin between the best pool and the one to look at, for the sake of causality."""
+    pool = best.pool if draw < 0.5 else other.pool
+    template = "{} was not seen there of late; by a coin between {} and {}"
+    names = sorted((best.pool.name, other.pool.name))
+    step = RuleStep("explore", template, (other.pool.name, *names))
+    return Choice(pool, Reason.EXPLORE, step, dict.fromkeys(names, 0.5))
+
+
+def _name(pool: Pool) -> str:
+    return pool.name
+
+
+def _value(offer: _Offer) -> tuple[float, float, str]:
+    return offer.value, offer.pool.fullness, offer.pool.name
+
+
+_CELLS = 16
+
+
+def chances(offers: Sequence[_Offer]) -> list[float]:
+    """Return the chance of each offer to be the least when tau is drawn for all.
+
+    Exact where at most one of them speculates, as draws are independent; else by midpoints.
+    """
+    won = []
+    for mine in offers:
+        others = [offer for offer in offers if offer is not mine]
+        cells = _CELLS if mine.believed.sd else 1
+        total = 0.0
+        for cell in range(cells):
+            value = mine.cost.at(mine.believed.drawn((cell + 0.5) / cells))
+            beaten = 1.0
+            for other in others:
+                beaten *= 1.0 - other.believed.chance_above(other.cost.bar(value))
+            total += beaten
+        won.append(total / cells)
+    scale = sum(won) or 1.0
+    return [win / scale for win in won]

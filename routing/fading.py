@@ -1,0 +1,109 @@
+"""Sums that fade: what every estimate here is made of, so that workers can add theirs up."""
+
+from dataclasses import dataclass
+from math import exp, exp2, log
+from typing import Self
+
+CLIP = 0.2
+"""A value counts as at most this far (in its logarithm) from what is typical: small enough that a
+gap in which others were prefilled, ten times as long, moves the mean no more than the median."""
+UNCLIPPED = 5.0
+"""Weight after which there is something typical to be far from."""
+
+
+@dataclass(slots=True)
+class Typical:
+    """About the median of positive values: the mean of their logarithms, outliers drawn in.
+
+    Attributes:
+        weight: Values seen, faded.
+        total: Their logarithms, weighted.
+        seen_at: When one was last added (s, monotonic).
+    """
+
+    weight: float = 0.0
+    total: float = 0.0
+    seen_at: float = 0.0
+
+    def add(self, value: float, *, memory: float, now: float, weight: float = 1.0) -> float:
+        """Add `value` > 0, keeping `memory` of what was before.
+
+        Returns:
+            How far its logarithm was from the mean, drawn in; 0 for the first.
+        """
+        logarithm = log(value)
+        surprise = 0.0
+        if self.weight:
+            mean = self.total / self.weight
+            surprise = logarithm - mean
+            if self.weight > UNCLIPPED:
+                surprise = min(max(surprise, -CLIP), CLIP)
+            logarithm = mean + surprise
+        self.weight = memory * self.weight + weight
+        self.total = memory * self.total + weight * logarithm
+        self.seen_at = now
+        return surprise
+
+    def merge(self, other: Self, *, half_life_s: float) -> None:
+        """Add another worker's; the older of both fades to the age of the newer."""
+        now = max(self.seen_at, other.seen_at)
+        mine, theirs = self.fresh(now, half_life_s), other.fresh(now, half_life_s)
+        self.weight = mine * self.weight + theirs * other.weight
+        self.total = mine * self.total + theirs * other.total
+        self.seen_at = now
+
+    def fresh(self, now: float, half_life_s: float) -> float:
+        """Return the share of the weight that still counts at `now`."""
+        return exp2(-max(0.0, now - self.seen_at) / half_life_s)
+
+    @property
+    def value(self) -> float:
+        """The typical value; 1 before any."""
+        return exp(self.total / self.weight) if self.weight else 1.0
+
+
+@dataclass(slots=True)
+class Moments:
+    """Count, sum and sum of squares of values.
+
+    Attributes:
+        count: Values seen, faded.
+        total: Their sum.
+        squares: The sum of their squares.
+        seen_at: When one was last added (s, monotonic).
+    """
+
+    count: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    seen_at: float = 0.0
+
+    def add(self, value: float, *, memory: float, now: float) -> None:
+        """Add `value`, keeping `memory` of what was before."""
+        self.count = memory * self.count + 1.0
+        self.total = memory * self.total + value
+        self.squares = memory * self.squares + value * value
+        self.seen_at = now
+
+    def merge(self, other: Self, *, half_life_s: float) -> None:
+        """Add another worker's; the older of both fades to the age of the newer."""
+        now = max(self.seen_at, other.seen_at)
+        mine = exp2(-(now - self.seen_at) / half_life_s)
+        theirs = exp2(-(now - other.seen_at) / half_life_s)
+        self.count = mine * self.count + theirs * other.count
+        self.total = mine * self.total + theirs * other.total
+        self.squares = mine * self.squares + theirs * other.squares
+        self.seen_at = now
+
+    @property
+    def mean(self) -> float:
+        """The mean; 0 before any."""
+        return self.total / self.count if self.count else 0.0
+
+    @property
+    def variance(self) -> float:
+        """The variance of the values; 0 for fewer than two."""
+        if self.count <= 1.0:
+            return 0.0
+        spread = max(0.0, self.squares - self.total * self.mean)
+        return spread / (self.count - 1.0)

@@ -1,0 +1,126 @@
+"""Everything learnt from traffic, in one place: sums that fade, add up and can be kept."""
+
+from collections.abc import Callable
+
+from routing.acceptance import AcceptanceBook
+from routing.causal import CausalBook
+from routing.decision import Outcome
+from routing.expectations import Expectation, expectation
+from routing.pools import Backend, Pool, Speculation
+from routing.steps import StepBook
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket
+from routing.work import LengthBook, ServiceBook
+
+Expected = Callable[[Speculation, int, TaskType, TemperatureBucket], Expectation]
+
+_STEPS_BEFORE = 1.5
+"""Steps in a request's time to its first token that are not its prompt's: half of the one under
+way when it came, and the one it is computed in."""
+
+
+class Learner:
+    """What a gateway knows of its pools and its traffic.
+
+    Args:
+        expected: What a class accepts before it was seen; the table of published figures by
+            default.
+
+    Attributes:
+        acceptance: Tokens per step, by pool and class.
+        steps: Step times, by backend and in-flight count.
+        lengths: Output lengths, by class.
+        service: Prefill and service times, by pool.
+        causal: What chance showed of the pools' speed.
+    """
+
+    def __init__(self, expected: Expected = expectation) -> None:
+        self.acceptance = AcceptanceBook(expected)
+        self.steps = StepBook()
+        self.lengths = LengthBook()
+        self.service = ServiceBook()
+        self.causal = CausalBook()
+
+    def observe(self, outcome: Outcome, *, now: float) -> None:
+        """Learn from a finished request at `now` (s, monotonic)."""
+        pool, traffic_class = outcome.pool, outcome.traffic_class
+        if pool.speculates and outcome.accepted is not None:
+            self.acceptance.add(
+                pool,
+                traffic_class,
+                tokens=outcome.tokens - 1,
+                accepted=outcome.accepted,
+                drafted=outcome.drafted,
+                now=now,
+            )
+        self.lengths.add(traffic_class, outcome.tokens, now=now)
+        if outcome.tpot_s is not None:
+            self.service.add_service(pool.name, outcome.tpot_s * (outcome.tokens - 1), now=now)
+            if outcome.randomised:
+                self.causal.add(pool.name, traffic_class, outcome.tpot_s, now=now)
+        self._learn_step(outcome, now)
+        self._learn_prefill(outcome, now)
+
+    def _learn_step(self, outcome: Outcome, now: float) -> None:
+        """Take the mean step of an answer that did not stream, and so showed no gaps."""
+        backend, decoded = outcome.backend, outcome.tokens - 1
+        if backend is None or outcome.ttft_s is not None or outcome.tpot_s is None:
+            return
+        steps = max(1, decoded - (outcome.accepted or 0))
+        self.stepped(
+            outcome.pool,
+            backend,
+            outcome.tpot_s * decoded / steps,
+            in_flight=max(1, outcome.in_flight),
+            now=now,
+            count=steps,
+        )
+
+    def _learn_prefill(self, outcome: Outcome, now: float) -> None:
+        pool = outcome.pool
+        if outcome.ttft_s is None or not outcome.prompt_tokens or outcome.in_flight < 1:
+            return
+        curve = self.steps.curve(pool, now=now)
+        if curve is None or outcome.in_flight > pool.max_num_seqs:
+            return  # it may have waited in the queue
+        under_way = _STEPS_BEFORE if outcome.in_flight > 1 else 1.0
+        seconds = outcome.ttft_s - under_way * curve.at(outcome.in_flight)
+        self.service.add_prefill(pool.name, seconds=seconds, tokens=outcome.prompt_tokens, now=now)
+
+    def stepped(
+        self,
+        pool: Pool,
+        backend: Backend,
+        gap_s: float,
+        *,
+        in_flight: int,
+        now: float,
+        count: int = 1,
+    ) -> None:
+        """Learn from the gap between two chunks of a stream: one engine step.
+
+        Args:
+            pool: The backend's pool.
+            backend: Where it happened.
+            gap_s: Seconds between them.
+            in_flight: Requests on the backend, those in its queue included.
+            now: Seconds, monotonic.
+            count: Streams that showed this same gap.
+        """
+        running = min(in_flight, pool.max_num_seqs)
+        self.steps.add(pool.name, backend.name, gap_s, in_flight=running, now=now, count=count)
+
+    def merge(self, other: "Learner") -> None:
+        """Add what another worker has seen."""
+        self.acceptance.merge(other.acceptance)
+        self.steps.merge(other.steps)
+        self.lengths.merge(other.lengths)
+        self.service.merge(other.service)
+        self.causal.merge(other.causal)
+
+    def forget(self, pool: str) -> None:
+        """Drop what was learnt about `pool`: its servers started anew, perhaps as others."""
+        self.acceptance.forget(pool)
+        self.steps.forget(pool)
+        self.service.forget(pool)
+        self.causal.forget(pool)

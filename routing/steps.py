@@ -1,0 +1,237 @@
+"""How long an engine step takes with `b` requests in flight, learnt from the gaps between chunks.
+
+One chunk of a stream is one engine step, so the gap between two of them is a step's time, known
+one step later: no loop through finished requests, whose delay makes routers swing. Gaps go into
+bins by in-flight count (1, 2 to 3, 4 to 7, ... 256 and more), as faded sums per backend. A pool's
+curve is made of its backends' bins: a line through them, which fills what was never seen and says
+what one more request adds, then each bin as far as its weight goes, then made monotone. A quick
+factor on top follows what a long memory is slow to see.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, exp2
+from typing import NamedTuple
+
+from routing.fading import Typical
+from routing.pools import Pool
+
+KNOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Requests in flight at the lower edge of each bin, where the curve has its values."""
+MEMORY_STEPS = 500.0
+"""Steps that a bin remembers: 4 s of an 8B model on an H100, 20 s of a small one on a CPU."""
+QUICK_STEPS = 40.0
+"""Steps that the quick factor remembers."""
+QUICK_HALF_LIFE_S = 10.0
+"""An idle pool's quick factor fades: what slowed it may be over."""
+HALF_LIFE_S = 1800.0
+"""Bins fade by the clock too."""
+MEASURED_STEPS = 10.0
+"""Weight of all bins, in steps, from which a pool counts as measured."""
+
+TOKEN_SHARE = 0.005
+"""What a token adds to a step, as a share of an idle one, before it was seen: .003 on H100s (8B
+and 70B, arXiv 2601.11580), .025 on a CPU."""
+DRAFTING_SHARE = 0.4
+"""Share of steps in which a method that copies drafts (SpecDecode-Bench traces: .2 to .8)."""
+_LINE_SPREAD = 8.0
+"""The assumed slope counts as much as a bin of full weight this many requests off the mean."""
+_LINE_STEPS = 20.0
+"""Steps after which a bin counts as much as the line; also the line's most for one bin is ten of
+these, so that a busy bin does not drown the others."""
+_REFIT_S = 0.25
+
+
+class StepCurve(NamedTuple):
+    """A pool's step time over its in-flight count.
+
+    Attributes:
+        values: Seconds at each of `KNOTS`, rising.
+        slope: Seconds that a request adds beyond the last knot.
+        quick: Factor of the present on all of it.
+    """
+
+    values: tuple[float, ...]
+    slope: float
+    quick: float
+
+    def at(self, in_flight: float) -> float:
+        """Return the step time in seconds with `in_flight` requests; below 1 as with one."""
+        index = bisect_right(KNOTS, in_flight)
+        values = self.values
+        if index == 0:
+            return values[0] * self.quick
+        if index == len(KNOTS):
+            return (values[-1] + self.slope * (in_flight - KNOTS[-1])) * self.quick
+        low, high = KNOTS[index - 1], KNOTS[index]
+        share = (in_flight - low) / (high - low)
+        return (values[index - 1] + share * (values[index] - values[index - 1])) * self.quick
+
+    def added(self, in_flight: float) -> float:
+        """Return what one more request adds to a step, s: the slope about there.
+
+        Between half as many and twice as many, since neighbouring knots are noisy.
+        """
+        low, high = max(1.0, in_flight / 2), max(2.0, in_flight * 2)
+        return (self.at(high) - self.at(low)) / (high - low)
+
+
+@dataclass(slots=True)
+class StepSums:
+    """One backend's bins.
+
+    Attributes:
+        bins: Step times by in-flight count.
+        crowds: In-flight counts in each bin, for its centre.
+        quick: Recent gaps over what their bins had been: sums of logarithms and weights.
+    """
+
+    bins: list[Typical] = field(default_factory=lambda: [Typical() for _ in KNOTS])
+    crowds: list[float] = field(default_factory=lambda: [0.0] * len(KNOTS))
+    quick: Typical = field(default_factory=Typical)
+
+    def add(self, gap_s: float, *, in_flight: int, now: float, count: int) -> None:
+        """Add a gap that `count` streams showed; all streams of a step weigh as one step."""
+        index = min(in_flight.bit_length(), len(KNOTS)) - 1
+        weight = min(1.0, count / in_flight)
+        memory = 1.0 - weight / MEMORY_STEPS
+        surprise = self.bins[index].add(gap_s, memory=memory, now=now, weight=weight)
+        self.crowds[index] = memory * self.crowds[index] + weight * in_flight
+        quick = self.quick
+        kept = 1.0 - weight / QUICK_STEPS
+        quick.weight = kept * quick.weight + weight
+        quick.total = kept * quick.total + weight * surprise
+        quick.seen_at = now
+
+    def merge(self, other: "StepSums") -> None:
+        """Add another worker's."""
+        for index, (mine, theirs) in enumerate(zip(self.bins, other.bins, strict=True)):
+            now = max(mine.seen_at, theirs.seen_at)
+            self.crowds[index] = mine.fresh(now, HALF_LIFE_S) * self.crowds[index]
+            self.crowds[index] += theirs.fresh(now, HALF_LIFE_S) * other.crowds[index]
+            mine.merge(theirs, half_life_s=HALF_LIFE_S)
+        self.quick.merge(other.quick, half_life_s=QUICK_HALF_LIFE_S)
+
+
+class _Point(NamedTuple):
+    crowd: float
+    step_s: float
+    weight: float
+
+
+class StepBook:
+    """Step times of every backend seen, and the curves of their pools."""
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, str], StepSums] = {}
+        self._curves: dict[str, tuple[float, StepCurve | None]] = {}
+
+    def add(
+        self, pool: str, backend: str, gap_s: float, *, in_flight: int, now: float, count: int = 1
+    ) -> None:
+        """Add the gap between two chunks of a stream.
+
+        Args:
+            pool: Its pool's name.
+            backend: Its backend's name.
+            gap_s: Seconds, > 0; others are left out.
+            in_flight: Requests on the backend, at least 1.
+            now: Seconds, monotonic.
+            count: Streams that showed this same gap.
+        """
+        if gap_s <= 0.0 or in_flight < 1:
+            return
+        sums = self.sums.get((pool, backend))
+        if sums is None:
+            sums = self.sums[pool, backend] = StepSums()
+        sums.add(gap_s, in_flight=in_flight, now=now, count=count)
+
+    def curve(self, pool: Pool, *, now: float) -> StepCurve | None:
+        """Return `pool`'s curve, at most `_REFIT_S` old; None while it is not measured."""
+        made = self._curves.get(pool.name)
+        if made is None or not 0.0 <= now - made[0] < _REFIT_S:
+            merged = StepSums()
+            for (name, _), sums in self.sums.items():
+                if name == pool.name:
+                    merged.merge(sums)
+            made = self._curves[pool.name] = (now, _fitted(merged, pool, now))
+        return made[1]
+
+    def merge(self, other: "StepBook") -> None:
+        """Add what another worker has seen."""
+        for key, sums in other.sums.items():
+            self.sums.setdefault(key, StepSums()).merge(sums)
+        self._curves.clear()
+
+    def forget(self, pool: str) -> None:
+        """Drop what was learnt about `pool`."""
+        self.sums = {key: sums for key, sums in self.sums.items() if key[0] != pool}
+        self._curves.pop(pool, None)
+
+
+def tokens_per_step(pool: Pool) -> float:
+    """Return how many tokens a step computes per request, drafts to verify included."""
+    share = 1.0 if pool.speculation.drafts_every_step else DRAFTING_SHARE
+    return 1.0 + share * pool.k
+
+
+def _fitted(sums: StepSums, pool: Pool, now: float) -> StepCurve | None:
+    points = dict(_points(sums, now))
+    if sum(point.weight for point in points.values()) < MEASURED_STEPS:
+        return None
+    start, slope = _line(points, TOKEN_SHARE * tokens_per_step(pool))
+    values, weights = [], []
+    for index, knot in enumerate(KNOTS):
+        value, weight = start + slope * knot, _LINE_STEPS
+        if (point := points.get(index)) is not None:
+            seen = point.step_s + slope * (knot - point.crowd)
+            value = (value * weight + seen * point.weight) / (weight + point.weight)
+            weight += point.weight
+        values.append(value)
+        weights.append(weight)
+    quick = sums.quick
+    fresh = exp2(-max(0.0, now - quick.seen_at) / QUICK_HALF_LIFE_S)
+    factor = exp(fresh * quick.total / quick.weight) if quick.weight else 1.0
+    return StepCurve(tuple(rising(values, weights)), slope, factor)
+
+
+def _points(sums: StepSums, now: float) -> Iterator[tuple[int, _Point]]:
+    for index, (times, crowd) in enumerate(zip(sums.bins, sums.crowds, strict=True)):
+        weight = times.weight * times.fresh(now, HALF_LIFE_S)
+        if weight > 0.0:
+            yield index, _Point(crowd / times.weight, times.value, weight)
+
+
+def _line(points: Mapping[int, _Point], share: float) -> tuple[float, float]:
+    """Return intercept and slope of the line through the bins; it starts positive and rises."""
+    most = 10.0 * _LINE_STEPS
+    weighed = [(p.crowd, p.step_s, min(p.weight, most)) for p in points.values()]
+    total = sum(weight for *_, weight in weighed)
+    crowd = sum(x * weight for x, _, weight in weighed) / total
+    step_s = sum(y * weight for _, y, weight in weighed) / total
+    assumed = share * step_s / (1.0 + share * crowd)
+    prior = _LINE_STEPS * _LINE_SPREAD**2
+    slope = (
+        sum(weight * (x - crowd) * (y - step_s) for x, y, weight in weighed) + prior * assumed
+    ) / (sum(weight * (x - crowd) ** 2 for x, _, weight in weighed) + prior)
+    slope = min(max(slope, 0.0), 0.9 * step_s / crowd)
+    return step_s - slope * crowd, slope
+
+
+def rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Return the nearest rising sequence to `values`: pool adjacent violators."""
+    blocks: list[tuple[float, float, int]] = []
+    for value, weight in zip(values, weights, strict=True):
+        block = value, weight, 1
+        while blocks and blocks[-1][0] > block[0]:
+            block = _pooled(blocks.pop(), block)
+        blocks.append(block)
+    return [value for value, _, size in blocks for _ in range(size)]
+
+
+def _pooled(
+    one: tuple[float, float, int], other: tuple[float, float, int]
+) -> tuple[float, float, int]:
+    weight = one[1] + other[1]
+    return (one[0] * one[1] + other[0] * other[1]) / weight, weight, one[2] + other[2]

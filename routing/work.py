@@ -1,0 +1,114 @@
+"""How much work a request is: tokens it will write, what its prompt and its wait cost a pool."""
+
+from math import exp, log
+
+from routing.fading import Moments, Typical
+from routing.pools import Pool
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket, TrafficClass
+
+HALF_LIFE_S = 1800.0
+REQUESTS_KEPT = 0.98
+"""What a request leaves of the values before it: a memory of about 50."""
+
+LENGTH = 129.0
+"""Output tokens of a request of which nothing is known: the median of Azure's conversation trace
+(2023)."""
+_LENGTH_REQUESTS = 3.0
+"""Requests after which a task's own lengths count as much as that, and a class's as its task's."""
+
+PREFILL_SHARE = 0.003
+"""What computing a prompt token takes, as a share of an idle step, before it was seen: 21 us of
+7.1 ms for an 8B model on an H100 (arXiv 2601.11580)."""
+_PREFILL_REQUESTS = 3.0
+
+_LengthKey = tuple[str, TaskType, TemperatureBucket | None]
+
+
+class LengthBook:
+    """Typical output length of each class, in tokens."""
+
+    def __init__(self) -> None:
+        self.sums: dict[_LengthKey, Typical] = {}
+
+    def add(self, traffic_class: TrafficClass, tokens: int, *, now: float) -> None:
+        """Add the output of a finished request."""
+        if tokens < 1:
+            return
+        for key in _length_keys(traffic_class):
+            sums = self.sums.setdefault(key, Typical(seen_at=now))
+            kept = REQUESTS_KEPT * sums.fresh(now, HALF_LIFE_S)
+            # Lengths are spread over orders of magnitude: none is an outlier.
+            sums.weight = kept * sums.weight + 1.0
+            sums.total = kept * sums.total + log(tokens)
+            sums.seen_at = now
+
+    def believed(self, traffic_class: TrafficClass) -> float:
+        """Return the output tokens to expect of `traffic_class`, about their median."""
+        expected, weight = log(LENGTH), _LENGTH_REQUESTS
+        for key in _length_keys(traffic_class):
+            if (sums := self.sums.get(key)) is not None:
+                expected = (sums.total + weight * expected) / (sums.weight + weight)
+        return exp(expected)
+
+    def merge(self, other: "LengthBook") -> None:
+        """Add what another worker has seen."""
+        for key, sums in other.sums.items():
+            self.sums.setdefault(key, Typical()).merge(sums, half_life_s=HALF_LIFE_S)
+
+
+def _length_keys(traffic_class: TrafficClass) -> tuple[_LengthKey, _LengthKey]:
+    model, task = traffic_class.model, traffic_class.task
+    return (model, task, None), (model, task, traffic_class.bucket)
+
+
+class ServiceBook:
+    """What each pool takes to compute a prompt token, and to serve a request it has begun."""
+
+    def __init__(self) -> None:
+        self.prefill: dict[str, Typical] = {}
+        self.service: dict[str, Moments] = {}
+
+    def add_prefill(self, pool: str, *, seconds: float, tokens: int, now: float) -> None:
+        """Add a prompt of `tokens` that took `seconds` from its sending to its first token.
+
+        The step that was under way is to be left out of `seconds`; nothing is learnt from none.
+        """
+        if seconds > 0.0 and tokens > 0:
+            sums = self.prefill.setdefault(pool, Typical())
+            sums.add(seconds / tokens, memory=REQUESTS_KEPT, now=now)
+
+    def add_service(self, pool: str, seconds: float, *, now: float) -> None:
+        """Add the time that a finished request spent in the batch, s."""
+        self.service.setdefault(pool, Moments()).add(seconds, memory=REQUESTS_KEPT, now=now)
+
+    def prefill_s(self, pool: str, *, idle_step_s: float) -> float:
+        """Return seconds per prompt token on `pool`, given its step time when idle."""
+        assumed = PREFILL_SHARE * idle_step_s
+        sums = self.prefill.get(pool)
+        if sums is None or not sums.weight:
+            return assumed
+        weight = sums.weight + _PREFILL_REQUESTS
+        return exp((sums.total + _PREFILL_REQUESTS * log(assumed)) / weight)
+
+    def wait_s(self, pool: Pool, *, queued: float, running: float) -> float:
+        """Return the wait of a request behind `queued` others, with `running` in the batch.
+
+        One leaves the batch every (service time / running).
+        """
+        service = self.service.get(pool.name)
+        if queued <= 0.0 or service is None:
+            return 0.0
+        return queued * service.mean / max(1.0, running)
+
+    def merge(self, other: "ServiceBook") -> None:
+        """Add what another worker has seen."""
+        for name, typical in other.prefill.items():
+            self.prefill.setdefault(name, Typical()).merge(typical, half_life_s=HALF_LIFE_S)
+        for name, moments in other.service.items():
+            self.service.setdefault(name, Moments()).merge(moments, half_life_s=HALF_LIFE_S)
+
+    def forget(self, pool: str) -> None:
+        """Drop what was learnt about `pool`."""
+        self.prefill.pop(pool, None)
+        self.service.pop(pool, None)
