@@ -16,6 +16,7 @@ from proxy.discovery import Discovery
 from proxy.downstream import Receive, Scope, Send
 from proxy.fleet import Fleet, Member
 from proxy.lifecycle import Lifecycle
+from proxy.memory import Memory
 from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
 from proxy.pipeline import Pipeline
@@ -121,13 +122,18 @@ def create_app(
         clock=clock,
     )
 
+    memory = Memory(router.learner, fleet, settings=settings.learning, clock=clock)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with client, upstream, asyncio.TaskGroup() as group:
             await prober.first_round()
-            probing = group.create_task(prober.run())
+            memory.load()
+            tasks = [group.create_task(prober.run()), group.create_task(memory.run())]
             yield
-            probing.cancel()
+            for task in tasks:
+                task.cancel()
+            memory.save()
 
     api = build_api(
         fleet=fleet,

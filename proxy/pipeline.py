@@ -13,6 +13,7 @@ import random
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 from config.settings import Settings
@@ -204,6 +205,8 @@ class Pipeline:
         body, hidden = self._body_for(exchange, member)
         downstream = exchange.downstream
         decision.backend.in_flight += 1
+        exchange.record.sent_at = self._clock()
+        exchange.record.in_flight = decision.backend.in_flight
         try:
             async with self._upstream.open(
                 member,
@@ -269,6 +272,7 @@ class Pipeline:
                 clock=self._clock,
                 hidden=hidden,
                 on_response_id=keep,
+                on_gap=partial(self._note_gap, decision),
             )
             await relay.run()
         else:
@@ -276,6 +280,10 @@ class Pipeline:
                 answer, downstream, dialect=dialect, record=record, on_response_id=keep
             )
         self._note_reports(exchange, member)
+
+    def _note_gap(self, decision: Decision, gap_s: float, now: float) -> None:
+        backend = decision.backend
+        self._router.stepped(decision.pool, backend, gap_s, in_flight=backend.in_flight, now=now)
 
     def _note_reports(self, exchange: Exchange, member: Member) -> None:
         """Remember whether a speculating server tells acceptance per request."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from routing.decision import Decision, Outcome
+from routing.decision import Decision, Outcome, Reason
 from routing.traffic import TrafficClass
 
 
@@ -42,6 +42,8 @@ class RequestRecord:
         stream: Whether the answer streams.
         decision: The last decision made for it.
         tries: Backends it was sent to.
+        sent_at: When it was last sent to one.
+        in_flight: Requests on that backend then, itself included.
         ending: How it ended.
         status: HTTP status sent to the client, or None when none was.
         error: Kind of the gateway's own error, if it made one.
@@ -66,6 +68,8 @@ class RequestRecord:
     stream: bool = False
     decision: Decision | None = None
     tries: int = 0
+    sent_at: float | None = None
+    in_flight: int = 0
     ending: Ending = Ending.FAILED
     status: int | None = None
     error: str | None = None
@@ -128,6 +132,17 @@ class RequestRecord:
             tokens=self.completion_tokens,
             accepted=self.accepted,
             drafted=self.drafted or 0,
-            ttft_s=self.ttft_s,
+            ttft_s=self._first_after_s,
             tpot_s=self.tpot_s,
+            backend=decision.backend,
+            in_flight=self.in_flight,
+            prompt_tokens=self.prompt_tokens,
+            randomised=decision.reason in (Reason.HOLDOUT, Reason.EXPLORE),
         )
+
+    @property
+    def _first_after_s(self) -> float | None:
+        """Seconds from the last sending to the first token; what was tried before is left out."""
+        if self.first_token_at is None or self.sent_at is None:
+            return None
+        return self.first_token_at - self.sent_at

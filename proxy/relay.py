@@ -56,6 +56,7 @@ class StreamRelay:
         clock: Seconds, monotonic.
         hidden: What to take out.
         on_response_id: Told the id of a stored response.
+        on_gap: Told the seconds between two chunks with output, and when the later one came.
 
     Attributes:
         usage: The last usage that was read.
@@ -71,6 +72,7 @@ class StreamRelay:
         clock: Callable[[], float],
         hidden: Hidden,
         on_response_id: Callable[[str], None],
+        on_gap: Callable[[float, float], None],
     ) -> None:
         self.usage: Usage | None = None
         self._answer = answer
@@ -80,6 +82,7 @@ class StreamRelay:
         self._clock = clock
         self._hidden = hidden
         self._on_response_id = on_response_id
+        self._on_gap = on_gap
         self._splitter = EventSplitter()
         self._deltas = 0
         self._counted_chunks = 0
@@ -179,6 +182,7 @@ class StreamRelay:
     def _note(self, events: list[bytes], now: float) -> None:
         """Take the times and counts of `events`, which arrived at `now`."""
         dialect, record = self._dialect, self._record
+        before, deltas = record.last_token_at, self._deltas
         for raw in events:
             if dialect.has_tokens(raw):
                 if record.first_token_at is None:
@@ -192,6 +196,8 @@ class StreamRelay:
                 self._read_usage(raw)
             if dialect.is_end(raw):
                 self._ended = True
+        if before is not None and self._deltas > deltas:
+            self._on_gap((now - before) / (self._deltas - deltas), now)
 
     def _read_usage(self, raw: bytes) -> None:
         data = read_json(payload(raw))

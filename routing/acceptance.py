@@ -203,7 +203,7 @@ class AcceptanceBook:
     ) -> None:
         self._expected = expected
         self._beliefs: dict[tuple[str, TrafficClass], tuple[float, Acceptance]] = {}
-        self._sums: dict[_Key, AcceptanceSums] = {}
+        self.sums: dict[_Key, AcceptanceSums] = {}
         self._drift: dict[_Key, _Drift] = {}
 
     def add(
@@ -233,7 +233,7 @@ class AcceptanceBook:
         m0, _ = self._expected(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
         self._beliefs.pop((pool.name, traffic_class), None)
         for key in _path(pool, traffic_class):
-            self._sums.setdefault(key, AcceptanceSums(seen_at=now)).add(
+            self.sums.setdefault(key, AcceptanceSums(seen_at=now)).add(
                 steps=steps, accepted=accepted, drafted=drafted, expected=steps * m0, now=now
             )
 
@@ -245,7 +245,7 @@ class AcceptanceBook:
         They are held against the class's own past: a wrong expectation is no drift.
         """
         *_, key = _path(pool, traffic_class)
-        sums = self._sums.get(key)
+        sums = self.sums.get(key)
         if sums is None or sums.requests < SETTLED:
             return
         mean = sums.accepted / sums.steps
@@ -283,7 +283,7 @@ class AcceptanceBook:
     def _at(self, key: _Key, now: float) -> AcceptanceSums:
         """Return a node's sums as they count at `now`."""
         faded = AcceptanceSums(seen_at=now)
-        if (sums := self._sums.get(key)) is not None:
+        if (sums := self.sums.get(key)) is not None:
             faded.merge(sums)
         return faded
 
@@ -295,18 +295,18 @@ class AcceptanceBook:
     def unseen_s(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> float:
         """Return seconds since the class was last seen on `pool`; infinite if it never was."""
         *_, key = _path(pool, traffic_class)
-        sums = self._sums.get(key)
+        sums = self.sums.get(key)
         return inf if sums is None else now - sums.seen_at
 
     def merge(self, other: "AcceptanceBook") -> None:
         """Add what another worker has seen."""
-        for key, sums in other._sums.items():
-            self._sums.setdefault(key, AcceptanceSums(seen_at=sums.seen_at)).merge(sums)
+        for key, sums in other.sums.items():
+            self.sums.setdefault(key, AcceptanceSums(seen_at=sums.seen_at)).merge(sums)
         self._beliefs.clear()
 
     def forget(self, pool: str) -> None:
         """Drop what was learnt about `pool`: its draft may be another one."""
-        self._sums = {key: sums for key, sums in self._sums.items() if key[0] != pool}
+        self.sums = {key: sums for key, sums in self.sums.items() if key[0] != pool}
         self._drift = {key: drift for key, drift in self._drift.items() if key[0] != pool}
         self._beliefs = {key: kept for key, kept in self._beliefs.items() if key[0] != pool}
 

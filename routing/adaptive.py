@@ -180,13 +180,14 @@ class Adaptive:
         prefill_s *= request.features.prompt_chars / CHARS_PER_TOKEN
         queued = in_flight + 1.0 - pool.max_num_seqs
         wait_s = service.wait_s(pool, queued=queued, running=others) if queued > 0.0 else 0.0
-        step_s, altruism = curve.at(others + 1.0), self._knobs.altruism
+        step_s, added_s = curve.at(others + 1.0)
+        altruism = self._knobs.altruism
         if objective is Objective.THROUGHPUT:  # its share of each step, and all that it adds
             step_s, wait_s, altruism = step_s / (others + 1.0), 0.0, 1.0
         return cost(
             length=length,
             step_s=step_s,
-            added_s=curve.added(others + 1.0) if altruism else 0.0,
+            added_s=added_s,
             others=others,
             wait_s=wait_s,
             prefill_s=prefill_s,
@@ -324,25 +325,47 @@ def _value(offer: _Offer) -> tuple[float, float, str]:
     return offer.value, offer.pool.fullness, offer.pool.name
 
 
-_CELLS = 16
+_CELLS = 8
+_SURE = 3.0
+"""Standard deviations beyond which a draw is not reckoned with, where several are drawn."""
 
 
 def chances(offers: Sequence[_Offer]) -> list[float]:
     """Return the chance of each offer to be the least when tau is drawn for all.
 
-    Exact where at most one of them speculates, as draws are independent; else by midpoints.
+    Exact where one of them speculates, as a draw is above its bar or not; else by midpoints of
+    equally likely cells, among those that can be the least at all.
     """
+    drawn = [offer for offer in offers if offer.believed.sd]
+    if len(drawn) <= 1:
+        return _chances_of_one(offers, drawn)
+    within = min(offer.cost.at(max(1.0, _far(offer, -_SURE))) for offer in offers)
     won = []
     for mine in offers:
-        others = [offer for offer in offers if offer is not mine]
+        if mine.cost.at(_far(mine, _SURE)) > within:
+            won.append(0.0)
+            continue
         cells = _CELLS if mine.believed.sd else 1
         total = 0.0
         for cell in range(cells):
             value = mine.cost.at(mine.believed.drawn((cell + 0.5) / cells))
             beaten = 1.0
-            for other in others:
-                beaten *= 1.0 - other.believed.chance_above(other.cost.bar(value))
+            for other in offers:
+                if other is not mine:
+                    beaten *= 1.0 - other.believed.chance_above(other.cost.bar(value))
             total += beaten
         won.append(total / cells)
-    scale = sum(won) or 1.0
+    scale = sum(won)
     return [win / scale for win in won]
+
+
+def _chances_of_one(offers: Sequence[_Offer], drawn: Sequence[_Offer]) -> list[float]:
+    best = min((offer for offer in offers if offer not in drawn), key=_value, default=None)
+    if best is None or not drawn:
+        return [float(offer is (best or offer)) for offer in offers]
+    wins = drawn[0].believed.chance_above(drawn[0].cost.bar(best.value))
+    return [wins if offer is drawn[0] else (1.0 - wins) * (offer is best) for offer in offers]
+
+
+def _far(offer: _Offer, deviations: float) -> float:
+    return offer.believed.tau + deviations * offer.believed.sd

@@ -84,7 +84,7 @@ class Learner:
         if curve is None or outcome.in_flight > pool.max_num_seqs:
             return  # it may have waited in the queue
         under_way = _STEPS_BEFORE if outcome.in_flight > 1 else 1.0
-        seconds = outcome.ttft_s - under_way * curve.at(outcome.in_flight)
+        seconds = outcome.ttft_s - under_way * curve.at(outcome.in_flight)[0]
         self.service.add_prefill(pool.name, seconds=seconds, tokens=outcome.prompt_tokens, now=now)
 
     def stepped(

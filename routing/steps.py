@@ -48,33 +48,34 @@ class StepCurve(NamedTuple):
 
     Attributes:
         values: Seconds at each of `KNOTS`, rising.
-        slope: Seconds that a request adds beyond the last knot.
+        added: What one more request adds there, s: the slope from half as many to twice as many,
+            since neighbouring knots are noisy.
         quick: Factor of the present on all of it.
     """
 
     values: tuple[float, ...]
-    slope: float
+    added: tuple[float, ...]
     quick: float
 
-    def at(self, in_flight: float) -> float:
-        """Return the step time in seconds with `in_flight` requests; below 1 as with one."""
+    def at(self, in_flight: float) -> tuple[float, float]:
+        """Return the step time with `in_flight` requests, and what one more adds, s.
+
+        Below 1 as with one; beyond the last knot the slope there goes on.
+        """
+        values, added, quick = self.values, self.added, self.quick
         index = bisect_right(KNOTS, in_flight)
-        values = self.values
         if index == 0:
-            return values[0] * self.quick
+            return values[0] * quick, added[0] * quick
         if index == len(KNOTS):
-            return (values[-1] + self.slope * (in_flight - KNOTS[-1])) * self.quick
+            beyond = in_flight - KNOTS[-1]
+            return (values[-1] + added[-1] * beyond) * quick, added[-1] * quick
         low, high = KNOTS[index - 1], KNOTS[index]
         share = (in_flight - low) / (high - low)
-        return (values[index - 1] + share * (values[index] - values[index - 1])) * self.quick
-
-    def added(self, in_flight: float) -> float:
-        """Return what one more request adds to a step, s: the slope about there.
-
-        Between half as many and twice as many, since neighbouring knots are noisy.
-        """
-        low, high = max(1.0, in_flight / 2), max(2.0, in_flight * 2)
-        return (self.at(high) - self.at(low)) / (high - low)
+        before = index - 1
+        return (
+            (values[before] + share * (values[index] - values[before])) * quick,
+            (added[before] + share * (added[index] - added[before])) * quick,
+        )
 
 
 @dataclass(slots=True)
@@ -92,14 +93,14 @@ class StepSums:
     quick: Typical = field(default_factory=Typical)
 
     def add(self, gap_s: float, *, in_flight: int, now: float, count: int) -> None:
-        """Add a gap that `count` streams showed; all streams of a step weigh as one step."""
+        """Add a gap that `count` streams showed; all streams of a step together weigh one."""
         index = min(in_flight.bit_length(), len(KNOTS)) - 1
-        weight = min(1.0, count / in_flight)
-        memory = 1.0 - weight / MEMORY_STEPS
+        weight = count / in_flight
+        memory = exp(-weight / MEMORY_STEPS)
         surprise = self.bins[index].add(gap_s, memory=memory, now=now, weight=weight)
         self.crowds[index] = memory * self.crowds[index] + weight * in_flight
         quick = self.quick
-        kept = 1.0 - weight / QUICK_STEPS
+        kept = exp(-weight / QUICK_STEPS)
         quick.weight = kept * quick.weight + weight
         quick.total = kept * quick.total + weight * surprise
         quick.seen_at = now
@@ -190,10 +191,20 @@ def _fitted(sums: StepSums, pool: Pool, now: float) -> StepCurve | None:
             weight += point.weight
         values.append(value)
         weights.append(weight)
+    values = rising(values, weights)
     quick = sums.quick
     fresh = exp2(-max(0.0, now - quick.seen_at) / QUICK_HALF_LIFE_S)
     factor = exp(fresh * quick.total / quick.weight) if quick.weight else 1.0
-    return StepCurve(tuple(rising(values, weights)), slope, factor)
+    return StepCurve(tuple(values), tuple(_added(values, slope)), factor)
+
+
+def _added(values: Sequence[float], slope: float) -> Iterator[float]:
+    """Yield the slope about each knot; the line's own beyond the last."""
+    ends = [2.0 * values[0] - values[1], *values, values[-1] + slope * KNOTS[-1]]
+    knots = [0, *KNOTS, 2 * KNOTS[-1]]
+    for index in range(1, len(KNOTS) + 1):
+        rise = ends[index + 1] - ends[index - 1]
+        yield rise / (knots[index + 1] - knots[index - 1])
 
 
 def _points(sums: StepSums, now: float) -> Iterator[tuple[int, _Point]]:

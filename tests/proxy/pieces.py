@@ -147,6 +147,7 @@ class Relayed:
         self.client = Client(path=PATHS[route])
         self.record = record or a_record()
         self.ids: list[str] = []
+        self.gaps: list[tuple[float, float]] = []
         self._now = 10.0
         answer: Any = Answer(*reads)
         relay = StreamRelay(
@@ -157,6 +158,7 @@ class Relayed:
             clock=self._tick,
             hidden=hidden,
             on_response_id=self.ids.append,
+            on_gap=lambda gap_s, now: self.gaps.append((gap_s, now)),
         )
         drive(relay.run())
 

@@ -1,9 +1,12 @@
 """What follows from a request's times and counts."""
 
+from dataclasses import replace
+
 import pytest
 
 from proxy.record import Ending
-from tests.proxy.pieces import a_record
+from routing.decision import Reason
+from tests.proxy.pieces import a_decision, a_record
 
 
 def test_times_per_token_leave_out_the_first() -> None:
@@ -50,8 +53,11 @@ def test_acceptance_needs_drafts(
 def test_a_finished_request_teaches_its_counts() -> None:
     record = a_record(
         ending=Ending.FINISHED,
+        sent_at=10.2,
+        in_flight=3,
         first_token_at=10.5,
         last_token_at=12.5,
+        prompt_tokens=40,
         completion_tokens=21,
         accepted=10,
         drafted=25,
@@ -66,7 +72,19 @@ def test_a_finished_request_teaches_its_counts() -> None:
         10,
         25,
     )
-    assert (outcome.ttft_s, outcome.tpot_s) == (0.5, 0.1)
+    assert outcome.ttft_s == pytest.approx(0.3)  # what was tried before is not the backend's time
+    assert outcome.tpot_s == 0.1
+    assert (outcome.prompt_tokens, outcome.in_flight) == (40, 3)
+    assert not outcome.randomised
+
+
+@pytest.mark.parametrize("reason", [Reason.HOLDOUT, Reason.EXPLORE])
+def test_a_request_that_chance_sent_is_marked(reason: Reason) -> None:
+    sent = replace(a_decision(), reason=reason)
+    outcome = a_record(ending=Ending.FINISHED, completion_tokens=5, decision=sent).outcome()
+
+    assert outcome is not None
+    assert outcome.randomised
 
 
 @pytest.mark.parametrize(
