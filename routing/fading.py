@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from math import exp, exp2, log
 from typing import Self
 
-CLIP = 0.2
-"""A value counts as at most this far (in its logarithm) from what is typical: small enough that a
-gap in which others were prefilled, ten times as long, moves the mean no more than the median."""
-UNCLIPPED = 5.0
-"""Weight after which there is something typical to be far from."""
+CLIP = 0.1
+"""A value counts as at most this far (in its logarithm) from what is typical: small enough that
+one gap in five, stalled by a prefill to ten times its length, moves it by 2.5 %."""
+SETTLED = 5.0
+"""Weight until which a far lower value shows that what came before it was the outlier."""
 
 
 @dataclass(slots=True)
@@ -29,16 +29,14 @@ class Typical:
         """Add `value` > 0, keeping `memory` of what was before.
 
         Returns:
-            How far its logarithm was from the mean, drawn in; 0 for the first.
+            How far its logarithm was from the mean; 0 for the first.
         """
         logarithm = log(value)
-        surprise = 0.0
-        if self.weight:
-            mean = self.total / self.weight
-            surprise = logarithm - mean
-            if self.weight > UNCLIPPED:
-                surprise = min(max(surprise, -CLIP), CLIP)
-            logarithm = mean + surprise
+        surprise = logarithm - self.total / self.weight if self.weight else 0.0
+        if surprise < -CLIP and self.weight <= SETTLED:
+            self.weight = self.total = 0.0
+        elif self.weight:
+            logarithm -= surprise - min(max(surprise, -CLIP), CLIP)
         self.weight = memory * self.weight + weight
         self.total = memory * self.total + weight * logarithm
         self.seen_at = now

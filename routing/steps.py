@@ -19,10 +19,13 @@ from routing.pools import Pool
 
 KNOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Requests in flight at the lower edge of each bin, where the curve has its values."""
-MEMORY_STEPS = 500.0
-"""Steps that a bin remembers: 4 s of an 8B model on an H100, 20 s of a small one on a CPU."""
+MEMORY_STEPS = 300.0
+"""Steps that a bin remembers: 3 s of an 8B model on an H100, 12 s of a small one on a CPU."""
 QUICK_STEPS = 40.0
 """Steps that the quick factor remembers."""
+QUICK_CLIP = 0.5
+"""How far a gap may be from its bin (in its logarithm) for the quick factor: a server that takes
+twice as long is followed to two thirds at once, and the bins do the rest."""
 QUICK_HALF_LIFE_S = 10.0
 """An idle pool's quick factor fades: what slowed it may be over."""
 HALF_LIFE_S = 1800.0
@@ -102,7 +105,7 @@ class StepSums:
         quick = self.quick
         kept = exp(-weight / QUICK_STEPS)
         quick.weight = kept * quick.weight + weight
-        quick.total = kept * quick.total + weight * surprise
+        quick.total = kept * quick.total + weight * min(max(surprise, -QUICK_CLIP), QUICK_CLIP)
         quick.seen_at = now
 
     def merge(self, other: "StepSums") -> None:
