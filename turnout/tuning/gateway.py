@@ -94,11 +94,23 @@ class Gateway:
         deadline = monotonic() + READY_TIMEOUT_S
         with httpx.Client(base_url=self.url, timeout=_POLL_S * 10, trust_env=False) as client:
             while not _is_ready(client):
-                if child.poll() is not None or monotonic() > deadline:
-                    lines = "\n".join(processes.last_lines(self.log, 10))
-                    how = "is not ready" if child.poll() is None else "ended"
-                    raise GatewayFailed(f"the gateway on port {self._port} {how}:\n{lines}")
+                self.require_running()
+                if monotonic() > deadline:
+                    raise self._failed("is not ready")
                 sleep(_POLL_S)
+
+    def require_running(self) -> None:
+        """Do nothing, unless it was started and has ended by itself.
+
+        Raises:
+            GatewayFailed: If it has.
+        """
+        if self._child is not None and self._child.poll() is not None:
+            raise self._failed("ended")
+
+    def _failed(self, how: str) -> GatewayFailed:
+        lines = "\n".join(processes.last_lines(self.log, 10))
+        return GatewayFailed(f"the gateway on port {self._port} {how}:\n{lines}")
 
     def stop(self) -> None:
         """Stop it: SIGTERM, and SIGKILL to what is left after `STOP_TIMEOUT_S`."""

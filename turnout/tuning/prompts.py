@@ -62,6 +62,15 @@ _PREMISES = (
 )
 
 
+ECHO = "Repeat this text word for word, and nothing else: {}"
+JSON = (
+    "Extract the facts of this text as a JSON object with the keys subject, numbers, dates, "
+    "people and summary. Answer with JSON only.\n\nText: {}"
+)
+CODE = "Write a {}."
+STORY = "Write the opening of a short story about {}."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """Prompts of one kind.
@@ -87,7 +96,7 @@ KINDS = (
     Kind(
         name="echo",
         true_task="extraction",
-        prompts=[f"Repeat this text word for word, and nothing else: {text}" for text in _NOTICES],
+        prompts=[ECHO.format(text) for text in _NOTICES],
         temperature=0.2,
         share=0.30,
         emulation={"acceptance": 0.6},
@@ -95,25 +104,21 @@ KINDS = (
     Kind(
         name="json",
         true_task="structured",
-        prompts=[
-            "Extract the facts of this text as a JSON object with the keys subject, numbers, "
-            f"dates, people and summary. Answer with JSON only.\n\nText: {text}"
-            for text in _NOTICES
-        ],
+        prompts=[JSON.format(text) for text in _NOTICES],
         temperature=0.2,
         share=0.20,
     ),
     Kind(
         name="code",
         true_task="code",
-        prompts=[f"Write a {task}." for task in _TASKS],
+        prompts=[CODE.format(task) for task in _TASKS],
         temperature=0.2,
         share=0.15,
     ),
     Kind(
         name="creative",
         true_task="creative",
-        prompts=[f"Write the opening of a short story about {premise}." for premise in _PREMISES],
+        prompts=[STORY.format(premise) for premise in _PREMISES],
         temperature=1.0,
         share=0.35,
     ),
@@ -130,10 +135,16 @@ class Workload:
     Attributes:
         max_tokens: Output limit of every request.
         emulated: Whether the servers are emulated and must be told the true task.
+        kinds: What there is to send.
+        streams: Which jobs of a mix are streamed, in turn.
+        ignore_eos: Whether every answer goes on to the limit, so that all are equally long.
     """
 
     max_tokens: int
     emulated: bool
+    kinds: Sequence[Kind] = KINDS
+    streams: Sequence[bool] = (True, True, True, False)
+    ignore_eos: bool = False
 
     def of(self, kind: Kind, *, pool: str | None = None) -> Iterator[Job]:
         """Yield streamed jobs of one kind for ever, pinned to `pool` if one is named."""
@@ -141,14 +152,14 @@ class Workload:
             yield self._job(kind, prompt, stream=True, pool=pool)
 
     def mixed(self, *, seed: int) -> Iterator[Job]:
-        """Yield jobs of all kinds for ever; every fourth is not streamed.
+        """Yield jobs of all kinds for ever.
 
         Each block of `BLOCK` jobs holds the kinds by their exact shares, in an order of its own.
         """
         chance = random.Random(seed)  # noqa: S311 - a workload, not a secret
-        prompts = {kind.name: cycle(kind.prompts) for kind in KINDS}
-        block = [kind for kind in KINDS for _ in range(round(kind.share * BLOCK))]
-        streams = cycle((True, True, True, False))
+        prompts = {kind.name: cycle(kind.prompts) for kind in self.kinds}
+        block = [kind for kind in self.kinds for _ in range(round(kind.share * BLOCK))]
+        streams = cycle(self.streams)
         while True:
             chance.shuffle(block)
             for kind in block:
@@ -157,6 +168,8 @@ class Workload:
 
     def _job(self, kind: Kind, prompt: str, *, stream: bool, pool: str | None) -> Job:
         body: dict[str, Any] = {"temperature": kind.temperature, "max_tokens": self.max_tokens}
+        if self.ignore_eos:
+            body["ignore_eos"] = True
         if self.emulated:
             body["vllm_xargs"] = {"true_task": kind.true_task, **kind.emulation}
         return Job(

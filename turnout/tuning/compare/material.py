@@ -1,0 +1,131 @@
+"""Prompts in any number, of the demo's kinds and no two alike.
+
+What repeats is found in a server's prefix cache, so that the second arm to send it would not pay
+for it, and a prompt that is known at temperature 0 has a known answer.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from random import Random
+
+from turnout.tuning.compare.protocol import TEMPERATURES
+from turnout.tuning.prompts import CODE, ECHO, JSON, KINDS, STORY, Kind
+
+_NOTICES = (
+    "The ferry to {place} leaves pier {few} at {time} and again at {later}. Bicycles travel free, "
+    "cars must be booked by {day}, and dogs stay on the lower deck. In fog the crossing takes "
+    "{number} minutes.",
+    "Order {code} was packed on {day} by {name}: {few} brass hinges, one {thing} of {number} cm, "
+    "and a tin of linseed oil. The parcel weighs {few}.{few} kg and should reach {place} by "
+    "{later}.",
+    "Boiler room of the {house}, inspection {few}. Pressure {few}.{few} bar, flow {number} "
+    "degrees. The north valve drips and was marked with tape by {name}. Next visit on {day} at "
+    "{time} with a new {thing}.",
+    "Dear tenants of the {house}, the water will be off on {day} from {time} until {later} while "
+    "pipe {code} under the courtyard is replaced. Please fill a {thing} the evening before. "
+    "{name}, caretaker.",
+    "The reading group meets in room B{number} of the {house} on {day} at {time}. We begin with "
+    "'The {place} Road' by {name}, chapters one to {few}. Newcomers may borrow a {thing}.",
+    "Trial {code} near {place} used barley grown without irrigation. Yield fell by {number} "
+    "percent, yet protein rose by {few}. The plots beside the {house} did better, as {name} noted "
+    "on {day}.",
+    "Flight KX{number} to {place} is delayed from {time} until {later} because of a missing "
+    "{thing}. Meal vouchers are at counter {few}. Passengers with booking {code} should see "
+    "{name} at the desk.",
+    "For the fair at the {house} {name} needs {number} g of flour, {few} eggs and a {thing}. "
+    "Knead for {few} minutes, rest until {time}, and bake before {later} on {day}. Receipts go "
+    "to {place}.",
+)
+_SLOTS: Mapping[str, tuple[str, ...]] = {
+    "place": ("Skarvik", "Marburg", "Porto", "Lindau", "Tallaght", "Ostrava",
+              "Kirkwall", "Nesodden", "Pirna", "Alcala", "Bergamo", "Visby"),
+    "name": ("Ines Okafor", "Jonas Lindqvist", "Amira Holt", "Pavel Novak",
+             "Greta Moreau", "Tomas Ibarra", "Yuki Tanabe", "Ruth Adeyemi",
+             "Emil Sandberg", "Carla Vieira"),
+    "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
+            "Sunday"),
+    "house": ("old mill", "town library", "glass pavilion", "harbour office",
+              "north school", "tram depot", "bell tower", "weather station"),
+    "thing": ("oak shelf", "copper kettle", "torque wrench", "wool blanket",
+              "rubber gasket", "folding chair", "paper map", "garden hose",
+              "steel ladder", "leather strap"),
+}  # fmt: skip
+_CLASSES = ("Account", "Stack", "Vector", "Queue", "Timer", "Matrix", "Inventory",
+            "Playlist", "Ledger", "Graph", "Cache", "Calendar", "Parser", "Recipe",
+            "Thermostat", "Elevator")  # fmt: skip
+_METHODS = ("add", "remove", "count", "reset", "merge", "find", "sort", "export",
+            "load", "update", "swap", "validate", "copy", "rename", "total", "clear")  # fmt: skip
+_TESTS = ("three unit tests", "an example of each", "a unit test for each",
+          "a short docstring each")  # fmt: skip
+_HEROES = ("a lighthouse keeper", "a retired robot", "two rival bakers", "a clockmaker",
+           "a tram driver", "a girl with a wooden leg", "an orchestra",
+           "a blind cartographer", "a night nurse", "the last ferryman", "a beekeeper",
+           "a forger of stamps")  # fmt: skip
+_EVENTS = ("who finds a door in", "who must cross", "who inherits", "who is lost in",
+           "who guards", "who tries to sell", "who has never left", "who paints",
+           "who hears music from", "who builds a copy of")  # fmt: skip
+_SCENES = ("a forest of glass", "an empty harbour", "the oldest pear tree",
+           "a town without shadows", "a river that flows uphill", "a museum of clouds",
+           "a house with one hundred stairs", "a salt mine", "the wrong mountain",
+           "a station where no train stops", "a garden under the sea",
+           "a library of unsent letters")  # fmt: skip
+
+
+def kinds(mix: Mapping[str, float], *, count: int, seed: int) -> tuple[Kind, ...]:
+    """Return each kind with its share of `mix` and `count` prompts of its own."""
+    chance = Random(seed)  # noqa: S311 - a workload, not a secret
+    return tuple(
+        replace(
+            kind,
+            share=mix[kind.name],
+            temperature=TEMPERATURES[kind.name],
+            prompts=list(islice(_distinct(_COMPOSE[kind.name], chance), count)),
+        )
+        for kind in KINDS
+    )
+
+
+def _distinct(compose: Callable[[Random], str], chance: Random) -> Iterator[str]:
+    seen: set[str] = set()
+    while True:
+        if (prompt := compose(chance)) not in seen:
+            seen.add(prompt)
+            yield prompt
+
+
+def _notices(chance: Random, count: int) -> str:
+    return " ".join(_filled(text, chance) for text in chance.sample(_NOTICES, count))
+
+
+def _filled(text: str, chance: Random) -> str:
+    hour = chance.randrange(6, 20)
+    slots = {slot: chance.choice(words) for slot, words in _SLOTS.items()}
+    return text.format(
+        **slots,
+        few=chance.randrange(2, 10),
+        number=chance.randrange(11, 100),
+        code=chance.randrange(1000, 10_000),
+        time=f"{hour:02}:{chance.randrange(60):02}",
+        later=f"{hour + 2:02}:{chance.randrange(60):02}",
+    )
+
+
+def _code(chance: Random) -> str:
+    methods = ", ".join(chance.sample(_METHODS, 4))
+    task = f"Python class `{chance.choice(_CLASSES)}` with methods {methods}, then "
+    return CODE.format(task + chance.choice(_TESTS))
+
+
+def _story(chance: Random) -> str:
+    premise = " ".join(chance.choice(part) for part in (_HEROES, _EVENTS, _SCENES))
+    return STORY.format(f"{premise} in the year {chance.randrange(1500, 2500)}")
+
+
+_COMPOSE: Mapping[str, Callable[[Random], str]] = {
+    # Two notices are over OUTPUT_TOKENS long, so that an echo repeats up to its last token.
+    "echo": lambda chance: ECHO.format(_notices(chance, 2)),
+    "json": lambda chance: JSON.format(_notices(chance, 1)),
+    "code": _code,
+    "creative": _story,
+}

@@ -1,0 +1,229 @@
+"""The report of what is in a folder: as JSON, as Markdown, and as one HTML file with its plots."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from itertools import groupby
+from typing import NamedTuple
+
+from turnout.tuning.compare import plots
+from turnout.tuning.compare.protocol import ADAPTIVE, REAL, Protocol
+from turnout.tuning.compare.rows import Results, Row
+from turnout.tuning.compare.statistics import (
+    BLOCK,
+    METRICS,
+    RESAMPLES,
+    Ratio,
+    Summary,
+    complete,
+    ratios,
+    summarise,
+)
+from turnout.tuning.compare.verdicts import Findings, Verdict, Winner, judge, winners
+
+TITLE = "Ways to route, measured"
+_UNKNOWN = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a folder's rows amount to.
+
+    Attributes:
+        protocol: How they were measured.
+        rounds: By load, how many rounds every arm has finished; the others count nowhere.
+        verdicts: The claims.
+        winners: The fastest arms.
+        summaries: Each arm at each load.
+        ratios: Adaptive over the other arms.
+    """
+
+    protocol: Protocol
+    rounds: dict[str, int]
+    verdicts: Sequence[Verdict]
+    winners: Sequence[Winner]
+    summaries: Sequence[Summary]
+    ratios: Sequence[Ratio]
+
+
+def report_of(protocol: Protocol, rows: Sequence[Row]) -> Report:
+    """Return the report of complete rows."""
+    by_load = defaultdict(list)
+    for row in rows:
+        by_load[row.load].append(row)
+    summaries = [
+        summarise(mine)
+        for those in by_load.values()
+        for arm in protocol.arms
+        if (mine := [row for row in those if row.arm == arm.name])
+    ]
+    found = [ratio for those in by_load.values() for ratio in ratios(those, ADAPTIVE)]
+    findings = Findings(summaries, found)
+    return Report(
+        protocol=protocol,
+        rounds={load: len({row.round for row in those}) for load, those in by_load.items()},
+        verdicts=judge(findings, protocol),
+        winners=list(winners(findings, protocol)),
+        summaries=summaries,
+        ratios=found,
+    )
+
+
+def write_report(results: Results) -> str:
+    """Write `report.html`, `.json` and `.md` beside the rows; return the verdicts to print."""
+    rows = complete(results.rows, results.protocol)
+    report = report_of(results.protocol, rows)
+    drawn = plots.draw(report.protocol, rows, report.summaries, report.ratios)
+    files = {
+        "report.json": json.dumps(asdict(report), indent=2) + "\n",
+        "report.md": markdown(report),
+        "report.html": html(report, drawn),
+    }
+    for name, text in files.items():
+        (results.folder / name).write_text(text)
+    lines = [_verdict_line(verdict) for verdict in report.verdicts]
+    return "\n".join((*lines, "", f"Report: {results.folder / 'report.html'}"))
+
+
+class Table(NamedTuple):
+    """A table of text, with a heading."""
+
+    heading: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(report: Report) -> Iterator[Table]:
+    """Yield who was fastest, a table of latencies per load, and adaptive over the others."""
+    yield Table(
+        "Fastest",
+        ("load", "by", "arm", "s", "adaptive over it"),
+        [
+            (won.load, f"{won.statistic} {METRICS[won.metric]}", _name(won.arm),
+             f"{won.seconds:.3f}", str(won.adaptive or _UNKNOWN))
+            for won in report.winners
+        ],
+    )  # fmt: skip
+    latencies = [(metric, name) for metric in METRICS for name in ("mean", "p50", "p95", "p99")]
+    heads = (*(f"{METRICS[metric]} {name}" for metric, name in latencies), "failed", "to spec")
+    for load, found in groupby(report.summaries, key=lambda summary: summary.load):
+        rate = report.protocol.load(load).rate_per_s
+        heading = f"{load} load: {rate:g} requests/s, {report.rounds[load]} rounds; TPOT in ms, " \
+            "TTFT and E2E in s"  # fmt: skip
+        rows = [(_name(each.arm), *_latencies(each, latencies), str(each.errors),
+                 f"{each.speculating:.0%}") for each in found]  # fmt: skip
+        yield Table(heading, ("arm", *heads), rows)
+    yield Table(
+        "Adaptive over the other arms, with 95 % intervals; under 1 adaptive is faster",
+        ("load", "arm", *(f"{METRICS[m]} {s}" for m in METRICS for s in ("mean", "p95"))),
+        list(_ratio_rows(report.ratios)),
+    )
+
+
+def _latencies(summary: Summary, which: Sequence[tuple[str, str]]) -> Iterator[str]:
+    for metric, name in which:
+        seconds = summary.latency.get(metric, {}).get(name)
+        if seconds is None:
+            yield _UNKNOWN
+        else:
+            yield f"{seconds * 1000:.1f}" if metric == "tpot_s" else f"{seconds:.2f}"
+
+
+def _ratio_rows(found: Sequence[Ratio]) -> Iterator[tuple[str, ...]]:
+    by_pair: dict[tuple[str, str], dict[tuple[str, str], Ratio]] = defaultdict(dict)
+    for ratio in found:
+        by_pair[ratio.load, ratio.other][ratio.metric, ratio.statistic] = ratio
+    for (load, other), known in by_pair.items():
+        cells = (known.get((metric, name)) for metric in METRICS for name in ("mean", "p95"))
+        yield load, _name(other), *(str(each.interval) if each else _UNKNOWN for each in cells)
+
+
+def _name(arm: str) -> str:
+    return arm.replace("-", " ")
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    return f"{_word(verdict.held).upper()}: {_claim(verdict)}"
+
+
+def _claim(verdict: Verdict) -> str:
+    return f"{verdict.claim} ({verdict.found})" if verdict.found else verdict.claim
+
+
+def _word(held: bool | None) -> str:
+    return "not measured" if held is None else "held" if held else "not held"
+
+
+def method(report: Report) -> str:
+    """Return how it was measured, in a paragraph."""
+    protocol = report.protocol
+    servers = "vLLM servers" if protocol.lab == REAL else f"emulated servers ({protocol.lab})"
+    mixes = "; ".join(
+        f"{load.name} {load.rate_per_s:g}/s with "
+        + ", ".join(f"{share:.0%} {kind}" for kind, share in load.mix.items())
+        for load in protocol.loads
+    )
+    return (
+        f"On {protocol.machine}. Each arm sends to two {servers}, a core each, through a gateway "
+        f"of its own; clients, gateway and servers share the machine. Open loop with Poisson "
+        f"arrivals, the same times and prompts for every arm of a round: {mixes}. "
+        f"{protocol.output_tokens} output tokens, {protocol.requests} requests per round, arm and "
+        f"load, after {protocol.warm_up} requests of warm-up per arm; arms take turns within a "
+        "round, in an order that differs from round to round. Latencies count from the moment a "
+        "request was due, and those of failed requests count nowhere. Intervals: "
+        f"{RESAMPLES} paired bootstrap samples of blocks of {BLOCK} consecutive arrivals."
+    )
+
+
+def markdown(report: Report) -> str:
+    """Return the report as Markdown."""
+    verdicts = (f"- **{_word(verdict.held)}**: {_claim(verdict)}" for verdict in report.verdicts)
+    parts = [method(report), "\n".join(verdicts)]
+    for table in tables(report):
+        rule = ["---"] * len(table.heads)
+        lines = (f"| {' | '.join(cells)} |" for cells in (table.heads, rule, *table.rows))
+        parts.append(f"**{table.heading}**\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
+       padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.05rem; margin-top: 2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem }
+td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
+td:first-child, th:first-child, td:nth-child(2) { text-align: left }
+.held { color: #1a7f37 } .failed { color: #b42318 } .open { color: #777 }
+figure { margin: 1.5rem 0; overflow-x: auto } figcaption { color: #555 } div { overflow-x: auto }
+"""
+
+
+def html(report: Report, figures: Sequence[plots.Drawn]) -> str:
+    """Return the report as one HTML file that needs nothing else."""
+    drawn = "".join(
+        f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        for figure in figures
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{TITLE}</title><style>{_STYLE}</style></head><body><h1>{TITLE}</h1>"
+        f"<ul>{''.join(map(_verdict_item, report.verdicts))}</ul>"
+        f"<p>{escape(method(report))}</p>{drawn}{''.join(map(_html_table, tables(report)))}"
+        "</body></html>\n"
+    )
+
+
+def _verdict_item(verdict: Verdict) -> str:
+    kind = "open" if verdict.held is None else "held" if verdict.held else "failed"
+    return f'<li><b class="{kind}">{_word(verdict.held)}</b>: {escape(_claim(verdict))}</li>'
+
+
+def _html_table(table: Table) -> str:
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(row("td", cells) for cells in table.rows)
+    head = row("th", table.heads)
+    return f"<h2>{escape(table.heading)}</h2><div><table>{head}{body}</table></div>"
