@@ -107,7 +107,9 @@ class Adaptive:
         """Return the pool with the least expected cost, or the one that chance takes."""
         traffic_class = request.traffic_class
         if traffic_class is None or len(pools) == 1:
-            return self._fallback.choose(request, pools, now=now, draws=draws)
+            choice = self._fallback.choose(request, pools, now=now, draws=draws)
+            stale = self.strict(pools, now=now)
+            return choice._replace(reason=Reason.STALE_FALLBACK) if stale else choice
         pools = sorted(pools, key=_name)  # so that each has the same draw in whatever order
         objective = self._knobs.objectives.get(traffic_class.task, Objective.TPOT)
         chance = objective is not Objective.TTFT and not request.features.seeded

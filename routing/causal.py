@@ -42,9 +42,7 @@ class CausalBook:
         self.sums: dict[_Key, Moments] = {}
 
     def add(self, pool: str, traffic_class: TrafficClass, tpot_s: float, *, now: float) -> None:
-        """Add a request that chance sent to `pool`."""
-        if tpot_s <= 0.0:
-            return
+        """Add a request that chance sent to `pool`; `tpot_s` > 0."""
         sums = self.sums.setdefault((pool, traffic_class), Moments(seen_at=now))
         faded = Moments(seen_at=now)
         faded.merge(sums, half_life_s=HALF_LIFE_S)

@@ -1,6 +1,7 @@
 """Everything learnt from traffic, in one place: sums that fade, add up and can be kept."""
 
 from collections.abc import Callable
+from math import inf
 
 from routing.acceptance import AcceptanceBook
 from routing.causal import CausalBook
@@ -44,6 +45,7 @@ class Learner:
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
         pool, traffic_class = outcome.pool, outcome.traffic_class
+        tpot_s = outcome.tpot_s
         if pool.speculates and outcome.accepted is not None:
             self.acceptance.add(
                 pool,
@@ -54,27 +56,21 @@ class Learner:
                 now=now,
             )
         self.lengths.add(traffic_class, outcome.tokens, now=now)
-        if outcome.tpot_s is not None:
-            self.service.add_service(pool.name, outcome.tpot_s * (outcome.tokens - 1), now=now)
+        if tpot_s is not None and 0.0 < tpot_s < inf and outcome.tokens > 1:
+            self.service.add_service(pool.name, tpot_s * (outcome.tokens - 1), now=now)
             if outcome.randomised:
-                self.causal.add(pool.name, traffic_class, outcome.tpot_s, now=now)
-        self._learn_step(outcome, now)
+                self.causal.add(pool.name, traffic_class, tpot_s, now=now)
+            if outcome.ttft_s is None:
+                self._learn_step(outcome, tpot_s, now)
         self._learn_prefill(outcome, now)
 
-    def _learn_step(self, outcome: Outcome, now: float) -> None:
+    def _learn_step(self, outcome: Outcome, tpot_s: float, now: float) -> None:
         """Take the mean step of an answer that did not stream, and so showed no gaps."""
         backend, decoded = outcome.backend, outcome.tokens - 1
-        if backend is None or outcome.ttft_s is not None or outcome.tpot_s is None:
-            return
-        steps = max(1, decoded - (outcome.accepted or 0))
-        self.stepped(
-            outcome.pool,
-            backend,
-            outcome.tpot_s * decoded / steps,
-            in_flight=max(1, outcome.in_flight),
-            now=now,
-            count=steps,
-        )
+        if backend is not None:
+            steps = max(1, decoded - (outcome.accepted or 0))
+            gap_s, in_flight = tpot_s * decoded / steps, max(1, outcome.in_flight)
+            self.stepped(outcome.pool, backend, gap_s, in_flight=in_flight, now=now, count=steps)
 
     def _learn_prefill(self, outcome: Outcome, now: float) -> None:
         pool = outcome.pool

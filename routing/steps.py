@@ -11,7 +11,7 @@ factor on top follows what a long memory is slow to see.
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, exp2
+from math import exp, exp2, inf
 from typing import NamedTuple
 
 from routing.fading import Typical
@@ -139,12 +139,12 @@ class StepBook:
         Args:
             pool: Its pool's name.
             backend: Its backend's name.
-            gap_s: Seconds, > 0; others are left out.
+            gap_s: Seconds, > 0 and finite; others are left out.
             in_flight: Requests on the backend, at least 1.
             now: Seconds, monotonic.
             count: Streams that showed this same gap.
         """
-        if gap_s <= 0.0 or in_flight < 1:
+        if not 0.0 < gap_s < inf or in_flight < 1:
             return
         sums = self.sums.get((pool, backend))
         if sums is None:

@@ -1,6 +1,6 @@
 """How much work a request is: tokens it will write, what its prompt and its wait cost a pool."""
 
-from math import exp, log
+from math import exp, inf, log
 
 from routing.fading import Moments, Typical
 from routing.pools import Pool
@@ -74,7 +74,7 @@ class ServiceBook:
 
         The step that was under way is to be left out of `seconds`; nothing is learnt from none.
         """
-        if seconds > 0.0 and tokens > 0:
+        if 0.0 < seconds < inf and tokens > 0:
             sums = self.prefill.setdefault(pool, Typical())
             sums.add(seconds / tokens, memory=REQUESTS_KEPT, now=now)
 

@@ -43,14 +43,6 @@ def test_little_evidence_is_no_answer() -> None:
     assert book(9, spec=0.02, plain=0.03).speed_up("spec", "plain", CHAT) is None
 
 
-def test_what_took_no_time_is_left_out() -> None:
-    made = CausalBook()
-
-    made.add("spec", CODE, 0.0, now=0.0)
-
-    assert made.classes() == set()
-
-
 def test_workers_add_up_and_a_pool_can_be_forgotten() -> None:
     one, other = book(3, spec=0.02, plain=0.03), book(3, spec=0.02, plain=0.03, seed=2)
 
