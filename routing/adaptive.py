@@ -57,7 +57,7 @@ class AdaptiveKnobs:
     """
 
     altruism: float = 1.0
-    margin: float = 0.07
+    margin: float = 0.02
     holdout: float = 0.01
     exploration: float = 0.02
     objectives: Mapping[TaskType, Objective] = field(default_factory=dict)

@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from math import exp, exp2, log
 from typing import Self
 
-CLIP = 0.1
-"""A value counts as at most this far (in its logarithm) from what is typical: small enough that
-one gap in five, stalled by a prefill to ten times its length, moves it by 2.5 %."""
+ABOVE, BELOW = 0.05, 0.1
+"""A value counts as at most this far above or below what is typical, in its logarithm: so that
+what is typical is where a third of the values are below. Near saturation almost every second step
+is stalled by a prefill, and the median would be a stalled one."""
 SETTLED = 5.0
 """Weight until which a far lower value shows that what came before it was the outlier."""
 
 
 @dataclass(slots=True)
 class Typical:
-    """About the median of positive values: the mean of their logarithms, outliers drawn in.
+    """About the lower third of positive values: the mean of their logarithms, outliers drawn in.
 
     Attributes:
         weight: Values seen, faded.
@@ -33,10 +34,10 @@ class Typical:
         """
         logarithm = log(value)
         surprise = logarithm - self.total / self.weight if self.weight else 0.0
-        if surprise < -CLIP and self.weight <= SETTLED:
+        if surprise < -BELOW and self.weight <= SETTLED:
             self.weight = self.total = 0.0
         elif self.weight:
-            logarithm -= surprise - min(max(surprise, -CLIP), CLIP)
+            logarithm -= surprise - min(max(surprise, -BELOW), ABOVE)
         self.weight = memory * self.weight + weight
         self.total = memory * self.total + weight * logarithm
         self.seen_at = now
@@ -105,3 +106,55 @@ class Moments:
             return 0.0
         spread = max(0.0, self.squares - self.total * self.mean)
         return spread / (self.count - 1.0)
+
+
+@dataclass(slots=True)
+class Slope:
+    """How much a second quantity rises with a first: the sums of a linear regression.
+
+    Attributes:
+        count: Pairs seen, faded.
+        x: Sum of the first.
+        y: Sum of the second.
+        xx: Sum of the first's squares.
+        xy: Sum of their products.
+        seen_at: When a pair was last added (s, monotonic).
+    """
+
+    count: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+    seen_at: float = 0.0
+
+    def add(self, x: float, y: float, *, memory: float, weight: float, now: float) -> None:
+        """Add a pair, keeping `memory` of what was before."""
+        self.count = memory * self.count + weight
+        self.x = memory * self.x + weight * x
+        self.y = memory * self.y + weight * y
+        self.xx = memory * self.xx + weight * x * x
+        self.xy = memory * self.xy + weight * x * y
+        self.seen_at = now
+
+    def merge(self, other: Self, *, half_life_s: float) -> None:
+        """Add another worker's; the older of both fades to the age of the newer."""
+        now = max(self.seen_at, other.seen_at)
+        mine = exp2(-(now - self.seen_at) / half_life_s)
+        theirs = exp2(-(now - other.seen_at) / half_life_s)
+        self.count = mine * self.count + theirs * other.count
+        self.x = mine * self.x + theirs * other.x
+        self.y = mine * self.y + theirs * other.y
+        self.xx = mine * self.xx + theirs * other.xx
+        self.xy = mine * self.xy + theirs * other.xy
+        self.seen_at = now
+
+    @property
+    def spread(self) -> float:
+        """The first's squared distances from its mean."""
+        return max(0.0, self.xx - self.x * self.x / self.count) if self.count else 0.0
+
+    @property
+    def common(self) -> float:
+        """The products of both's distances from their means: the slope is `common / spread`."""
+        return self.xy - self.x * self.y / self.count if self.count else 0.0

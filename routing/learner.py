@@ -15,10 +15,6 @@ from routing.work import LengthBook, ServiceBook
 
 Expected = Callable[[Speculation, int, TaskType, TemperatureBucket], Expectation]
 
-_STEPS_BEFORE = 1.5
-"""Steps in a request's time to its first token that are not its prompt's: half of the one under
-way when it came, and the one it is computed in."""
-
 
 class Learner:
     """What a gateway knows of its pools and its traffic.
@@ -74,14 +70,16 @@ class Learner:
 
     def _learn_prefill(self, outcome: Outcome, now: float) -> None:
         pool = outcome.pool
-        if outcome.ttft_s is None or not outcome.prompt_tokens or outcome.in_flight < 1:
+        if outcome.ttft_s is None or not outcome.prompt_tokens:
             return
-        curve = self.steps.curve(pool, now=now)
-        if curve is None or outcome.in_flight > pool.max_num_seqs:
-            return  # it may have waited in the queue
-        under_way = _STEPS_BEFORE if outcome.in_flight > 1 else 1.0
-        seconds = outcome.ttft_s - under_way * curve.at(outcome.in_flight)[0]
-        self.service.add_prefill(pool.name, seconds=seconds, tokens=outcome.prompt_tokens, now=now)
+        if outcome.in_flight <= pool.max_num_seqs:  # beyond it, it may have waited in the queue
+            self.service.add_prefill(
+                pool.name,
+                seconds=outcome.ttft_s,
+                tokens=outcome.prompt_tokens,
+                in_flight=outcome.in_flight,
+                now=now,
+            )
 
     def stepped(
         self,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from routing.acceptance import AcceptanceSums
 from routing.expectations import expectation
-from routing.fading import Moments, Typical
+from routing.fading import Moments, Slope, Typical
 from routing.learner import Expected, Learner
 from routing.steps import KNOTS, StepSums
 from routing.tasks import TaskType
@@ -102,12 +102,12 @@ def _sections(learner: Learner) -> Iterator[_Section]:
     yield _Section("steps", 2, _names, _step_sums, learner.steps.sums)
     lengths = learner.lengths.sums
     yield _Section("lengths", 3, _of_lengths, _reader(Typical), lengths, pooled=False)
-    yield _Section("prefill", 1, _text, _reader(Typical), service.prefill)
+    yield _Section("prefill", 1, _text, _reader(Slope), service.prefill)
     yield _Section("service", 1, _text, _reader(Moments), service.service)
     yield _Section("causal", 4, _of_class, _reader(Moments), learner.causal.sums)
 
 
-def _aged(sums: AcceptanceSums | Typical | Moments, now: float) -> tuple[float, ...]:
+def _aged(sums: AcceptanceSums | Typical | Moments | Slope, now: float) -> tuple[float, ...]:
     """Return the sums' numbers, `seen_at`, the last, as an age in seconds."""
     *numbers, seen_at = astuple(sums)
     return (*numbers, now - seen_at)

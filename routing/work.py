@@ -2,7 +2,7 @@
 
 from math import exp, inf, log
 
-from routing.fading import Moments, Typical
+from routing.fading import Moments, Slope, Typical
 from routing.pools import Pool
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
@@ -20,7 +20,14 @@ _LENGTH_REQUESTS = 3.0
 PREFILL_SHARE = 0.003
 """What computing a prompt token takes, as a share of an idle step, before it was seen: 21 us of
 7.1 ms for an 8B model on an H100 (arXiv 2601.11580)."""
-_PREFILL_REQUESTS = 3.0
+PROMPTS_KEPT = 0.995
+"""What a prompt leaves of those before it: its time to the first token is a noisy measure."""
+_ASSUMED_SPREAD = 3 * 500.0**2
+"""The assumption counts as much as three prompts alone that differ from the mean by 500 tokens."""
+_SHARED_SPREAD = 10 * 500.0**2
+"""What all pools show together counts as much, for each, as ten."""
+
+_NOTHING = Slope()
 
 _LengthKey = tuple[str, TaskType, TemperatureBucket | None]
 
@@ -66,17 +73,21 @@ class ServiceBook:
     """What each pool takes to compute a prompt token, and to serve a request it has begun."""
 
     def __init__(self) -> None:
-        self.prefill: dict[str, Typical] = {}
+        self.prefill: dict[str, Slope] = {}
         self.service: dict[str, Moments] = {}
 
-    def add_prefill(self, pool: str, *, seconds: float, tokens: int, now: float) -> None:
-        """Add a prompt of `tokens` that took `seconds` from its sending to its first token.
+    def add_prefill(
+        self, pool: str, *, seconds: float, tokens: int, in_flight: int, now: float
+    ) -> None:
+        """Add a prompt of `tokens` whose first output came after `seconds`.
 
-        The step that was under way is to be left out of `seconds`; nothing is learnt from none.
+        The step under way and other prompts are in them too, for long prompts as for short ones:
+        what counts is how they rise with the prompt. The fewer were in flight, the clearer.
         """
         if 0.0 < seconds < inf and tokens > 0:
-            sums = self.prefill.setdefault(pool, Typical())
-            sums.add(seconds / tokens, memory=REQUESTS_KEPT, now=now)
+            sums = self.prefill.setdefault(pool, Slope())
+            weight = 1.0 / max(1, in_flight)
+            sums.add(tokens, seconds, memory=PROMPTS_KEPT, weight=weight, now=now)
 
     def add_service(self, pool: str, seconds: float, *, now: float) -> None:
         """Add the time that a finished request spent in the batch, s."""
@@ -84,12 +95,12 @@ class ServiceBook:
 
     def prefill_s(self, pool: str, *, idle_step_s: float) -> float:
         """Return seconds per prompt token on `pool`, given its step time when idle."""
-        assumed = PREFILL_SHARE * idle_step_s
-        sums = self.prefill.get(pool)
-        if sums is None or not sums.weight:
-            return assumed
-        weight = sums.weight + _PREFILL_REQUESTS
-        return exp((sums.total + _PREFILL_REQUESTS * log(assumed)) / weight)
+        spread, common = _ASSUMED_SPREAD, _ASSUMED_SPREAD * PREFILL_SHARE * idle_step_s
+        for sums in self.prefill.values():
+            spread, common = spread + sums.spread, common + sums.common
+        shared = common / spread
+        own = self.prefill.get(pool, _NOTHING)
+        return max(0.0, (own.common + _SHARED_SPREAD * shared) / (own.spread + _SHARED_SPREAD))
 
     def wait_s(self, pool: Pool, *, queued: float, running: float) -> float:
         """Return the wait of a request behind `queued` others, with `running` in the batch.
@@ -103,8 +114,8 @@ class ServiceBook:
 
     def merge(self, other: "ServiceBook") -> None:
         """Add what another worker has seen."""
-        for name, typical in other.prefill.items():
-            self.prefill.setdefault(name, Typical()).merge(typical, half_life_s=HALF_LIFE_S)
+        for name, slope in other.prefill.items():
+            self.prefill.setdefault(name, Slope()).merge(slope, half_life_s=HALF_LIFE_S)
         for name, moments in other.service.items():
             self.service.setdefault(name, Moments()).merge(moments, half_life_s=HALF_LIFE_S)
 

@@ -17,7 +17,7 @@ from routing.thresholds import Thresholds
 from tests.routing.worlds import HALVES, outcome, pool, request
 
 CHAT, CREATIVE = ("chat", 0.5), ("creative", 1.0)
-QUIET = AdaptiveKnobs(holdout=0.0, exploration=0.0)
+QUIET = AdaptiveKnobs(margin=0.07, holdout=0.0, exploration=0.0)
 
 
 def teach_steps(router: Router, of: Pool, *, idle_s: float, token_s: float) -> None:

@@ -1,5 +1,7 @@
 """Output lengths, prefill and service times."""
 
+from random import Random
+
 import pytest
 
 from routing.work import LENGTH, LengthBook, ServiceBook
@@ -42,30 +44,53 @@ def test_a_changed_length_is_followed() -> None:
     assert book.believed(CODE) == pytest.approx(20, rel=0.3)
 
 
+def prompts(book: ServiceBook, pool: str, token_s: float, *, in_flight: int = 1) -> None:
+    """Show prompts of several lengths, each behind a step of 0.05 s."""
+    for tokens in (100, 500, 900) * 40:
+        seconds = 0.05 + token_s * tokens
+        book.add_prefill(pool, seconds=seconds, tokens=tokens, in_flight=in_flight, now=0.0)
+
+
 def test_prefill_is_assumed_from_the_step_until_it_is_seen() -> None:
     book = ServiceBook()
     assumed = book.prefill_s("spec", idle_step_s=0.04)
 
-    for _ in range(100):
-        book.add_prefill("spec", seconds=0.5, tokens=500, now=0.0)
+    prompts(book, "spec", 0.001)
 
     assert assumed == pytest.approx(0.003 * 0.04)
     assert book.prefill_s("spec", idle_step_s=0.04) == pytest.approx(0.001, rel=0.2)
 
 
-def test_the_prompts_that_waited_for_others_are_outliers() -> None:
-    book = ServiceBook()
-    for seconds in [0.5, 0.5, 0.5, 5.0] * 40:
-        book.add_prefill("spec", seconds=seconds, tokens=500, now=0.0)
+def test_what_all_prompts_wait_for_is_no_part_of_it() -> None:
+    book, chance = ServiceBook(), Random(1)
+    for tokens in (100, 500, 900) * 100:
+        seconds = 0.001 * tokens + chance.expovariate(1 / 0.3)
+        book.add_prefill("spec", seconds=seconds, tokens=tokens, in_flight=8, now=0.0)
 
     assert book.prefill_s("spec", idle_step_s=0.04) == pytest.approx(0.001, rel=0.35)
+
+
+def test_a_pool_that_saw_no_prompt_is_taken_to_be_like_the_others() -> None:
+    book = ServiceBook()
+
+    prompts(book, "plain", 0.001)
+
+    assert book.prefill_s("spec", idle_step_s=0.04) == pytest.approx(0.001, rel=0.2)
+
+
+def test_prompts_of_one_length_tell_nothing() -> None:
+    book = ServiceBook()
+    for _ in range(50):
+        book.add_prefill("spec", seconds=5.0, tokens=500, in_flight=1, now=0.0)
+
+    assert book.prefill_s("spec", idle_step_s=0.04) == pytest.approx(0.003 * 0.04)
 
 
 @pytest.mark.parametrize(("seconds", "tokens"), [(0.0, 10), (-0.1, 10), (0.5, 0)])
 def test_what_took_no_time_or_had_no_prompt_is_left_out(seconds: float, tokens: int) -> None:
     book = ServiceBook()
 
-    book.add_prefill("spec", seconds=seconds, tokens=tokens, now=0.0)
+    book.add_prefill("spec", seconds=seconds, tokens=tokens, in_flight=1, now=0.0)
 
     assert book.prefill == {}
 
@@ -87,12 +112,13 @@ def test_workers_add_up_and_a_pool_can_be_forgotten() -> None:
     one, other = ServiceBook(), ServiceBook()
     for book, seconds in ((one, 4.0), (other, 8.0)):
         book.add_service("spec", seconds, now=0.0)
-        book.add_prefill("spec", seconds=seconds / 10, tokens=100, now=0.0)
+        prompts(book, "spec", seconds / 1000)
 
     one.merge(other)
 
     assert one.service["spec"].mean == pytest.approx(6.0)
-    assert one.prefill["spec"].weight == 2.0
+    assert one.prefill["spec"].count == pytest.approx(2 * other.prefill["spec"].count)
+    assert one.prefill_s("spec", idle_step_s=0.04) == pytest.approx(0.006, rel=0.1)
     one.forget("spec")
     assert (one.prefill, one.service) == ({}, {})
 
