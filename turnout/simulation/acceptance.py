@@ -17,7 +17,7 @@ measurement are interpolated (`extraction`, `roleplay`, `creative`, `structured`
 from dataclasses import dataclass, field
 from math import log
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Speculation = Literal["none", "ngram", "draft_model", "eagle3", "mtp"]
 SPECULATIONS: tuple[Speculation, ...] = get_args(Speculation)
@@ -78,6 +78,61 @@ TASKS: dict[str, TaskAcceptance] = {
 }  # fmt: skip
 
 
+class Odds(NamedTuple):
+    """What is true of one request's drafts, or of a class's on average.
+
+    Attributes:
+        share: Probability that a step drafts.
+        first: Probability that the first draft token is accepted.
+        following: Probability that a later one is, given that the one before it was.
+    """
+
+    share: float
+    first: float
+    following: float
+
+    def accepted(self, k: int) -> float:
+        """Return the draft tokens accepted per step, all steps counted, of `k` proposed."""
+        return self.share * self.first * _run(self.following, k)
+
+    def scaled(self, factor: float, k: int) -> "Odds":
+        """Return odds with `factor` times as many tokens accepted per step, as far as can be.
+
+        Where each position is accepted alike, all of them change; else the first does.
+        """
+        if self.first != self.following:
+            return self._replace(first=min(1.0, self.first * factor))
+        alpha = alpha_of(min(factor * self.accepted(k) / self.share, k * MOST_ACCEPTED), k)
+        return Odds(self.share, alpha, alpha)
+
+
+MOST_ACCEPTED = 0.95
+"""Accepted of drafted that no request exceeds; single ones of SpecDecode-Bench come to .97."""
+
+
+def _run(following: float, k: int) -> float:
+    """Return the length expected of a run of up to `k` accepted tokens that has its first."""
+    if following >= 1.0:
+        return float(k)
+    rest: float = following**k
+    return (1.0 - rest) / (1.0 - following)
+
+
+def alpha_of(accepted: float, k: int) -> float:
+    """Return the conditional acceptance at which `accepted` of `k` draft tokens are, on average.
+
+    Inverts alpha + alpha^2 + ... + alpha^k by bisection. vLLM's acceptance rate is accepted / k.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2.0
+        if middle * _run(middle, k) < accepted:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 @dataclass(slots=True)
 class Drafter:
     """One request's luck: how many tokens each of its steps drafts, and how many are accepted.
@@ -118,9 +173,7 @@ class Drafter:
     @property
     def tau(self) -> float:
         """Tokens per step that this drafter yields in the long run, bonus token included."""
-        q = self.following
-        run = float(self.k) if q >= 1.0 else (1.0 - q**self.k) / (1.0 - q)
-        return 1.0 + self.share * self.first * run
+        return 1.0 + Odds(self.share, self.first, self.following).accepted(self.k)
 
 
 def drafter(
@@ -150,21 +203,36 @@ def drafter(
     if acceptance is not None:
         return Drafter(k, 1.0, acceptance, acceptance, random)
     entry = tasks.get(task) or tasks[UNKNOWN_TASK]
-    slope = max(0.0, 1.0 - entry.beta * temperature**TEMPERATURE_EXPONENT)
+    mean = typical_odds(entry, speculation, temperature)
+    return Drafter(k, *spread_odds(mean, entry, random), random)
+
+
+def cooling(entry: TaskAcceptance, temperature: float) -> float:
+    """Return the share of a task's acceptance that `temperature` leaves of that at 0."""
+    lost: float = entry.beta * temperature**TEMPERATURE_EXPONENT
+    return max(0.0, 1.0 - lost)
+
+
+def typical_odds(entry: TaskAcceptance, speculation: Speculation, temperature: float) -> Odds:
+    """Return a task's mean odds under a method that speculates, at `temperature` >= 0."""
+    slope = cooling(entry, temperature)
     if speculation == "ngram":
-        return _ngram(entry, slope, k, random)
+        run = _run(entry.ngram_next, 5)  # the table's tau is stated at k = 5
+        first = (entry.ngram_tau - 1.0) * slope / run / entry.ngram_share
+        return Odds(entry.ngram_share, first, entry.ngram_next)
     alpha = (entry.draft_alpha if speculation == "draft_model" else entry.head_alpha) * slope
-    alpha = _spread(alpha, entry.head_sd, random)
-    return Drafter(k, 1.0, alpha, alpha, random)
+    return Odds(1.0, alpha, alpha)
 
 
-def _ngram(entry: TaskAcceptance, slope: float, k: int, random: Random) -> Drafter:
-    following = entry.ngram_next
-    run = (1.0 - following**5) / (1.0 - following)  # the table's tau is stated at k = 5
-    first = (entry.ngram_tau - 1.0) * slope / run / entry.ngram_share
+def spread_odds(mean: Odds, entry: TaskAcceptance, random: Random) -> Odds:
+    """Return one request's odds, drawn about its class's `mean`."""
+    share, first, following = mean
+    if first == following:
+        alpha = _spread(first, entry.head_sd, random)
+        return Odds(share, alpha, alpha)
     # Copying is a property of the request more than of the task: half of the mean, between
     # requests, is what the traces show (sd of tau .07 GSM8K, .21 CNN/DM, .44 chat, .79 edits).
-    return Drafter(k, entry.ngram_share, _spread(first, first / 2, random), following, random)
+    return Odds(share, _spread(first, first / 2, random), following)
 
 
 def _spread(mean: float, sd: float, random: Random) -> float:

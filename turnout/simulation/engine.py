@@ -5,8 +5,9 @@ the batch limit and the KV blocks last; when a running request finds no block, t
 preempted and computes its tokens again later. Left out: prefix caching, swapping, priorities.
 """
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from turnout.simulation.acceptance import (
     SPECULATIONS,
     TASKS,
     UNKNOWN_TASK,
+    Drafter,
+    Odds,
     Speculation,
     TaskAcceptance,
     drafter,
@@ -51,6 +54,9 @@ class EngineSettings:
         cost: What a step costs.
         speculation: The method; `none` for a plain server.
         k: Draft tokens per drafting step; 0 exactly when `speculation` is `none`.
+        schedule: Draft tokens by batch size, as pairs (largest batch, tokens <= k), rising: vLLM's
+            `num_speculative_tokens_per_batch_size`. Batches above the last draft nothing. Empty
+            for `k` at every size.
         max_num_seqs: Most requests in a batch.
         max_num_batched_tokens: Most tokens computed in a step.
         kv_blocks: KV-cache blocks; a request needs `ceil(context / block_tokens)` of them.
@@ -58,12 +64,14 @@ class EngineSettings:
         tasks: Acceptance by true task.
 
     Raises:
-        ValueError: If a limit is not positive, or `k` and `speculation` contradict each other.
+        ValueError: If a limit is not positive, `k` and `speculation` contradict each other, or
+            the schedule is out of order or drafts more than `k`.
     """
 
     cost: StepCost
     speculation: Speculation = "none"
     k: int = 0
+    schedule: tuple[tuple[int, int], ...] = ()
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_blocks: int
@@ -75,6 +83,9 @@ class EngineSettings:
             raise ValueError(f"speculation is one of {SPECULATIONS}, not {self.speculation!r}")
         if (self.k > 0) != (self.speculation != "none"):
             raise ValueError(f"k = {self.k} does not go with speculation = {self.speculation!r}")
+        sizes = [size for size, _ in self.schedule]
+        if sizes != sorted(set(sizes)) or any(not 0 <= k <= self.k for _, k in self.schedule):
+            raise ValueError(f"schedule {self.schedule} rises, and drafts 0 to {self.k} tokens")
         limits = (
             self.max_num_seqs,
             self.max_num_batched_tokens,
@@ -96,6 +107,7 @@ class EngineRequest:
         task: The true task, a key of the acceptance table.
         temperature: Sampling temperature, >= 0.
         acceptance: Overrides the table, see `acceptance.drafter`.
+        odds: Overrides both: what is true of this request's drafts.
         seed: Seeds this request's chance.
     """
 
@@ -105,7 +117,17 @@ class EngineRequest:
     task: str = UNKNOWN_TASK
     temperature: float = 1.0
     acceptance: float | None = None
+    odds: Odds | None = None
     seed: int = 0
+
+
+def drafts_at(settings: EngineSettings, batch: int) -> int:
+    """Return the draft tokens per drafting step with `batch` requests running."""
+    schedule = settings.schedule
+    if not schedule:
+        return settings.k
+    index = bisect_left(schedule, (batch, 0))
+    return schedule[index][1] if index < len(schedule) else 0
 
 
 NO_DRAFT = -1
@@ -146,14 +168,34 @@ class StepResult(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class _Sequence:
+class EngineSequence:
+    """A request in the engine.
+
+    Attributes:
+        request: What was submitted.
+        draw: Draws the next step's accepted tokens; None without speculation.
+        share: Probability that a step drafts for it; 0 without speculation.
+        tau: Tokens per step in the long run.
+        pending: Tokens to prefill before it decodes.
+        left: Output tokens still to come.
+        context: Tokens in the KV cache.
+        blocks: KV-cache blocks held.
+        capacity: Tokens that fit in them.
+        drafted: Draft tokens verified.
+        accepted: Those of them that were accepted.
+    """
+
     request: EngineRequest
     draw: Callable[[], int] | None
-    pending: int  # tokens to prefill before it decodes
-    left: int  # output tokens still to come
-    context: int = 0  # tokens in the KV cache
+    share: float
+    tau: float
+    pending: int
+    left: int
+    context: int = 0
     blocks: int = 0
-    capacity: int = 0  # tokens that fit in its blocks
+    capacity: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Engine:
@@ -166,9 +208,9 @@ class Engine:
         self.generation_tokens = 0
         self.accepted_counts = [0] * (settings.k + 1)
         """Drafting (request, step) pairs by the number of tokens accepted, index 0 to k."""
-        self._running: list[_Sequence] = []
-        self._waiting: deque[_Sequence] = deque()
-        self._sequences: dict[str, _Sequence] = {}
+        self._running: list[EngineSequence] = []
+        self._waiting: deque[EngineSequence] = deque()
+        self._sequences: dict[str, EngineSequence] = {}
         self._free_blocks = settings.kv_blocks
 
     def __repr__(self) -> str:
@@ -190,8 +232,18 @@ class Engine:
         """Fraction of KV-cache blocks in use, in [0, 1]."""
         return 1.0 - self._free_blocks / self.settings.kv_blocks
 
-    def submit(self, request: EngineRequest) -> None:
-        """Put a request at the end of the queue.
+    @property
+    def batch(self) -> Sequence[EngineSequence]:
+        """The batch itself; not to be kept over a step."""
+        return self._running
+
+    @property
+    def queue(self) -> Sequence[EngineSequence]:
+        """The queue itself, first come first."""
+        return self._waiting
+
+    def submit(self, request: EngineRequest) -> EngineSequence:
+        """Put a request at the end of the queue; return its live record.
 
         Raises:
             ValueError: If its id is in use, or it could never fit in the KV cache.
@@ -202,20 +254,33 @@ class Engine:
             raise ValueError(f"{request.id}: {longest} tokens never fit in the KV cache")
         if request.id in self._sequences:
             raise ValueError(f"request id {request.id!r} is already in the engine")
-        luck = drafter(
+        luck = self._luck(request)
+        sequence = EngineSequence(
+            request,
+            luck.draw if luck else None,
+            luck.share if luck else 0.0,
+            luck.tau if luck else 1.0,
+            request.prompt_tokens,
+            request.output_tokens,
+        )
+        self._sequences[request.id] = sequence
+        self._waiting.append(sequence)
+        return sequence
+
+    def _luck(self, request: EngineRequest) -> Drafter | None:
+        settings = self.settings
+        random = Random(request.seed)  # noqa: S311 - a simulation, not a secret
+        if request.odds is not None and settings.k:
+            return Drafter(settings.k, *request.odds, random)
+        return drafter(
             speculation=settings.speculation,
             k=settings.k,
             task=request.task,
             temperature=request.temperature,
             acceptance=request.acceptance,
-            random=Random(request.seed),  # noqa: S311 - a simulation, not a secret
+            random=random,
             tasks=settings.tasks,
         )
-        sequence = _Sequence(
-            request, luck.draw if luck else None, request.prompt_tokens, request.output_tokens
-        )
-        self._sequences[request.id] = sequence
-        self._waiting.append(sequence)
 
     def abort(self, request_id: str) -> bool:
         """Drop a request wherever it is; return whether it was there."""
@@ -237,7 +302,8 @@ class Engine:
         emissions: list[Emission] = []
         finished: list[str] = []
         preempted = self.preemptions
-        tokens, context, decoding = self._step_running(budget, emissions, finished)
+        k = drafts_at(self.settings, len(self._running))
+        tokens, context, decoding = self._step_running(k, budget, emissions, finished)
         admitted: list[str] = []
         if self._waiting and self.preemptions == preempted:
             more_tokens, more_context = self._admit(budget - tokens, admitted, emissions, finished)
@@ -245,8 +311,8 @@ class Engine:
             context += more_context
         cost = self.settings.cost
         duration_s = cost.fixed_s + cost.token_s * tokens + cost.context_s * context
-        if decoding:
-            duration_s += cost.draft_s + cost.sequence_s * decoding
+        if decoding and k:
+            duration_s += cost.draft_s * k / self.settings.k + cost.sequence_s * decoding
         for request_id in finished:
             self._release(self._sequences.pop(request_id))
         if finished:
@@ -254,10 +320,10 @@ class Engine:
         return StepResult(duration_s, emissions, finished, admitted, tokens)
 
     def _step_running(
-        self, budget: int, emissions: list[Emission], finished: list[str]
+        self, k: int, budget: int, emissions: list[Emission], finished: list[str]
     ) -> tuple[int, int, int]:
         """Advance the batch; return tokens computed, context tokens read, requests decoding."""
-        k = self.settings.k
+        lookahead = self.settings.k
         counts = self.accepted_counts
         tokens = context = decoding = generated = 0
         for sequence in self._running:  # preemption only ever takes from the end of this list
@@ -269,12 +335,18 @@ class Engine:
                 context += read
                 continue
             length = sequence.context
-            if length + k >= sequence.capacity and not self._grow(sequence, length + k + 1):
+            if length + lookahead >= sequence.capacity and not self._grow(
+                sequence, length + lookahead + 1
+            ):
                 break  # it was itself the youngest, and is preempted
-            accepted = sequence.draw() if sequence.draw else NO_DRAFT
+            accepted = sequence.draw() if k and sequence.draw else NO_DRAFT
             if accepted >= 0:
+                if accepted > k:
+                    accepted = k
                 tokens += 1 + k
                 counts[accepted] += 1
+                sequence.drafted += k
+                sequence.accepted += accepted
                 new = 1 + accepted
                 if new > sequence.left:
                     new = sequence.left
@@ -309,7 +381,7 @@ class Engine:
         return tokens, context
 
     def _prefill(
-        self, sequence: _Sequence, budget: int, emissions: list[Emission], finished: list[str]
+        self, sequence: EngineSequence, budget: int, emissions: list[Emission], finished: list[str]
     ) -> tuple[int, int]:
         computed = min(sequence.pending, budget)
         read = sequence.context
@@ -324,7 +396,7 @@ class Engine:
                 finished.append(sequence.request.id)
         return computed, read
 
-    def _grow(self, sequence: _Sequence, length: int) -> bool:
+    def _grow(self, sequence: EngineSequence, length: int) -> bool:
         """Give a running request blocks, preempting the youngest; False if that was itself."""
         while not self._allocate(sequence, length):
             youngest = self._running.pop()
@@ -333,7 +405,7 @@ class Engine:
                 return False
         return True
 
-    def _preempt(self, sequence: _Sequence) -> None:
+    def _preempt(self, sequence: EngineSequence) -> None:
         """Back to the head of the queue, its tokens to be computed again."""
         self._release(sequence)
         sequence.pending += sequence.context
@@ -341,7 +413,7 @@ class Engine:
         self._waiting.appendleft(sequence)
         self.preemptions += 1
 
-    def _allocate(self, sequence: _Sequence, length: int) -> bool:
+    def _allocate(self, sequence: EngineSequence, length: int) -> bool:
         block_tokens = self.settings.block_tokens
         missing = -(-length // block_tokens) - sequence.blocks
         if missing > self._free_blocks:
@@ -352,6 +424,6 @@ class Engine:
             sequence.capacity = sequence.blocks * block_tokens
         return True
 
-    def _release(self, sequence: _Sequence) -> None:
+    def _release(self, sequence: EngineSequence) -> None:
         self._free_blocks += sequence.blocks
         sequence.blocks = sequence.capacity = 0
