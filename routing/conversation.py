@@ -16,6 +16,11 @@ MAX_MESSAGES = 128
 MAX_PARTS = 32
 _LATEST = 64  # messages searched, from the end, for the last user and assistant texts
 _LEADING = 8  # messages searched, from the start, for the system prompt
+PREFIXES = 8
+"""Prefixes of a conversation that are told apart: its first message, where a system prompt stands,
+and its last ones, of which the next turn repeats one."""
+_PROMPT_PREFIXES = (1024, 4096)  # characters of a prompt without messages
+_CHARS_PER_TOKEN = 4  # of English, in today's vocabularies
 
 
 class Conversation(NamedTuple):
@@ -30,6 +35,9 @@ class Conversation(NamedTuple):
         turns: Messages by the assistant, plus one; estimated likewise.
         tool_results: Results of tool calls in the prompt; estimated likewise.
         answers_tool: Whether the last message is the result of a tool call.
+        prefix_keys: For each of up to `PREFIXES` prefixes, the shortest first, a key that equal
+            prefixes share, and their length in tokens, about. A key is Python's hash and means
+            nothing in another process; two texts that differ in their middle alone may share it.
     """
 
     user_text: str = ""
@@ -39,6 +47,7 @@ class Conversation(NamedTuple):
     turns: int = 1
     tool_results: int = 0
     answers_tool: bool = False
+    prefix_keys: tuple[tuple[int, int], ...] = ()
 
 
 def clip(text: str) -> str:
@@ -76,6 +85,7 @@ def read_messages(messages: object, *, system: object = None) -> Conversation:
         answers_tool=bool(listed)
         and isinstance(listed[-1], dict)
         and _tool_results(listed[-1]) > 0,
+        prefix_keys=_prefix_keys(system, listed),
     )
 
 
@@ -86,13 +96,32 @@ def read_prompt(prompt: object) -> tuple[Conversation, int]:
     ids carry no text.
     """
     if isinstance(prompt, str):
-        return Conversation(user_text=clip(prompt), chars=len(prompt)), 1
+        keys = tuple(
+            (hash(prompt[:chars]), chars // _CHARS_PER_TOKEN)
+            for chars in _PROMPT_PREFIXES
+            if len(prompt) > chars
+        )
+        return Conversation(user_text=clip(prompt), chars=len(prompt), prefix_keys=keys), 1
     if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
         return Conversation(), 1
     sampled, scale = _sample(prompt, MAX_MESSAGES)
     chars = sum(len(one) for one in sampled if isinstance(one, str))
     first = prompt[0] if isinstance(prompt[0], str) else ""
     return Conversation(user_text=clip(first), chars=int(chars * scale)), len(prompt)
+
+
+def _prefix_keys(system: object, listed: list[Any]) -> tuple[tuple[int, int], ...]:
+    """Return a key for each message, chained to those before it, and the tokens up to its end."""
+    keys = []
+    key = chars = 0
+    opening = [{"role": "system", "content": system}] if system else []
+    for message in opening + listed[:MAX_MESSAGES]:
+        if isinstance(message, dict):
+            content, role = message.get("content") or message.get("output"), message.get("role")
+            chars += _length(content)
+            key = hash((key, role if isinstance(role, str) else "", chars, _text(content)))
+            keys.append((key, chars // _CHARS_PER_TOKEN))
+    return tuple(keys) if len(keys) <= PREFIXES else (keys[0], *keys[1 - PREFIXES :])
 
 
 def _sample(items: list[Any], limit: int) -> tuple[Sequence[Any], float]:

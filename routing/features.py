@@ -54,6 +54,8 @@ class RequestFeatures:
         previous_text: The assistant's last message, bounded likewise; empty on a first turn.
         tool_results: Results of tool calls in the prompt.
         answers_tool: Whether the last message is the result of a tool call.
+        prefix_keys: Keys of the prompt's prefixes, the shortest first, each with its length in
+            tokens, about: what a server may have cached (`routing.affinity`).
     """
 
     route: Route
@@ -76,6 +78,7 @@ class RequestFeatures:
     previous_text: str = ""
     tool_results: int = 0
     answers_tool: bool = False
+    prefix_keys: tuple[tuple[int, int], ...] = ()
 
 
 def extract(
@@ -122,6 +125,7 @@ def extract(
         previous_text=talk.previous_text,
         tool_results=talk.tool_results,
         answers_tool=talk.answers_tool,
+        prefix_keys=talk.prefix_keys,
     )
 
 
