@@ -17,6 +17,7 @@ from functools import partial
 from time import perf_counter
 
 from config.settings import Settings
+from proxy.counterfactual import Counterfactual
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream, Receive, Scope, Send, while_connected
 from proxy.errors import (
@@ -50,6 +51,7 @@ from routing.decision import (
     RefusalReason,
     RoutingRequest,
     RuleStep,
+    certain,
 )
 from routing.router import Router
 
@@ -71,6 +73,7 @@ class Pipeline:
         lifecycle: Whether work is taken.
         note_refused: Told a backend that refused a connection. Where a connection was merely slow,
             or the gateway had no socket left, health checks decide: the fault may be its own.
+        counterfactual: Samples answers for what an n-gram pool would have accepted of them.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
     """
@@ -85,6 +88,7 @@ class Pipeline:
         metrics: Metrics,
         lifecycle: Lifecycle,
         note_refused: Callable[[Member], None],
+        counterfactual: Counterfactual | None = None,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -95,6 +99,7 @@ class Pipeline:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._note_refused = note_refused
+        self._counterfactual = counterfactual
         self._clock = clock
         self._chance = chance
         self._stored = StoredResponses()
@@ -191,7 +196,7 @@ class Pipeline:
             rule=step.rule,
             policy=self._router.policy.name,
             steps=(step,),
-            probabilities={member.pool.name: 1.0},
+            chances=certain(member.pool),
         )
 
     def _draws(self, pools: int) -> Draws:
@@ -263,6 +268,9 @@ class Pipeline:
         def keep(response_id: str) -> None:
             self._stored.keep(response_id, member.name)
 
+        sample = None
+        if dialect is not None and self._counterfactual is not None:
+            sample = self._counterfactual.sample(exchange)
         if answer.streams and dialect is not None:
             relay = StreamRelay(
                 answer,
@@ -273,12 +281,17 @@ class Pipeline:
                 hidden=hidden,
                 on_response_id=keep,
                 on_gap=partial(self._note_gap, decision),
+                on_events=None if sample is None else sample.keep,
             )
             await relay.run()
         else:
-            await relay_body(
+            body = await relay_body(
                 answer, downstream, dialect=dialect, record=record, on_response_id=keep
             )
+            if sample is not None:
+                sample.answer = body
+        if sample is not None and self._counterfactual is not None:
+            self._counterfactual.offer(sample, record.outcome())
         self._note_reports(exchange, member)
 
     def _note_gap(self, decision: Decision, gap_s: float, now: float) -> None:

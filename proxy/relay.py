@@ -57,6 +57,7 @@ class StreamRelay:
         hidden: What to take out.
         on_response_id: Told the id of a stored response.
         on_gap: Told the seconds between two chunks with output, and when the later one came.
+        on_events: Given every event as it came, where somebody keeps them.
 
     Attributes:
         usage: The last usage that was read.
@@ -73,6 +74,7 @@ class StreamRelay:
         hidden: Hidden,
         on_response_id: Callable[[str], None],
         on_gap: Callable[[float, float], None],
+        on_events: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self.usage: Usage | None = None
         self._answer = answer
@@ -83,6 +85,7 @@ class StreamRelay:
         self._hidden = hidden
         self._on_response_id = on_response_id
         self._on_gap = on_gap
+        self._on_events = on_events
         self._splitter = EventSplitter()
         self._deltas = 0
         self._counted_chunks = 0
@@ -183,6 +186,8 @@ class StreamRelay:
         """Take the times and counts of `events`, which arrived at `now`."""
         dialect, record = self._dialect, self._record
         before, deltas = record.last_token_at, self._deltas
+        if self._on_events is not None:
+            self._on_events(events)
         for raw in events:
             if dialect.has_tokens(raw):
                 if record.first_token_at is None:

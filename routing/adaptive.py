@@ -11,16 +11,17 @@ margin. Where a pool was never measured, the rules of practice decide, and the r
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from math import inf, isinf
+from operator import attrgetter
 from typing import NamedTuple
 
 from routing.acceptance import Acceptance
 from routing.bar import Cost, cost
-from routing.decision import Draws, Reason, RoutingRequest, RuleStep
-from routing.learner import Learner
+from routing.decision import Draws, Reason, RoutingRequest, RuleStep, certain
+from routing.learner import Learner, Measured
 from routing.pools import Pool
 from routing.static import Choice, Policy
-from routing.steps import StepCurve
 from routing.tasks import TaskType
 from routing.traffic import TrafficClass
 
@@ -73,6 +74,8 @@ class _Offer(NamedTuple):
     """tau by the draw."""
     value: float
     """J at that tau, s; less a margin for the pool that the class is on."""
+    key: tuple[float, float, str]
+    """Orders offers: the value, then how full the pool is, then its name."""
 
 
 class Adaptive:
@@ -98,8 +101,8 @@ class Adaptive:
 
     def _unmeasured(self, pools: Sequence[Pool], now: float) -> list[Pool]:
         """Return the pools that are up and have no step times."""
-        curve = self._learner.steps.curve
-        return [pool for pool in pools if curve(pool, now=now) is None and pool.available()]
+        measured = self._learner.measured
+        return [pool for pool in pools if measured(pool, now=now) is None and pool.available()]
 
     def choose(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
@@ -154,35 +157,35 @@ class Adaptive:
         current = self._current.get(traffic_class)
         offers = []
         for pool, draw in zip(pools, draws.pools, strict=False):
-            curve = self._learner.steps.curve(pool, now=now)
-            if curve is None:
+            measured = self._learner.measured(pool, now=now)
+            if measured is None:
                 continue
-            priced = self._cost(pool, curve, request, length, objective)
+            priced = self._cost(pool, measured, request, length, objective)
             if pool.name == current:
                 priced = priced.times(1.0 - self._knobs.margin)
             believed = self._learner.acceptance.believed(pool, traffic_class, now=now)
             drawn = believed.drawn(draw)
-            offers.append(_Offer(pool, priced, believed, drawn, priced.at(drawn)))
+            value = priced.at(drawn)
+            key = value, pool.fullness, pool.name
+            offers.append(_Offer(pool, priced, believed, drawn, value, key))
         return offers
 
     def _cost(
         self,
         pool: Pool,
-        curve: StepCurve,
+        measured: Measured,
         request: RoutingRequest,
         length: float,
         objective: Objective,
     ) -> Cost:
-        """Return what `request` costs on a pool with this `curve`."""
+        """Return what `request` costs on a pool with these figures."""
         in_flight = pool.in_flight
         others = min(in_flight, float(pool.max_num_seqs))
-        idle_s = curve.values[0]
-        service = self._learner.service
-        prefill_s = service.prefill_s(pool.name, idle_step_s=idle_s)
-        prefill_s *= request.features.prompt_chars / CHARS_PER_TOKEN
-        queued = in_flight + 1.0 - pool.max_num_seqs
-        wait_s = service.wait_s(pool, queued=queued, running=others) if queued > 0.0 else 0.0
-        step_s, added_s = curve.at(others + 1.0)
+        prompt_tokens = request.features.prompt_chars / CHARS_PER_TOKEN
+        queued, wait_s = in_flight + 1.0 - pool.max_num_seqs, 0.0
+        if queued > 0.0:
+            wait_s = self._learner.service.wait_s(pool, queued=queued, running=others)
+        step_s, added_s = measured.curve.at(others + 1.0)
         altruism = self._knobs.altruism
         if objective is Objective.THROUGHPUT:  # its share of each step, and all that it adds
             step_s, wait_s, altruism = step_s / (others + 1.0), 0.0, 1.0
@@ -192,7 +195,7 @@ class Adaptive:
             added_s=added_s,
             others=others,
             wait_s=wait_s,
-            prefill_s=prefill_s,
+            prefill_s=measured.prompt_token_s * prompt_tokens,
             altruism=altruism,
         )
 
@@ -207,14 +210,16 @@ class Adaptive:
         """Choose by wait and prefill: decoding has no say."""
 
         def value(pool: Pool) -> tuple[float, float, str]:
-            curve = self._learner.steps.curve(pool, now=now)
-            priced = self._cost(pool, curve, request, 0.0, Objective.TPOT) if curve else None
-            return priced.fixed_s if priced else inf, pool.fullness, pool.name
+            measured = self._learner.measured(pool, now=now)
+            if measured is None:
+                return inf, pool.fullness, pool.name
+            priced = self._cost(pool, measured, request, 0.0, Objective.TPOT)
+            return priced.fixed_s, pool.fullness, pool.name
 
         pool = min(pools, key=value)
         template = "{:.0f} tokens expected; waiting and prefill cost least here, {:.3f} s"
         step = RuleStep(reason.value, template, (length, value(pool)[0]))
-        return Choice(pool, reason, step, {pool.name: 1.0})
+        return Choice(pool, reason, step, certain(pool))
 
     def _stale(
         self,
@@ -231,7 +236,7 @@ class Adaptive:
         if chance and draws.explore < self._knobs.exploration:
             pool = min(blank, key=lambda pool: (pool.fullness, pool.name))
             step = RuleStep("explore", "{} has no step times yet", (names,))
-            return Choice(pool, Reason.EXPLORE, step, {pool.name: 1.0})
+            return Choice(pool, Reason.EXPLORE, step, certain(pool))
         choice = self._fallback.choose(request, pools, now=now, draws=draws)
         step = RuleStep(
             "stale_fallback", "no step times of {} yet; " + choice.step.template,
@@ -288,8 +293,8 @@ class Adaptive:
                 template = "stays, {} would cost {:.1%} less and the margin is {:.0%}"
                 gain = 1.0 - rival.value / unmargined
                 numbers = (rival.pool.name, gain, self._knobs.margin)
-        probabilities = self._probabilities(offers, chance=chance)
-        return Choice(best.pool, reason, RuleStep(reason.value, template, numbers), probabilities)
+        works_out = partial(self._probabilities, offers, chance=chance)
+        return Choice(best.pool, reason, RuleStep(reason.value, template, numbers), works_out)
 
     def _probabilities(self, offers: Sequence[_Offer], *, chance: bool) -> dict[str, float]:
         """Return each pool's chance of being chosen, over all draws but exploration's."""
@@ -307,7 +312,7 @@ def _held_out(pools: Sequence[Pool], draw: float) -> Choice:
     pool = pools[int(draw * len(pools))]
     step = RuleStep("holdout", "by lot, to keep {} pools measured", (len(pools),))
     share = 1.0 / len(pools)
-    return Choice(pool, Reason.HOLDOUT, step, {pool.name: share for pool in pools})
+    return Choice(pool, Reason.HOLDOUT, step, lambda: {pool.name: share for pool in pools})
 
 
 def _look(best: _Offer, other: _Offer, draw: float) -> Choice:
@@ -316,15 +321,11 @@ def _look(best: _Offer, other: _Offer, draw: float) -> Choice:
     template = "{} was not seen there of late; by a coin between {} and {}"
     names = sorted((best.pool.name, other.pool.name))
     step = RuleStep("explore", template, (other.pool.name, *names))
-    return Choice(pool, Reason.EXPLORE, step, dict.fromkeys(names, 0.5))
+    return Choice(pool, Reason.EXPLORE, step, lambda: dict.fromkeys(names, 0.5))
 
 
-def _name(pool: Pool) -> str:
-    return pool.name
-
-
-def _value(offer: _Offer) -> tuple[float, float, str]:
-    return offer.value, offer.pool.fullness, offer.pool.name
+_name = attrgetter("name")
+_value = attrgetter("key")
 
 
 _CELLS = 8

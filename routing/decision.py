@@ -1,6 +1,7 @@
 """What is asked of the router, and what it answers: a decision with the reason that decided it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -36,6 +37,15 @@ class RefusalReason(StrEnum):
     NO_BACKEND = "no_backend"
     PINNED_POOL_DOWN = "pinned_pool_down"
     UNKNOWN_POOL = "unknown_pool"
+
+
+Chances = Callable[[], dict[str, float]]
+"""Gives the probability of each pool, by name."""
+
+
+def certain(pool: Pool) -> Chances:
+    """Return the chances where only `pool` had any."""
+    return lambda: {pool.name: 1.0}
 
 
 class Draws(NamedTuple):
@@ -102,8 +112,7 @@ class Decision:
         rule: What within the reason decided: a limit's key, a policy's rule.
         policy: Name of the policy in force.
         steps: Every rule applied, in order; the last decided.
-        probabilities: Chance with which each pool would have been chosen, by pool name, so that
-            what was logged can be replayed by inverse propensity. Pools left out had none.
+        chances: Works out `probabilities`, which costs as much as deciding.
     """
 
     pool: Pool
@@ -112,7 +121,15 @@ class Decision:
     rule: str
     policy: str
     steps: tuple[RuleStep, ...]
-    probabilities: dict[str, float] = field(default_factory=dict)
+    chances: Chances
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Chance with which each pool would have been chosen, by pool name.
+
+        With it, what was logged can be replayed by inverse propensity. Pools left out had none.
+        """
+        return self.chances()
 
     @property
     def reason_label(self) -> str:

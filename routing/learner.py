@@ -2,16 +2,33 @@
 
 from collections.abc import Callable
 from math import inf
+from typing import NamedTuple
 
 from routing.acceptance import AcceptanceBook
 from routing.causal import CausalBook
 from routing.decision import Outcome
 from routing.expectations import Expectation, expectation
 from routing.pools import Backend, Pool, Speculation
-from routing.steps import StepBook
+from routing.steps import StepBook, StepCurve
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket
 from routing.work import LengthBook, ServiceBook
+
+MEASURED_S = 0.25
+"""How long a pool's figures are used before they are worked out anew."""
+
+
+class Measured(NamedTuple):
+    """A pool's figures.
+
+    Attributes:
+        curve: Step time over in-flight count.
+        prompt_token_s: Prefill, s per prompt token.
+    """
+
+    curve: StepCurve
+    prompt_token_s: float
+
 
 Expected = Callable[[Speculation, int, TaskType, TemperatureBucket], Expectation]
 
@@ -37,6 +54,20 @@ class Learner:
         self.lengths = LengthBook()
         self.service = ServiceBook()
         self.causal = CausalBook()
+        self._measured: dict[str, tuple[float, Measured | None]] = {}
+
+    def measured(self, pool: Pool, *, now: float) -> Measured | None:
+        """Return `pool`'s figures, at most `MEASURED_S` old; None where there are none."""
+        made = self._measured.get(pool.name)
+        if made is None or not 0.0 <= now - made[0] < MEASURED_S:
+            made = self._measured[pool.name] = now, self._measure(pool, now)
+        return made[1]
+
+    def _measure(self, pool: Pool, now: float) -> Measured | None:
+        curve = self.steps.curve(pool, now=now)
+        if curve is None:
+            return None
+        return Measured(curve, self.service.prefill_s(pool.name, idle_step_s=curve.values[0]))
 
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
@@ -111,6 +142,7 @@ class Learner:
         self.lengths.merge(other.lengths)
         self.service.merge(other.service)
         self.causal.merge(other.causal)
+        self._measured.clear()
 
     def forget(self, pool: str) -> None:
         """Drop what was learnt about `pool`: its servers started anew, perhaps as others."""
@@ -118,3 +150,4 @@ class Learner:
         self.steps.forget(pool)
         self.service.forget(pool)
         self.causal.forget(pool)
+        self._measured.pop(pool, None)

@@ -19,6 +19,7 @@ from routing.decision import (
     RefusalReason,
     RoutingRequest,
     RuleStep,
+    certain,
 )
 from routing.learner import Learner
 from routing.policies import make_policy
@@ -140,7 +141,7 @@ class Router:
             message = f"pinned pool {pool.name!r} has no healthy backend"
             return Refusal(reason=RefusalReason.PINNED_POOL_DOWN, message=message)
         steps.append(RuleStep("pin", "the request names it"))
-        choice = Choice(pool, Reason.PINNED, steps[-1], {pool.name: 1.0})
+        choice = Choice(pool, Reason.PINNED, steps[-1], certain(pool))
         return self._decided(choice, request, draws, steps)
 
     def _supported(
@@ -163,7 +164,7 @@ class Router:
         """Choose for a request that decodes nothing: the least full pool that is up."""
         pool = least_full([p for p in pools if p.available(request.excluded)] or pools)
         step = RuleStep("no_decoding", "{:.1f} in flight is the least", (pool.in_flight,))
-        return Choice(pool, Reason.POLICY, step, {pool.name: 1.0})
+        return Choice(pool, Reason.POLICY, step, certain(pool))
 
     def _choose(
         self,
@@ -197,7 +198,9 @@ class Router:
     def _objections(
         self, request: RoutingRequest, pools: Sequence[Pool], now: float, *, strict: bool
     ) -> dict[str, Verdict]:
-        objections = {}
+        objections: dict[str, Verdict] = {}
+        if not strict and not self.rules.thresholds.written:
+            return objections
         for pool in pools:
             if pool.speculates:
                 verdict = self.rules.objection(request, pool, now=now, all_rules=strict)
@@ -232,7 +235,7 @@ class Router:
             other = least_full(others)
             if other.fullness < choice.pool.fullness:
                 reason = Reason.LIMIT if passed.written else Reason.SHED
-                return Choice(other, reason, passed.step, {other.name: 1.0})
+                return Choice(other, reason, passed.step, certain(other))
             template = "over a mark, but {} is fuller ({:.1f} against {:.1f} in flight)"
             numbers: tuple[object, ...] = (other.name, other.in_flight, choice.pool.in_flight)
         else:
@@ -267,5 +270,5 @@ class Router:
             rule=choice.step.rule,
             policy=self.policy.name,
             steps=tuple(steps),
-            probabilities=choice.probabilities,
+            chances=choice.chances,
         )

@@ -7,7 +7,7 @@ router's (`routing.router`), the same for all of them.
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from routing.decision import Draws, Reason, RoutingRequest, RuleStep
+from routing.decision import Chances, Draws, Reason, RoutingRequest, RuleStep, certain
 from routing.pools import Pool
 from routing.priors import TaskRule
 from routing.tasks import TaskType
@@ -15,12 +15,12 @@ from routing.thresholds import Rules, least_full
 
 
 class Choice(NamedTuple):
-    """A policy's answer: the pool, the pipeline reason, the rule and numbers behind it."""
+    """A policy's answer: pool, pipeline reason, the rule and numbers behind it, all chances."""
 
     pool: Pool
     reason: Reason
     step: RuleStep
-    probabilities: dict[str, float]
+    chances: Chances
 
 
 class Policy(Protocol):
@@ -41,7 +41,7 @@ class Policy(Protocol):
 
 def _chosen(pool: Pool, rule: str, template: str, *numbers: object) -> Choice:
     step = RuleStep(rule, template, numbers)
-    return Choice(pool, Reason.POLICY, step, {pool.name: 1.0})
+    return Choice(pool, Reason.POLICY, step, certain(pool))
 
 
 class _Static:

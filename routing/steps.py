@@ -43,7 +43,6 @@ _LINE_SPREAD = 8.0
 _LINE_STEPS = 20.0
 """Steps after which a bin counts as much as the line; also the line's most for one bin is ten of
 these, so that a busy bin does not drown the others."""
-_REFIT_S = 0.25
 
 
 class StepCurve(NamedTuple):
@@ -129,7 +128,6 @@ class StepBook:
 
     def __init__(self) -> None:
         self.sums: dict[tuple[str, str], StepSums] = {}
-        self._curves: dict[str, tuple[float, StepCurve | None]] = {}
 
     def add(
         self, pool: str, backend: str, gap_s: float, *, in_flight: int, now: float, count: int = 1
@@ -152,26 +150,21 @@ class StepBook:
         sums.add(gap_s, in_flight=in_flight, now=now, count=count)
 
     def curve(self, pool: Pool, *, now: float) -> StepCurve | None:
-        """Return `pool`'s curve, at most `_REFIT_S` old; None while it is not measured."""
-        made = self._curves.get(pool.name)
-        if made is None or not 0.0 <= now - made[0] < _REFIT_S:
-            merged = StepSums()
-            for (name, _), sums in self.sums.items():
-                if name == pool.name:
-                    merged.merge(sums)
-            made = self._curves[pool.name] = (now, _fitted(merged, pool, now))
-        return made[1]
+        """Return `pool`'s curve at `now`; None while it is not measured."""
+        merged = StepSums()
+        for (name, _), sums in self.sums.items():
+            if name == pool.name:
+                merged.merge(sums)
+        return _fitted(merged, pool, now)
 
     def merge(self, other: "StepBook") -> None:
         """Add what another worker has seen."""
         for key, sums in other.sums.items():
             self.sums.setdefault(key, StepSums()).merge(sums)
-        self._curves.clear()
 
     def forget(self, pool: str) -> None:
         """Drop what was learnt about `pool`."""
         self.sums = {key: sums for key, sums in self.sums.items() if key[0] != pool}
-        self._curves.pop(pool, None)
 
 
 def tokens_per_step(pool: Pool) -> float:

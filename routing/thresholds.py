@@ -149,6 +149,8 @@ class Rules:
     def mark_passed(self, pool: Pool, *, now: float, all_rules: bool) -> Verdict | None:
         """Return the load mark that `pool` is over at `now`, if any."""
         knobs = self.thresholds
+        if not all_rules and not knobs.written:
+            return None
         for key, band, value in (
             ("in_flight", knobs.in_flight, pool.in_flight),
             ("qps", knobs.qps, self._rate(pool.model, now)),

@@ -1,7 +1,7 @@
 """Traffic classes: requests alike in how much of a draft they will accept."""
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from routing.tasks import TaskType
@@ -33,6 +33,14 @@ class TrafficClass:
     model: str
     task: TaskType
     bucket: TemperatureBucket
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # It is looked up many times in a decision, and an enum's hash is slow.
+        object.__setattr__(self, "_hash", hash((self.model, self.task, self.bucket)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def label(self) -> str:

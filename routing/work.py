@@ -37,6 +37,7 @@ class LengthBook:
 
     def __init__(self) -> None:
         self.sums: dict[_LengthKey, Typical] = {}
+        self._beliefs: dict[TrafficClass, float] = {}
 
     def add(self, traffic_class: TrafficClass, tokens: int, *, now: float) -> None:
         """Add the output of a finished request."""
@@ -49,17 +50,22 @@ class LengthBook:
             sums.weight = kept * sums.weight + 1.0
             sums.total = kept * sums.total + log(tokens)
             sums.seen_at = now
+        self._beliefs.clear()
 
     def believed(self, traffic_class: TrafficClass) -> float:
         """Return the output tokens to expect of `traffic_class`, about their median."""
+        if (kept := self._beliefs.get(traffic_class)) is not None:
+            return kept
         expected, weight = log(LENGTH), _LENGTH_REQUESTS
         for key in _length_keys(traffic_class):
             if (sums := self.sums.get(key)) is not None:
                 expected = (sums.total + weight * expected) / (sums.weight + weight)
-        return exp(expected)
+        self._beliefs[traffic_class] = exp(expected)
+        return self._beliefs[traffic_class]
 
     def merge(self, other: "LengthBook") -> None:
         """Add what another worker has seen."""
+        self._beliefs.clear()
         for key, sums in other.sums.items():
             self.sums.setdefault(key, Typical()).merge(sums, half_life_s=HALF_LIFE_S)
 

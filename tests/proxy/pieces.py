@@ -8,7 +8,7 @@ from proxy.downstream import Downstream, Message
 from proxy.errors import BackendError
 from proxy.record import RequestRecord
 from proxy.relay import Hidden, StreamRelay
-from routing.decision import Decision, Reason, RuleStep
+from routing.decision import Decision, Reason, RuleStep, certain
 from routing.features import Route
 from routing.pools import Backend, Pool, Speculation
 from routing.tasks import TaskType
@@ -118,7 +118,7 @@ def a_decision(pool: Pool | None = None) -> Decision:
         rule=step.rule,
         policy="spec_only",
         steps=(step,),
-        probabilities={pool.name: 1.0},
+        chances=certain(pool),
     )
 
 

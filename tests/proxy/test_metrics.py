@@ -17,7 +17,7 @@ from proxy.metrics import ERROR_KINDS, MAX_MODELS, Metrics, exposition
 from proxy.probes import Prober
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.totals import SpecTotals
-from routing.decision import Decision, Reason, RuleStep
+from routing.decision import Decision, Reason, RuleStep, certain
 from routing.router import Router
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
@@ -88,6 +88,7 @@ class World:
             rule="tasks",
             policy="threshold",
             steps=(RuleStep("tasks", "gains"),),
+            chances=certain(found),
         )
         record = RequestRecord(
             endpoint="/v1/chat/completions",

@@ -1,6 +1,6 @@
 import pytest
 
-from routing.decision import Decision, Draws, Reason, RuleStep
+from routing.decision import Decision, Draws, Reason, RuleStep, certain
 from tests.routing.worlds import pool, request
 
 
@@ -13,6 +13,7 @@ def decision(reason: Reason) -> Decision:
         rule="max_temperature",
         policy="threshold",
         steps=(RuleStep("first", "unread"), RuleStep("t", "T {:g} is above {:g}", (1.0, 0.7))),
+        chances=certain(spec),
     )
 
 

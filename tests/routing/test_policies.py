@@ -33,7 +33,7 @@ def test_a_policy_goes_by_its_name_and_chooses_with_certainty(name: str) -> None
 
     assert make_policy(name).name == name
     assert choice.reason is (Reason.STALE_FALLBACK if name == "adaptive" else Reason.POLICY)
-    assert choice.probabilities == {choice.pool.name: 1.0}
+    assert choice.chances() == {choice.pool.name: 1.0}
 
 
 def test_an_unknown_policy_is_refused_with_those_there_are() -> None:
