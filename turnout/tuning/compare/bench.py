@@ -159,7 +159,7 @@ def traffic_of(
     workload = Workload(
         max_tokens=protocol.output_tokens,
         emulated=protocol.lab != REAL,
-        kinds=kinds(level.mix, count=count, seed=seed),
+        kinds=kinds(level.mix, protocol.temperatures, count=count, seed=seed),
         streams=(True,),
         ignore_eos=True,
     )

@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import islice
 from random import Random
 
-from turnout.tuning.compare.protocol import TEMPERATURES
 from turnout.tuning.prompts import CODE, ECHO, JSON, KINDS, STORY, Kind
 
 _NOTICES = (
@@ -72,14 +71,16 @@ _SCENES = ("a forest of glass", "an empty harbour", "the oldest pear tree",
            "a library of unsent letters")  # fmt: skip
 
 
-def kinds(mix: Mapping[str, float], *, count: int, seed: int) -> tuple[Kind, ...]:
-    """Return each kind with its share of `mix` and `count` prompts of its own."""
+def kinds(
+    mix: Mapping[str, float], temperatures: Mapping[str, float], *, count: int, seed: int
+) -> tuple[Kind, ...]:
+    """Return each kind with its share of `mix`, its temperature and `count` prompts of its own."""
     chance = Random(seed)  # noqa: S311 - a workload, not a secret
     return tuple(
         replace(
             kind,
             share=mix[kind.name],
-            temperature=TEMPERATURES[kind.name],
+            temperature=temperatures[kind.name],
             prompts=list(islice(_distinct(_COMPOSE[kind.name], chance), count)),
         )
         for kind in KINDS
@@ -123,7 +124,7 @@ def _story(chance: Random) -> str:
 
 
 _COMPOSE: Mapping[str, Callable[[Random], str]] = {
-    # Two notices are over OUTPUT_TOKENS long, so that an echo repeats up to its last token.
+    # Two notices have 105 tokens or more, so that an echo of 80 repeats up to its last token.
     "echo": lambda chance: ECHO.format(_notices(chance, 2)),
     "json": lambda chance: JSON.format(_notices(chance, 1)),
     "code": _code,

@@ -61,7 +61,7 @@ def _latencies(protocol: Protocol, summaries: Sequence[Summary]) -> Drawn:
                 axes.plot(value, height, mark, color=colour, markersize=6)
         _heights(axes, names)
         axes.set_xlim(left=0)
-        axes.set_title(f"{METRICS[metric]} at {load} load, s", loc="left")
+        axes.set_title(f"{METRICS[metric]}, {load} load, s", loc="left")
 
     svg = _grid(protocol, _METRICS, panel)
     return Drawn(svg, "Latency of each arm: bar P50, dot mean, triangle P95, cross P99.")
@@ -79,10 +79,12 @@ def _against(protocol: Protocol, ratios: Sequence[Ratio]) -> Drawn:
             axes.plot([ratio.interval.low, ratio.interval.high], [height] * 2, color=colour)
             axes.plot(ratio.interval.value, height, "o", color=colour)
         _heights(axes, names)
-        axes.set_title(f"Mean {METRICS[metric]} at {load} load, ratio", loc="left")
+        axes.set_title(f"Mean {METRICS[metric]}, {load} load", loc="left")
 
     svg = _grid(protocol, _METRICS, panel)
-    caption = "Adaptive over each other arm, with 95 % intervals; left of the line it is faster."
+    caption = (
+        "Ratio of adaptive to each other arm, with 95 % intervals; left of the line it is faster."
+    )
     return Drawn(svg, caption)
 
 
@@ -98,9 +100,10 @@ def _routes(protocol: Protocol, rows: Sequence[Row]) -> Drawn:
             places = [place + (number + 0.5) * width - 0.4 for place in range(len(kinds))]
             axes.bar(places, shares, width, color=_colour(protocol, arm), label=_shown(arm))
         axes.set_xticks(range(len(kinds)), kinds)
-        axes.set_ylim(0, 1)
-        axes.set_title(f"Share to the spec server, {load} load", loc="left")
-        axes.legend(frameon=False, fontsize=7, loc="upper right")
+        axes.set_yticks([0, 0.5, 1])
+        axes.set_ylim(0, 1.25)  # room for the legend
+        axes.set_title(f"Share to spec, {load} load", loc="left")
+        axes.legend(frameon=False, fontsize=6, ncols=3, loc="upper left", handlelength=1)
 
     svg = _grid(protocol, ("route",), panel)
     return Drawn(svg, "Where the arms with one server of each kind sent what.")

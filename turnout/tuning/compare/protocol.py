@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from zlib import crc32
@@ -16,7 +16,7 @@ REAL = "vllm"
 OUTPUT_TOKENS = 80
 """Of every request."""
 
-TEMPERATURES = {"echo": 0.0, "json": 0.0, "code": 0.2, "creative": 1.0}
+TEMPERATURES: Mapping[str, float] = {"echo": 0.0, "json": 0.0, "code": 0.2, "creative": 1.0}
 """Of each kind of prompt."""
 
 _SCHEDULE = ((1, 4, 5), (5, 8, 2), (9, 16, 0))  # speculation pays up to some eight in flight here
@@ -118,6 +118,7 @@ class Protocol:
         rounds: How often each arm is measured at each load.
         requests: Per round, load and arm.
         warm_up: Requests that each arm gets before it is measured, spread over the loads.
+        temperatures: Of each kind of prompt.
         seed: Of arrivals and prompts.
         output_tokens: Of every request.
     """
@@ -130,6 +131,7 @@ class Protocol:
     rounds: int = 3
     requests: int = 80
     warm_up: int = 50
+    temperatures: Mapping[str, float] = field(default_factory=lambda: TEMPERATURES)
     seed: int = 1
     output_tokens: int = OUTPUT_TOKENS
 

@@ -13,10 +13,13 @@ from turnout.tuning.compare.protocol import ADAPTIVE, REAL, Protocol
 from turnout.tuning.compare.rows import Results, Row
 from turnout.tuning.compare.statistics import (
     BLOCK,
+    COMPARED,
     METRICS,
     RESAMPLES,
+    STATISTICS,
     Ratio,
     Summary,
+    called,
     complete,
     ratios,
     summarise,
@@ -25,6 +28,7 @@ from turnout.tuning.compare.verdicts import Findings, Verdict, Winner, judge, wi
 
 TITLE = "Ways to route, measured"
 _UNKNOWN = "-"
+_TEXT = ("load", "arm")  # columns that hold words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +87,8 @@ def write_report(results: Results) -> str:
     }
     for name, text in files.items():
         (results.folder / name).write_text(text)
-    lines = [_verdict_line(verdict) for verdict in report.verdicts]
-    return "\n".join((*lines, "", f"Report: {results.folder / 'report.html'}"))
+    lines = (f"{_word(verdict.held).upper()}: {_claim(verdict)}" for verdict in report.verdicts)
+    return "\n".join((*lines, *fastest(report), f"\nReport: {results.folder / 'report.html'}"))
 
 
 class Table(NamedTuple):
@@ -96,30 +100,28 @@ class Table(NamedTuple):
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """Yield who was fastest, a table of latencies per load, and adaptive over the others."""
-    yield Table(
-        "Fastest",
-        ("load", "by", "arm", "s", "adaptive over it"),
-        [
-            (won.load, f"{won.statistic} {METRICS[won.metric]}", _name(won.arm),
-             f"{won.seconds:.3f}", str(won.adaptive or _UNKNOWN))
-            for won in report.winners
-        ],
-    )  # fmt: skip
-    latencies = [(metric, name) for metric in METRICS for name in ("mean", "p50", "p95", "p99")]
-    heads = (*(f"{METRICS[metric]} {name}" for metric, name in latencies), "failed", "to spec")
+    """Yield a table of latencies per load, and adaptive over the others."""
+    latencies = [(metric, name) for metric in METRICS for name in STATISTICS]
+    heads = (
+        *(f"{METRICS[metric]} {called(name)}" for metric, name in latencies),
+        "failed",
+        "speculating",
+    )
     for load, found in groupby(report.summaries, key=lambda summary: summary.load):
         rate = report.protocol.load(load).rate_per_s
-        heading = f"{load} load: {rate:g} requests/s, {report.rounds[load]} rounds; TPOT in ms, " \
-            "TTFT and E2E in s"  # fmt: skip
+        heading = (
+            f"{load} load: {rate:g} requests/s, rounds: {report.rounds[load]}; TPOT in ms, TTFT "
+            "and E2E in s"
+        )
         rows = [(_name(each.arm), *_latencies(each, latencies), str(each.errors),
                  f"{each.speculating:.0%}") for each in found]  # fmt: skip
         yield Table(heading, ("arm", *heads), rows)
-    yield Table(
-        "Adaptive over the other arms, with 95 % intervals; under 1 adaptive is faster",
-        ("load", "arm", *(f"{METRICS[m]} {s}" for m in METRICS for s in ("mean", "p95"))),
-        list(_ratio_rows(report.ratios)),
-    )
+    if report.ratios:
+        yield Table(
+            "Adaptive over the other arms, with 95 % intervals; under 1 adaptive is faster",
+            ("load", "arm", *(f"{METRICS[m]} {called(s)}" for m in METRICS for s in COMPARED)),
+            list(_ratio_rows(report.ratios)),
+        )
 
 
 def _latencies(summary: Summary, which: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -136,7 +138,7 @@ def _ratio_rows(found: Sequence[Ratio]) -> Iterator[tuple[str, ...]]:
     for ratio in found:
         by_pair[ratio.load, ratio.other][ratio.metric, ratio.statistic] = ratio
     for (load, other), known in by_pair.items():
-        cells = (known.get((metric, name)) for metric in METRICS for name in ("mean", "p95"))
+        cells = (known.get((metric, name)) for metric in METRICS for name in COMPARED)
         yield load, _name(other), *(str(each.interval) if each else _UNKNOWN for each in cells)
 
 
@@ -144,12 +146,20 @@ def _name(arm: str) -> str:
     return arm.replace("-", " ")
 
 
-def _verdict_line(verdict: Verdict) -> str:
-    return f"{_word(verdict.held).upper()}: {_claim(verdict)}"
-
-
 def _claim(verdict: Verdict) -> str:
     return f"{verdict.claim} ({verdict.found})" if verdict.found else verdict.claim
+
+
+def fastest(report: Report) -> Iterator[str]:
+    """Yield who won at each load, in a line."""
+    for load, won in groupby(report.winners, key=lambda winner: winner.load):
+        yield f"Fastest at {load} load: " + "; ".join(map(_won, won))
+
+
+def _won(winner: Winner) -> str:
+    what = f"{called(winner.statistic)} {METRICS[winner.metric]}"
+    won = f"{what} {winner.seconds:.3f} s by {winner.arm}"
+    return f"{won}, adaptive {winner.adaptive} of it" if winner.adaptive else won
 
 
 def _word(held: bool | None) -> str:
@@ -159,18 +169,21 @@ def _word(held: bool | None) -> str:
 def method(report: Report) -> str:
     """Return how it was measured, in a paragraph."""
     protocol = report.protocol
-    servers = "vLLM servers" if protocol.lab == REAL else f"emulated servers ({protocol.lab})"
+    servers = "vLLM servers"
+    if protocol.lab != REAL:
+        servers = f"emulated servers ({protocol.lab}, {protocol.time_scale:g} times as fast)"
     mixes = "; ".join(
         f"{load.name} {load.rate_per_s:g}/s with "
         + ", ".join(f"{share:.0%} {kind}" for kind, share in load.mix.items())
         for load in protocol.loads
     )
+    heats = ", ".join(f"{kind} {heat:g}" for kind, heat in protocol.temperatures.items())
     return (
         f"On {protocol.machine}. Each arm sends to two {servers}, a core each, through a gateway "
         f"of its own; clients, gateway and servers share the machine. Open loop with Poisson "
-        f"arrivals, the same times and prompts for every arm of a round: {mixes}. "
-        f"{protocol.output_tokens} output tokens, {protocol.requests} requests per round, arm and "
-        f"load, after {protocol.warm_up} requests of warm-up per arm; arms take turns within a "
+        f"arrivals, the same times and prompts for every arm of a round: {mixes}. Temperatures: "
+        f"{heats}. {protocol.output_tokens} output tokens; {protocol.requests} requests per "
+        f"round, arm and load, after {protocol.warm_up} of warm-up per arm. Arms take turns in a "
         "round, in an order that differs from round to round. Latencies count from the moment a "
         "request was due, and those of failed requests count nowhere. Intervals: "
         f"{RESAMPLES} paired bootstrap samples of blocks of {BLOCK} consecutive arrivals."
@@ -180,7 +193,8 @@ def method(report: Report) -> str:
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
     verdicts = (f"- **{_word(verdict.held)}**: {_claim(verdict)}" for verdict in report.verdicts)
-    parts = [method(report), "\n".join(verdicts)]
+    won = (f"- {line}" for line in fastest(report))
+    parts = [method(report), "\n".join((*verdicts, *won))]
     for table in tables(report):
         rule = ["---"] * len(table.heads)
         lines = (f"| {' | '.join(cells)} |" for cells in (table.heads, rule, *table.rows))
@@ -194,8 +208,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; marg
 h1 { font-size: 1.5rem } h2 { font-size: 1.05rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem }
 td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child, td:nth-child(2) { text-align: left }
-.held { color: #1a7f37 } .failed { color: #b42318 } .open { color: #777 }
+td.text, th.text { text-align: left; white-space: nowrap }
+.held { color: #1a7f37 } .not-held { color: #b42318 } .not-measured { color: #777 }
 figure { margin: 1.5rem 0; overflow-x: auto } figcaption { color: #555 } div { overflow-x: auto }
 """
 
@@ -206,23 +220,32 @@ def html(report: Report, figures: Sequence[plots.Drawn]) -> str:
         f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
         for figure in figures
     )
+    won = "".join(f"<li>{escape(line)}</li>" for line in fastest(report))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{TITLE}</title><style>{_STYLE}</style></head><body><h1>{TITLE}</h1>"
-        f"<ul>{''.join(map(_verdict_item, report.verdicts))}</ul>"
+        f"<ul>{''.join(map(_verdict_item, report.verdicts))}{won}</ul>"
         f"<p>{escape(method(report))}</p>{drawn}{''.join(map(_html_table, tables(report)))}"
         "</body></html>\n"
     )
 
 
 def _verdict_item(verdict: Verdict) -> str:
-    kind = "open" if verdict.held is None else "held" if verdict.held else "failed"
-    return f'<li><b class="{kind}">{_word(verdict.held)}</b>: {escape(_claim(verdict))}</li>'
+    word = _word(verdict.held)
+    kind = word.replace(" ", "-")
+    claim, found = escape(verdict.claim), escape(verdict.found)
+    return f'<li><b><span class="{kind}">{word}</span>: {claim}</b><br>{found}</li>'
 
 
 def _html_table(table: Table) -> str:
+    kinds = ["text" if head in _TEXT else "number" for head in table.heads]
+
     def row(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        line = (
+            f'<{tag} class="{kind}">{escape(cell)}</{tag}>'
+            for kind, cell in zip(kinds, cells, strict=True)
+        )
+        return f"<tr>{''.join(line)}</tr>"
 
     body = "".join(row("td", cells) for cells in table.rows)
     head = row("th", table.heads)

@@ -43,6 +43,11 @@ COMPARED = ("mean", "p95")
 """The statistics that arms are compared by."""
 
 
+def called(statistic: str) -> str:
+    """Return what a statistic is called: P95 is the 95th percentile."""
+    return statistic.replace("p", "P")
+
+
 def complete(rows: Sequence[Row], protocol: Protocol) -> list[Row]:
     """Return the rows of those loads and rounds that every arm has finished."""
     arms = defaultdict(set)

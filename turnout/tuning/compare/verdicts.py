@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from turnout.tuning.compare.protocol import ADAPTIVE, SPLIT, Protocol
-from turnout.tuning.compare.statistics import METRICS, Interval, Ratio, Summary
+from turnout.tuning.compare.statistics import METRICS, Interval, Ratio, Summary, called
 
 GAIN = 0.90
 """Ratio that a claimed gain of 10 % must reach."""
@@ -90,7 +90,7 @@ def _not_behind(findings: Findings, load: str) -> Verdict:
             ratio = best and findings.ratio(load, best[0], metric, statistic)
             if best is None or ratio is None:
                 continue
-            ratios[f"{statistic} {METRICS[metric]} of {best[0]}"] = ratio
+            ratios[f"{called(statistic)} {METRICS[metric]} of {best[0]}"] = ratio
             within.append(ratio.low <= slack)
     return Verdict(
         claim=f"{load} load: not behind the best other 1+1 arm by more than 5 % on the mean and "
