@@ -1,5 +1,6 @@
 """Cells of the grid: one arm at one load, on one kind of server, in one seed's world."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -34,6 +35,9 @@ class Cell:
     arm: str
     seed: int
     requests: int
+
+
+Results = Mapping[Cell, Rows]
 
 
 def simulate(cell: Cell, workload: Workload) -> Rows:

@@ -137,21 +137,29 @@ class Rows:
         ttft_s: From arrival to the first token of the answer that was finished.
         e2e_s: From arrival to the last token.
         tpot_s: Between them, per token after the first.
-        tokens: Output tokens.
+        kind: Number of its kind, in `kinds`.
+        traffic_class: Number of what the router takes it for, task and temperature.
         pool: Number of its replica's pool.
+        accepted: Draft tokens accepted.
+        drafted: Draft tokens verified.
         randomised: 1 where chance alone chose the pool, else 0.
         cost_s: What it really cost where it went, J, as things were when it was sent.
         least_s: The least that it would have cost anywhere.
+        kinds: Labels of the kinds.
     """
 
     ttft_s: "array[float]" = field(default_factory=_numbers)
     e2e_s: "array[float]" = field(default_factory=_numbers)
     tpot_s: "array[float]" = field(default_factory=_numbers)
-    tokens: "array[float]" = field(default_factory=_numbers)
+    kind: "array[float]" = field(default_factory=_numbers)
+    traffic_class: "array[float]" = field(default_factory=_numbers)
     pool: "array[float]" = field(default_factory=_numbers)
+    accepted: "array[float]" = field(default_factory=_numbers)
+    drafted: "array[float]" = field(default_factory=_numbers)
     randomised: "array[float]" = field(default_factory=_numbers)
     cost_s: "array[float]" = field(default_factory=_numbers)
     least_s: "array[float]" = field(default_factory=_numbers)
+    kinds: list[str] = field(default_factory=list)
 
 
 def replicas_of(
@@ -250,7 +258,8 @@ class Cluster:
             self._send(flight.request, now, again=replica.backend.name)
 
     def _rows(self, requests: Sequence[SimulatedRequest]) -> Rows:
-        rows = Rows()
+        rows = Rows(kinds=sorted({request.kind.label for request in requests}))
+        classes: dict[tuple[str, float], int] = {}
         for request in requests:
             flight, end_s = self._done[request.index]
             first_s = flight.first_s or end_s
@@ -258,7 +267,11 @@ class Cluster:
             rows.ttft_s.append(first_s - request.arrives_s)
             rows.e2e_s.append(end_s - request.arrives_s)
             rows.tpot_s.append((end_s - first_s) / (request.output_tokens - 1))
-            rows.tokens.append(request.output_tokens)
+            rows.kind.append(rows.kinds.index(request.kind.label))
+            taken_for = request.label, request.kind.temperature
+            rows.traffic_class.append(classes.setdefault(taken_for, len(classes)))
+            rows.accepted.append(flight.sequence.accepted)
+            rows.drafted.append(flight.sequence.drafted)
             rows.pool.append(self._pools.index(flight.replica.pool.name))
             rows.randomised.append(flight.randomised)
             rows.cost_s.append(cost_s)

@@ -1,0 +1,274 @@
+"""The report of a simulation: as JSON, as Markdown, and as one HTML file with its plots."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from turnout.simulation.arms import ADAPTIVE, ORACLE
+from turnout.simulation.cells import Results
+from turnout.simulation.mixes import SCENARIOS
+from turnout.simulation.plan import Plan
+from turnout.simulation.plots import Drawn, draw
+from turnout.simulation.servers import PRESET
+from turnout.simulation.statistics import (
+    BLOCK,
+    RESAMPLES,
+    WARM_UP,
+    Comparison,
+    Summary,
+    Targets,
+    comparisons,
+)
+from turnout.simulation.verdicts import Verdict, judge
+
+TITLE = "Ways to route, simulated"
+_UNKNOWN = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a simulation amounts to.
+
+    Attributes:
+        plan: What was simulated.
+        comparisons: The arms of each place.
+        verdicts: The claims.
+        unfinished: Cells of the plan that were not simulated.
+    """
+
+    plan: Plan
+    comparisons: Sequence[Comparison]
+    verdicts: Sequence[Verdict]
+    unfinished: int
+
+
+def report_of(plan: Plan, results: Results, targets: Targets) -> Report:
+    """Return the report of the cells that were simulated."""
+    found = comparisons(results, plan.arms, targets)
+    return Report(
+        plan=plan,
+        comparisons=found,
+        verdicts=judge(found),
+        unfinished=len(plan.cells) - len(results),
+    )
+
+
+def write(report: Report, folder: Path, *, markdown_file: Path | None = None) -> Path:
+    """Write `report.html` and `report.json` into `folder`, and the Markdown; return the HTML."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "report.html"
+    page.write_text(html(report, draw(report.comparisons)), encoding="utf-8")
+    text = json.dumps(to_json(report), indent=1)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    if markdown_file is not None:
+        markdown_file.write_text(markdown(report), encoding="utf-8")
+    return page
+
+
+def to_json(report: Report) -> dict[str, object]:
+    """Return all that was found."""
+    return {
+        "method": method(report),
+        "unfinished_cells": report.unfinished,
+        "verdicts": [asdict(verdict) for verdict in report.verdicts],
+        "places": [
+            {
+                **each.place._asdict(),
+                "seeds": each.seeds,
+                "arms": [asdict(summary) for summary in each.summaries.values()],
+                "over_oracle": {arm: each.regret(arm) for arm in each.summaries},
+                "over_adaptive": {arm: each.ratio(arm, ADAPTIVE) for arm in each.summaries},
+            }
+            for each in report.comparisons
+        ],
+    }
+
+
+def method(report: Report) -> str:
+    """Return how it was simulated, in a paragraph."""
+    plan = report.plan
+    what = (
+        "the arrivals and lengths of a trace"
+        if plan.trace
+        else ("Poisson arrivals and log-normal lengths")
+    )
+    accepted = "per-request statistics" if plan.statistics else "published figures per task"
+    return (
+        f"Two simulated servers per arm (preset {PRESET}: step costs fitted on vLLM), driven by "
+        f"the gateway's own routing code. {plan.requests} requests per cell with {what}, "
+        f"{len(plan.seeds)} seeds, the first {WARM_UP:.0%} of each cell not counted; loads are "
+        "percent of what two plain servers do when they never run dry. Acceptance follows "
+        f"{accepted}, by a factor of 0.6 to 1.4 per class and seed and with the spread measured "
+        "between requests; labels err as the classifier was measured to. All arms serve the same "
+        "requests with the same luck. The oracle knows each request's acceptance and length and "
+        "the engines' costs, and takes what costs least by the same formula, one request at a "
+        f"time. Intervals: {RESAMPLES} paired bootstrap samples of blocks of {BLOCK} consecutive "
+        "arrivals."
+    )
+
+
+class Table(NamedTuple):
+    """A table of text, with a heading."""
+
+    heading: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def overviews(report: Report) -> Iterator[Table]:
+    """Yield an overview per kind of server, and of each scenario."""
+    grid = [each for each in report.comparisons if each.place.mix not in SCENARIOS]
+    for engine in dict.fromkeys(each.place.engine for each in grid):
+        mine = [each for each in grid if each.place.engine == engine]
+        loads = [_load(each.place.load) for each in mine]
+        yield Table(
+            f"Mean E2E, s, {engine}",
+            ("arm", *loads),
+            [(_shown(arm), *(f"{each.mean(arm):.3f}" for each in mine))
+             for arm in report.plan.arms],
+        )  # fmt: skip
+        if ORACLE in report.plan.arms:
+            yield Table(
+                f"Mean E2E over the oracle's, with 95 % intervals, {engine}",
+                ("arm", *loads),
+                [(_shown(arm), *(str(each.regret(arm)) for each in mine))
+                 for arm in report.plan.arms if arm != ORACLE],
+            )  # fmt: skip
+    for each in report.comparisons:
+        if each.place.mix in SCENARIOS:
+            yield _scenario(each)
+
+
+def _scenario(comparison: Comparison) -> Table:
+    """Return a scenario's acceptance by class beside the average, and latency by arm."""
+    rows = []
+    for arm, summary in comparison.summaries.items():
+        accepted = ", ".join(f"{kind} {rate:.2f}" for kind, rate in summary.acceptance.items())
+        rows.append((_shown(arm), f"{summary.e2e_s[0]:.3f}", accepted or _UNKNOWN))
+    heads = ("arm", "mean E2E, s", "accepted / drafted of what was drafted")
+    return Table(f"Scenario {comparison.place}", heads, rows)
+
+
+def details(report: Report) -> Iterator[Table]:
+    """Yield all numbers of each place."""
+    for each in report.comparisons:
+        rows = [_numbers(each, summary) for summary in each.summaries.values()]
+        yield Table(f"{each.place}, {each.seeds} seeds", _HEADS, rows)
+
+
+_HEADS = (
+    "arm", "E2E mean", "P50", "P99", "TTFT mean", "P50", "P99", "TPOT mean, ms", "P50", "P99",
+    "goodput", "over oracle", "decision regret", "switches / 100", "explored", "extra cost",
+)  # fmt: skip
+
+
+def _numbers(comparison: Comparison, summary: Summary) -> Sequence[str]:
+    regret = comparison.regret(summary.arm)
+    return (
+        _shown(summary.arm),
+        *(f"{seconds:.3f}" for seconds in summary.e2e_s),
+        *(f"{seconds:.3f}" for seconds in summary.ttft_s),
+        *(f"{seconds * 1000:.1f}" for seconds in summary.tpot_s),
+        f"{summary.goodput:.1%}",
+        str(regret) if regret else _UNKNOWN,
+        f"{summary.decision_regret:.1%}",
+        f"{summary.switches:.1f}",
+        f"{summary.explored:.1%}",
+        f"{summary.explored_cost:.2%}",
+    )
+
+
+def _load(name: str) -> str:
+    return f"{name} %" if name[0].isdigit() else name
+
+
+def _shown(arm: str) -> str:
+    return arm.replace("-", " ")
+
+
+def word(verdict: Verdict) -> str:
+    """Return what became of a claim, in a word or two."""
+    return {None: "not simulated", True: "held", False: "not held"}[verdict.held]
+
+
+def worst(verdict: Verdict) -> str:
+    """Return the place where a claim holds least, with its number."""
+    if verdict.worst is None:
+        return _UNKNOWN
+    place, ratio, limit = verdict.worst
+    return f"{ratio} of at most {limit:.2f}, {place}"
+
+
+def sentence(verdict: Verdict) -> str:
+    """Return a claim with its numbers."""
+    if verdict.worst is None:
+        return f"{verdict.claim}: {verdict.found}"
+    return f"{verdict.claim}: {verdict.found}; worst {worst(verdict)}"
+
+
+def markdown(report: Report) -> str:
+    """Return the report as Markdown."""
+    verdicts = (f"- **{word(each)}**: {sentence(each)}" for each in report.verdicts)
+    parts = [method(report), "\n".join(verdicts)]
+    for table in overviews(report):
+        rule = ["---", *["---:"] * (len(table.heads) - 1)]
+        lines = (f"| {' | '.join(cells)} |" for cells in (table.heads, rule, *table.rows))
+        parts.append(f"**{table.heading}**\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto;
+       padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.05rem; margin-top: 2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .8rem }
+td, th { padding: .2rem .55rem; border-bottom: 1px solid #ddd; text-align: right;
+         white-space: nowrap }
+td:first-child, th:first-child { text-align: left }
+tr.adaptive { font-weight: 600 }
+.held { color: #1a7f37 } .failed { color: #b42318 } .open { color: #777 }
+ul.verdicts { list-style: none; padding: 0; font-weight: 600 }
+ul.verdicts span { font-weight: 400 }
+figure { margin: 1.5rem 0; overflow-x: auto } figcaption { color: #555; font-size: .85rem }
+figure svg { max-width: 100%; height: auto } div { overflow-x: auto }
+"""
+
+
+def html(report: Report, figures: Sequence[Drawn]) -> str:
+    """Return the report as one HTML file that needs nothing else."""
+    drawn = "".join(
+        f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        for figure in figures
+    )
+    cut = f"<p class=failed>{report.unfinished} cells were not simulated.</p>"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{TITLE}</title><style>{_STYLE}</style></head><body><h1>{TITLE}</h1>"
+        f"{cut if report.unfinished else ''}"
+        f'<ul class="verdicts">{"".join(map(_verdict_item, report.verdicts))}</ul>'
+        f"<p>{escape(method(report))}</p>{drawn}{''.join(map(_html_table, overviews(report)))}"
+        f"<details><summary>All numbers</summary>{''.join(map(_html_table, details(report)))}"
+        "</details></body></html>\n"
+    )
+
+
+def _verdict_item(verdict: Verdict) -> str:
+    kind = "open" if verdict.held is None else "held" if verdict.held else "failed"
+    rest = f"{verdict.found}; worst {worst(verdict)}" if verdict.worst else verdict.found
+    return (
+        f'<li><b class="{kind}">{word(verdict)}</b>: {escape(verdict.claim)} '
+        f"<span>({escape(rest)})</span></li>"
+    )
+
+
+def _html_table(table: Table) -> str:
+    def row(tag: str, cells: Sequence[str]) -> str:
+        marked = ' class="adaptive"' if cells[0] == ADAPTIVE else ""
+        return f"<tr{marked}>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    body = "".join(row("td", cells) for cells in table.rows)
+    head = row("th", table.heads)
+    return f"<h2>{escape(table.heading)}</h2><div><table>{head}{body}</table></div>"
