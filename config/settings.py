@@ -290,6 +290,11 @@ class Observation(Section):
         description="Share of streams for which token counts per chunk are asked, on speculating "
         "servers that do not report acceptance themselves.",
     )
+    counterfactual_share: Fraction = Field(
+        default=0.05,
+        description="Share of finished requests whose text is looked up once, in memory, for what "
+        "an n-gram pool of their model would have accepted; 0 turns it off.",
+    )
     log_requests: bool = Field(default=True, description="One structured line per request.")
 
 
