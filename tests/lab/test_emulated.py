@@ -96,6 +96,22 @@ def test_the_true_task_decides_how_much_is_accepted(client: httpx.Client, fast: 
     assert accepted("code_edit") > 3 * accepted("qa")
 
 
+def test_a_schedule_limits_the_drafts_of_a_step(
+    client: httpx.Client, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    arguments = ("--speculation", "ngram", "--schedule", "1:2,16:0", "--time-scale", "inf")
+    told = {"true_task": "extraction", "acceptance": 0.9}
+
+    with emulated(*arguments, at=tmp_path_factory) as server:
+        answer = chat(client, server.url, vllm_xargs=told, max_tokens=100, ignore_eos=True)
+
+    found = answer.json()["metrics"]["speculative_decoding"]
+    assert found["num_spec_steps"] > 0
+    assert found["num_draft_tokens"] == 2 * found["num_spec_steps"]
+    assert found["acceptance_histogram"][2] > 0
+    assert sum(found["acceptance_histogram"][3:]) == 0
+
+
 def test_a_required_tool_is_called_with_arguments_that_fit(
     client: httpx.Client, fast: str
 ) -> None:

@@ -103,6 +103,15 @@ def test_an_emulated_server_runs_in_this_environment_with_the_same_plan(home: La
     assert option(command, "--seed") == "7"
 
 
+def test_a_schedule_of_drafts_is_given_to_the_emulator_by_largest_size(home: LabHome) -> None:
+    plan = ServerPlan(name="spec", speculation="ngram", schedule=((1, 4, 5), (5, 16, 0)))
+
+    command = emulated().launch(plan, home).command
+
+    assert option(command, "--schedule") == "4:5,16:0"
+    assert "--schedule" not in emulated().launch(NGRAM, home).command
+
+
 def test_a_plain_server_is_warmed_up_and_a_failure_shows() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         return httpx.Response(500 if request.url.path == "/v1/completions" else 200)

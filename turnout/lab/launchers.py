@@ -167,13 +167,15 @@ class EmulatedVllm:
 
     def launch(self, plan: ServerPlan, home: LabHome) -> Launch:  # noqa: ARG002 - the Launcher's shape
         """Return the emulator's command line."""
-        command = (
+        command = [
             *(sys.executable, "-m", "turnout.lab.emulated"),
             *("--port", str(plan.port), "--name", plan.name, "--model-name", MODEL_NAME),
             *("--speculation", plan.speculation, "--k", str(plan.k)),
             *("--preset", self._preset, "--time-scale", str(self._time_scale)),
             *("--max-num-seqs", str(plan.max_num_seqs), "--seed", str(self._seed)),
-        )
+        ]
+        if plan.schedule:
+            command += ["--schedule", ",".join(f"{size}:{k}" for _, size, k in plan.schedule)]
         return Launch(command=(*command, *plan.extra_args), env=os.environ)
 
     def prove(self, plan: ServerPlan, client: httpx.Client) -> None:

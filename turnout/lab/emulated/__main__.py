@@ -39,6 +39,14 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def _schedule(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        return tuple((int(size), int(k)) for size, k in pairs)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not sizes and tokens, as 4:5,8:2") from None
+
+
 def main() -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(prog="python -m turnout.lab.emulated", description=__doc__)
@@ -49,6 +57,13 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu-smollm2")
     parser.add_argument("--speculation", choices=SPECULATIONS, default="none")
     parser.add_argument("--k", type=int, default=5, help="draft tokens per step")
+    parser.add_argument(
+        "--schedule",
+        type=_schedule,
+        default=(),
+        metavar="SIZE:K,...",
+        help="draft tokens by largest batch size, as 4:5,8:2,16:0 (default: always --k)",
+    )
     parser.add_argument("--time-scale", type=float, default=1.0, help="engine s per wall s")
     parser.add_argument("--max-num-seqs", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -64,6 +79,7 @@ def main() -> None:
             preset=args.preset,
             speculation=args.speculation,
             k=args.k if args.speculation != "none" else 0,
+            schedule=args.schedule,
             time_scale=args.time_scale,
             max_num_seqs=args.max_num_seqs,
             seed=args.seed,

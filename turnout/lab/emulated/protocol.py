@@ -199,7 +199,7 @@ class Call:
         histogram = sequence.accepted_counts
         drafts = sum(histogram)
         accepted = sum(count * number for count, number in enumerate(histogram))
-        drafted = drafts * self.settings.k
+        drafted = sequence.drafted
         return {
             "mean_acceptance_length": 1.0 + accepted / drafts if drafts else 1.0,
             "draft_acceptance_rate": accepted / drafted if drafted else 0.0,

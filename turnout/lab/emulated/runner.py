@@ -9,7 +9,13 @@ from math import inf
 from turnout.lab.emulated.metrics import Exposition, SequenceTimes
 from turnout.lab.emulated.output import Output
 from turnout.lab.emulated.settings import EmulatedSettings
-from turnout.simulation.engine import NO_DRAFT, Engine, EngineRequest, StepResult
+from turnout.simulation.engine import (
+    NO_DRAFT,
+    Engine,
+    EngineRequest,
+    StepResult,
+    drafts_at,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +49,7 @@ class Generation:
     taken: int = 0
     finish_reason: str | None = None
     accepted_counts: list[int] = field(default_factory=list)
+    drafted: int = 0
 
     @property
     def times(self) -> SequenceTimes:
@@ -159,6 +166,7 @@ class Runner:
                 for sequence in list(self._sequences.values()):
                     self.abort(sequence.job)
             started = due
+            k = drafts_at(self.engine.settings, self.engine.running)
             result = self.engine.step()
             if result is None:
                 if self.draining:
@@ -173,7 +181,7 @@ class Runner:
                 sequence = self._sequences[request_id]
                 sequence.scheduled = sequence.scheduled or max(started, sequence.arrived)
             await self._wait_until(due)
-            self._publish(result)
+            self._publish(result, k)
 
     async def _wait_until(self, due: float) -> None:
         if self.settings.time_scale == inf:
@@ -187,7 +195,7 @@ class Runner:
             logger.warning("%s is %.2f s behind its own clock", self.settings.name, self.behind_s)
         self._warned = late
 
-    def _publish(self, result: StepResult) -> None:
+    def _publish(self, result: StepResult, k: int) -> None:
         now = self._clock()
         metrics = self._metrics
         metrics.observe("iteration_tokens_total", result.tokens)
@@ -197,7 +205,7 @@ class Runner:
             sequence = self._sequences.get(request_id)
             if sequence is None:  # aborted while the step ran
                 continue
-            self._count(sequence, tokens, accepted, now)
+            self._count(sequence, tokens, accepted, k, now)
             sequence.emitted += tokens
             sequence.last_token = now
             sequence.job.news.set()
@@ -206,11 +214,12 @@ class Runner:
             if sequence is not None:
                 self._finish(sequence, sequence.output.finish_reason)
 
-    def _count(self, sequence: Generation, tokens: int, accepted: int, now: float) -> None:
+    def _count(self, sequence: Generation, tokens: int, accepted: int, k: int, now: float) -> None:
         metrics = self._metrics
         metrics.add("generation_tokens", tokens)
         if accepted != NO_DRAFT:
-            metrics.speculated(accepted, self.settings.k)
+            metrics.speculated(accepted, k)
+            sequence.drafted += k
             sequence.accepted_counts[accepted] += 1
         if sequence.emitted:
             metrics.observe("inter_token_latency_seconds", now - sequence.last_token)

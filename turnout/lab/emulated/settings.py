@@ -1,6 +1,6 @@
 """What an emulated server is started with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from turnout.simulation.acceptance import Speculation
@@ -20,6 +20,7 @@ class EmulatedSettings:
         preset: Key of `PRESETS`: hardware and model.
         speculation: Method, `none` for a plain server.
         k: Draft tokens per step; 0 exactly when `speculation` is `none`.
+        schedule: Draft tokens by batch size, see `EngineSettings`.
         time_scale: Engine seconds per wall second: 10 is ten times as fast, `inf` unpaced.
         max_num_seqs: Batch limit; None takes the preset's.
         seed: Seeds requests above temperature 0 that bring no seed.
@@ -33,8 +34,8 @@ class EmulatedSettings:
             speculation `--per-request-spec-decode-metrics summary`).
 
     Raises:
-        ValueError: If the preset is unknown or does not go with the speculation, or time would not
-            pass.
+        ValueError: If the preset is unknown or does not go with the speculation, the schedule is
+            none, or time would not pass.
     """
 
     name: str = "emulated"
@@ -42,6 +43,7 @@ class EmulatedSettings:
     preset: str = "cpu-smollm2"
     speculation: Speculation = "none"
     k: int = 0
+    schedule: tuple[tuple[int, int], ...] = ()
     time_scale: float = 1.0
     max_num_seqs: int | None = None
     seed: int = 0
@@ -64,6 +66,7 @@ class EmulatedSettings:
 
     def engine(self) -> EngineSettings:
         """Return the engine model's settings."""
-        return self.hardware.engine(
+        engine = self.hardware.engine(
             speculation=self.speculation, k=self.k, max_num_seqs=self.max_num_seqs
         )
+        return replace(engine, schedule=self.schedule)
