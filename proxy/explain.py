@@ -4,8 +4,9 @@ The same function answers `turnout explain` offline and `POST /explain` of a run
 that gateway's own pools, load and learnt acceptance.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 import orjson
@@ -15,6 +16,8 @@ from proxy.errors import InvalidRequest, NotServed, ProxyError
 from proxy.fleet import Fleet, ServedModel
 from proxy.parsing import ROUTES, ParsedRequest, parse
 from routing.acceptance import Acceptance
+from routing.adaptive import Adaptive
+from routing.causal import SpeedUp
 from routing.decision import Decision, Draws, Refusal, RoutingRequest
 from routing.features import RequestFeatures, Route, extract
 from routing.pools import Pool, Speculation
@@ -31,7 +34,8 @@ _ANY_MODEL = "*"
 _SHOWN = tuple(
     field.name
     for field in fields(RequestFeatures)
-    if not field.name.endswith("_text") and field.name not in ("route", "model", "temperature")
+    if not field.name.endswith("_text")
+    and field.name not in ("route", "model", "temperature", "prefix_keys")
 )
 
 
@@ -45,6 +49,8 @@ class Explanation:
         guess: Its task and evidence; None where nothing is decoded.
         traffic_class: Its class; None where nothing is decoded.
         acceptance: What is believed of its class, by the name of each pool that speculates.
+        costs: Expected cost on each pool that was measured, s; empty unless the policy weighs it.
+        speed_up: How much faster its class was seen to be, by chance alone, as `spec/plain`.
         decision: Where it would go, or why nowhere.
     """
 
@@ -53,6 +59,8 @@ class Explanation:
     guess: TaskGuess | None
     traffic_class: TrafficClass | None
     acceptance: Mapping[str, Acceptance]
+    costs: Mapping[str, float]
+    speed_up: Mapping[str, SpeedUp]
     decision: Decision | Refusal | ProxyError
 
     def to_json(self) -> dict[str, Any]:
@@ -72,6 +80,11 @@ class Explanation:
         }
         shown |= _decided(self.decision)
         shown["tau"] = {name: _believed(found) for name, found in self.acceptance.items()}
+        shown["cost_s"] = {name: round(cost, 4) for name, cost in self.costs.items()}
+        shown["causal_speed_up"] = {
+            pair: {key: round(value, 3) for key, value in found._asdict().items()}
+            for pair, found in self.speed_up.items()
+        }
         shown["features"] = {name: getattr(features, name) for name in _SHOWN}
         return shown
 
@@ -123,28 +136,54 @@ def explain(
         guess = classify(features)
         bucket = TemperatureBucket.of(features.temperature)
         traffic_class = TrafficClass(model, guess.task, bucket)
-    decision: Decision | Refusal | ProxyError
-    acceptance: dict[str, Acceptance] = {}
-    if isinstance(served, ServedModel):
-        if traffic_class is not None:
-            acceptance = {
-                pool.name: router.rules.acceptance.believed(pool, traffic_class, now=now)
-                for pool in served.pools
-                if pool.speculates
-            }
-        asked = RoutingRequest(features=features, traffic_class=traffic_class, rehearsed=True)
-        halves = Draws(0.5, 0.5, (0.5,) * len(served.pools), 0.5)
-        decision = router.decide(asked, served.pools, now=now, draws=halves)
-    else:
-        decision = served
+    asked = RoutingRequest(features=features, traffic_class=traffic_class, rehearsed=True)
+    pools = served.pools if isinstance(served, ServedModel) else ()
     return Explanation(
         endpoint=endpoint,
         features=features,
         guess=guess,
         traffic_class=traffic_class,
-        acceptance=acceptance,
-        decision=decision,
+        acceptance=dict(_believed_of(traffic_class, pools, router, now)),
+        costs=_costs(asked, pools, router, now),
+        speed_up=dict(_speed_up(traffic_class, pools, router)),
+        decision=served if isinstance(served, ProxyError) else _decide(asked, pools, router, now),
     )
+
+
+def _decide(
+    asked: RoutingRequest, pools: Sequence[Pool], router: Router, now: float
+) -> Decision | Refusal:
+    halves = Draws(0.5, 0.5, (0.5,) * len(pools), 0.5)
+    return router.decide(asked, pools, now=now, draws=halves)
+
+
+def _believed_of(
+    traffic_class: TrafficClass | None, pools: Sequence[Pool], router: Router, now: float
+) -> Iterator[tuple[str, Acceptance]]:
+    for pool in pools:
+        if traffic_class is not None and pool.speculates:
+            yield pool.name, router.learner.acceptance.believed(pool, traffic_class, now=now)
+
+
+def _costs(
+    asked: RoutingRequest, pools: Sequence[Pool], router: Router, now: float
+) -> Mapping[str, float]:
+    if isinstance(router.policy, Adaptive):
+        return router.policy.quote(asked, pools, now=now)
+    return {}
+
+
+def _speed_up(
+    traffic_class: TrafficClass | None, pools: Sequence[Pool], router: Router
+) -> Iterator[tuple[str, SpeedUp]]:
+    if traffic_class is None:
+        return
+    speculating = [pool for pool in pools if pool.speculates]
+    plain = [pool for pool in pools if not pool.speculates]
+    for pool, than in product(speculating, plain):
+        found = router.learner.causal.speed_up(pool.name, than.name, traffic_class)
+        if found is not None:
+            yield f"{pool.name}/{than.name}", found
 
 
 def _resolved(fleet: Fleet, model: str) -> ServedModel | ProxyError:

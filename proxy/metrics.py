@@ -25,6 +25,7 @@ from proxy.discovery import Discovery
 from proxy.errors import BackendError
 from proxy.fleet import Fleet
 from proxy.fleet_metrics import FleetState
+from proxy.learned_metrics import LearntState
 from proxy.lifecycle import Lifecycle
 from proxy.parsing import ROUTES
 from proxy.record import AcceptanceSource, Ending, RequestRecord
@@ -153,6 +154,7 @@ class Metrics:
         registry.register(
             FleetState(fleet, discovery=discovery, router=router, lifecycle=lifecycle, clock=clock)
         )
+        registry.register(LearntState(fleet, router.learner, clock=clock))
         self._show_zeros(fleet)
 
     def _declare_counters(self, registry: CollectorRegistry) -> None:
@@ -177,6 +179,11 @@ class Metrics:
         )
         self._errors = counter(
             "turnout_upstream_errors", "Tries that failed.", "pool", "backend", "kind"
+        )
+        self._shadow = counter(
+            "turnout_shadow_decisions",
+            "Decisions of the shadow policy, by the pool that acted and the one it would have.",
+            *("pool", "shadow_pool", "reason"),
         )
         self._sources = counter(
             "turnout_acceptance_source",
@@ -274,6 +281,8 @@ class Metrics:
         if record.finished_at is not None:
             duration = record.finished_at - record.started_at
             self._duration(pool, record.endpoint).observe(duration)
+        if (shadow := record.shadow) is not None:
+            self._shadow(pool, shadow.pool.name, shadow.reason.value).inc()
         if record.prompt_tokens:
             self._tokens(pool, "prompt").inc(record.prompt_tokens)
         if record.completion_tokens:

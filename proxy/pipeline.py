@@ -166,10 +166,13 @@ class Pipeline:
         if exchange.fixed is not None:
             decision = self._decide_fixed(exchange.fixed, exchange.request)
         else:
-            pools = exchange.served.pools if exchange.served else ()
-            chosen = self._router.decide(
-                exchange.request, pools, now=self._clock(), draws=self._draws(len(pools))
-            )
+            pools, now = exchange.served.pools if exchange.served else (), self._clock()
+            draws = self._draws(len(pools))
+            chosen = self._router.decide(exchange.request, pools, now=now, draws=draws)
+            if exchange.record.decision is None:
+                exchange.record.shadow = self._router.shadowed(
+                    exchange.request, pools, now=now, draws=draws
+                )
             if isinstance(chosen, Refusal):
                 if chosen.reason is RefusalReason.UNKNOWN_POOL:
                     raise InvalidRequest(chosen.message)

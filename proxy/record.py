@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from routing.decision import Decision, Outcome, Reason
+from routing.static import Choice
 from routing.traffic import TrafficClass
 
 
@@ -41,6 +42,7 @@ class RequestRecord:
         temperature_given: Whether the request named it.
         stream: Whether the answer streams.
         decision: The last decision made for it.
+        shadow: What the shadow policy would have chosen at first; None without one.
         tries: Backends it was sent to.
         sent_at: When it was last sent to one.
         in_flight: Requests on that backend then, itself included.
@@ -67,6 +69,7 @@ class RequestRecord:
     temperature_given: bool = False
     stream: bool = False
     decision: Decision | None = None
+    shadow: Choice | None = None
     tries: int = 0
     sent_at: float | None = None
     in_flight: int = 0

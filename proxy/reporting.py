@@ -62,6 +62,8 @@ def log_record(record: RequestRecord) -> None:
         "reason": decision.reason_label if decision else None,
         "rule": decision.rule if decision else None,
         "probabilities": decision.probabilities if decision else None,
+        "shadow_pool": record.shadow.pool.name if record.shadow else None,
+        "shadow_reason": record.shadow.reason if record.shadow else None,
         "tries": record.tries,
         "ttft_s": _rounded(record.ttft_s),
         "tpot_s": _rounded(record.tpot_s),

@@ -138,6 +138,22 @@ class Adaptive:
             self._current[traffic_class] = best.pool.name
         return self._chosen(traffic_class, best, offers, current, chance=chance)
 
+    def quote(
+        self, request: RoutingRequest, pools: Sequence[Pool], *, now: float
+    ) -> dict[str, float]:
+        """Return the expected cost in seconds on each measured pool, at the tau believed."""
+        if request.traffic_class is None:
+            return {}
+        length = self._length(request, request.traffic_class)
+        objective = self._knobs.objectives.get(request.traffic_class.task, Objective.TPOT)
+        quoted = {}
+        for pool in pools:
+            if (measured := self._learner.measured(pool, now=now)) is not None:
+                believed = self._learner.acceptance.believed(pool, request.traffic_class, now=now)
+                priced = self._cost(pool, measured, request, length, objective)
+                quoted[pool.name] = priced.at(believed.tau)
+        return quoted
+
     def _length(self, request: RoutingRequest, traffic_class: TrafficClass) -> float:
         """Return the output tokens to expect."""
         length, limit = self._learner.lengths.believed(traffic_class), request.features.max_tokens

@@ -151,7 +151,11 @@ def _offline(config: Path | None) -> tuple[Answer, Iterator[str]]:
     else:
         settings = load(config)
     fleet = OfflineFleet(settings)
-    router = Router(policy=settings.policy, thresholds=settings.thresholds.thresholds())
+    router = Router(
+        policy=settings.policy,
+        thresholds=settings.thresholds.thresholds(),
+        adaptive=settings.adaptive.knobs(),
+    )
 
     def answer(request: ParsedRequest, endpoint: str) -> dict[str, Any]:
         return explain(request, endpoint, router=router, fleet=fleet, now=0.0).to_json()
@@ -198,6 +202,13 @@ def _rendered(shown: dict[str, Any]) -> Table:
         for pool, tau in shown["tau"].items():
             seen = f"{tau['steps']} steps seen" if tau["steps"] else "expected, none seen yet"
             table.add_row("tokens/step", f"{tau['mean']:.2f} ± {tau['sd']:.2f} on {pool}; {seen}")
+        for pair, found in shown["causal_speed_up"].items():
+            interval = f"{found['low']:.2f} to {found['high']:.2f}"
+            requests = f"{found['requests']:.0f} requests sent by chance"
+            table.add_row("speed-up", f"{found['ratio']:.2f} ({interval}) {pair}; {requests}")
+        if costs := shown["cost_s"]:
+            each = ", ".join(f"{cost:.3f} s on {pool}" for pool, cost in costs.items())
+            table.add_row("expected cost", each)
         for step in shown["rules"]:
             table.add_row("rule", f"{step['rule']}: {step['text']}")
     if error is None:

@@ -17,8 +17,9 @@ from proxy.metrics import ERROR_KINDS, MAX_MODELS, Metrics, exposition
 from proxy.probes import Prober
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.totals import SpecTotals
-from routing.decision import Decision, Reason, RuleStep, certain
+from routing.decision import Decision, Outcome, Reason, RuleStep, certain
 from routing.router import Router
+from routing.static import Choice
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
 from tests.proxy.scripted import PLAIN, SPEC, SPEC_2, Clock, Server, fleet, member
@@ -392,9 +393,78 @@ def test_pools_say_what_they_are_and_the_gateway_whether_it_drains(world: World)
     assert world.value("turnout_draining") == 1
 
 
+def shadow_of(world: World, pool: str) -> Choice:
+    found = next(p for p in world.fleet.pools if p.name == pool)
+    return Choice(found, Reason.BELOW_BAR, RuleStep("below_bar", "costs more"), certain(found))
+
+
+def teach(world: World) -> None:
+    """Let 20 requests of code, sent by chance, show tau 2 and twice the speed on spec."""
+    for pool, gap_s in zip(world.fleet.pools, (0.03, 0.02), strict=True):
+        backend = pool.backends[0]
+        for _ in range(20):
+            world.router.stepped(pool, backend, gap_s, in_flight=1, now=world.clock())
+            world.router.observe(
+                Outcome(
+                    pool=pool,
+                    traffic_class=CLASS,
+                    tokens=101,
+                    accepted=50 if pool.speculates else None,
+                    drafted=100,
+                    ttft_s=0.1,
+                    tpot_s=0.010 if pool.speculates else 0.020,
+                    backend=backend,
+                    in_flight=1,
+                    prompt_tokens=40,
+                    randomised=True,
+                ),
+                now=world.clock(),
+            )
+
+
+def test_what_was_learnt_is_shown(world: World) -> None:
+    assert world.value("turnout_bar_tokens_per_step", pool="spec") is None
+
+    teach(world)
+    world.clock.now += 1.0
+
+    assert world.value("turnout_step_seconds", pool="spec", in_flight="1") == pytest.approx(0.03)
+    assert world.value("turnout_step_seconds", pool="plain", in_flight="1") == pytest.approx(0.02)
+    task = {"pool": "spec", "task": "code", "temperature": "T<=0.2"}
+    tau = world.value("turnout_class_tokens_per_step", **task)
+    assert tau is not None
+    assert 1.8 < tau < 2.0
+    for bound in ("low", "mean", "high"):
+        ratio = world.value("turnout_causal_speed_up_ratio", **task, than="plain", bound=bound)
+        assert ratio == pytest.approx(2.0)
+
+
+def test_the_bar_is_that_of_the_present_load(world: World) -> None:
+    teach(world)
+    for one in world.fleet.members.values():
+        one.load.healthy = True
+    idle = world.value("turnout_bar_tokens_per_step", pool="spec")
+
+    for backend in world.fleet.pools[0].backends:
+        backend.in_flight = 50
+
+    assert idle is not None
+    bar = world.value("turnout_bar_tokens_per_step", pool="spec")
+    assert bar is not None
+    assert bar > idle > 1.4
+
+
+def test_the_shadow_is_counted_beside_what_acted(world: World) -> None:
+    world.metrics.observe(world.record(shadow=shadow_of(world, "plain")))
+
+    labels = {"pool": "spec", "shadow_pool": "plain", "reason": "below_bar"}
+    assert world.value("turnout_shadow_decisions_total", **labels) == 1
+
+
 async def text_of(world: World) -> str:
     """Return the `/metrics` text after a request to each pool, a retry and a refusal."""
-    world.metrics.observe(world.record())
+    teach(world)
+    world.metrics.observe(world.record(shadow=shadow_of(world, "plain")))
     world.metrics.observe(world.record("plain", accepted=None, drafted=None, source=None))
     world.metrics.retry("spec", "backend_unreachable")
     world.metrics.upstream_error("spec", "spec2:8003", "backend_unreachable")
