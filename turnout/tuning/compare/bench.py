@@ -151,8 +151,8 @@ def traffic_of(
         part: The round's number, or the warm-up.
         load: Name of the load.
         count: How many requests.
-        salt: Of the prefix cache (vLLM's `cache_salt`): an arm would find there what the arm
-            before it has sent.
+        salt: Of the prefix cache, where an arm would find what the arm before it has sent. vLLM
+            takes 1 to 128 characters, none of them `@`, `/` or a backslash (`cache_salt`).
     """
     seed = protocol.seed_of(part, load)
     level = protocol.load(load)

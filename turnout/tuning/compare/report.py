@@ -38,6 +38,8 @@ class Report:
     Attributes:
         protocol: How they were measured.
         rounds: By load, how many rounds every arm has finished; the others count nowhere.
+        latest_s: The most that a request was sent after it was due; over some milliseconds the
+            client was too slow for the load.
         verdicts: The claims.
         winners: The fastest arms.
         summaries: Each arm at each load.
@@ -46,6 +48,7 @@ class Report:
 
     protocol: Protocol
     rounds: dict[str, int]
+    latest_s: float
     verdicts: Sequence[Verdict]
     winners: Sequence[Winner]
     summaries: Sequence[Summary]
@@ -68,6 +71,7 @@ def report_of(protocol: Protocol, rows: Sequence[Row]) -> Report:
     return Report(
         protocol=protocol,
         rounds={load: len({row.round for row in those}) for load, those in by_load.items()},
+        latest_s=max((row.late_s for row in rows), default=0.0),
         verdicts=judge(findings, protocol),
         winners=list(winners(findings, protocol)),
         summaries=summaries,
@@ -185,7 +189,8 @@ def method(report: Report) -> str:
         f"{heats}. {protocol.output_tokens} output tokens; {protocol.requests} requests per "
         f"round, arm and load, after {protocol.warm_up} of warm-up per arm. Arms take turns in a "
         "round, in an order that differs from round to round. Latencies count from the moment a "
-        "request was due, and those of failed requests count nowhere. Intervals: "
+        "request was due, and those of failed requests count nowhere; none was sent more than "
+        f"{report.latest_s:.3f} s late. Intervals: "
         f"{RESAMPLES} paired bootstrap samples of blocks of {BLOCK} consecutive arrivals."
     )
 

@@ -101,7 +101,7 @@ def _not_behind(findings: Findings, load: str) -> Verdict:
 
 
 def _listed(ratios: Mapping[str, Interval]) -> str:
-    return "; ".join(f"{ratio} {what}" for what, ratio in ratios.items()) or "not measured"
+    return "; ".join(f"{ratio} {what}" for what, ratio in ratios.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
