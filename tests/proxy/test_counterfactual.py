@@ -64,7 +64,7 @@ class Told:
 def sampling(
     told: Told | None = None, *, share: float = 1.0, drawn: float = 0.0
 ) -> Counterfactual:
-    return Counterfactual(told or Told(), share=share, chance=lambda: drawn)
+    return Counterfactual(told or Told(), share=share, chance=lambda: drawn, pause_s=0.0)
 
 
 def exchange(
@@ -272,7 +272,7 @@ async def test_lookups_run_in_a_thread_one_at_a_time_and_are_told_on_the_loop(
         told_in.append(threading.get_ident())
 
     monkeypatch.setattr(counterfactual, "look_up", slow)
-    work = Counterfactual(told, share=1.0)
+    work = Counterfactual(told, share=1.0, pause_s=0.0)
     async with running(work):
         for _ in range(3):
             work.offer(answered(work.sample(exchange())), outcome())
