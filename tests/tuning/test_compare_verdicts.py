@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from tests.tuning.compared import protocol
+from turnout.simulation.statistics import Interval
 from turnout.tuning.compare.protocol import ADAPTIVE, ARMS, LOADS
-from turnout.tuning.compare.statistics import Interval, Ratio, Summary
+from turnout.tuning.compare.statistics import Ratio, Summary
 from turnout.tuning.compare.verdicts import Findings, Verdict, judge, winners
 
 TABLE = {
@@ -134,8 +135,8 @@ def test_only_measured_loads_are_judged() -> None:
 def test_a_verdict_names_the_arm_it_stands_on_with_its_interval() -> None:
     first, second, *_ = judged(TABLE)
 
-    assert first.found == "0.91 (0.89 to 0.93) of 1+1-least-loaded"
-    assert "0.95 (0.93 to 0.97) mean TPOT of 1+1-threshold" in second.found
+    assert first.found == "0.909 (0.889 to 0.929) of 1+1-least-loaded"
+    assert "0.952 (0.932 to 0.972) mean TPOT of 1+1-threshold" in second.found
     assert "P95 E2E of 1+1-threshold" in second.found
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from io import StringIO
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from turnout.simulation.plots import COLOURS, Drawn
 from turnout.tuning.compare.protocol import ADAPTIVE, SPLIT, Protocol
 from turnout.tuning.compare.rows import Row
 from turnout.tuning.compare.statistics import METRICS, SPECULATING, Ratio, Summary
@@ -15,18 +16,9 @@ from turnout.tuning.compare.statistics import METRICS, SPECULATING, Ratio, Summa
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; adaptive is black.
-_PALETTE = ("#0072b2", "#d55e00", "#cc79a7", "#009e73", "#e69f00")
 _MARKS = {"p50": "|", "mean": "o", "p95": ">", "p99": "x"}
 _METRICS = ("tpot_s", "e2e_s")
 _WIDTH_IN, _HEIGHT_IN = 3.4, 2.2
-
-
-class Drawn(NamedTuple):
-    """A plot and what it shows."""
-
-    svg: str
-    caption: str
 
 
 def draw(
@@ -54,7 +46,7 @@ def _latencies(protocol: Protocol, summaries: Sequence[Summary]) -> Drawn:
         for summary in summaries:
             if summary.load != load or metric not in summary.latency:
                 continue
-            height, colour = names.index(summary.arm), _colour(protocol, summary.arm)
+            height, colour = names.index(summary.arm), _colour(summary.arm)
             values = [summary.latency[metric][name] for name in _MARKS]
             axes.plot(values, [height] * len(values), color=colour, linewidth=1)
             for value, mark in zip(values, _MARKS.values(), strict=True):
@@ -75,7 +67,7 @@ def _against(protocol: Protocol, ratios: Sequence[Ratio]) -> Drawn:
         for ratio in ratios:
             if (ratio.load, ratio.metric, ratio.statistic) != (load, metric, "mean"):
                 continue
-            height, colour = names.index(ratio.other), _colour(protocol, ratio.other)
+            height, colour = names.index(ratio.other), _colour(ratio.other)
             axes.plot([ratio.interval.low, ratio.interval.high], [height] * 2, color=colour)
             axes.plot(ratio.interval.value, height, "o", color=colour)
         _heights(axes, names)
@@ -98,7 +90,7 @@ def _routes(protocol: Protocol, rows: Sequence[Row]) -> Drawn:
             mine = [row for row in rows if (row.load, row.arm) == (load, arm)]
             shares = [_to_spec([row for row in mine if row.kind == kind]) for kind in kinds]
             places = [place + (number + 0.5) * width - 0.4 for place in range(len(kinds))]
-            axes.bar(places, shares, width, color=_colour(protocol, arm), label=_shown(arm))
+            axes.bar(places, shares, width, color=_colour(arm), label=_shown(arm))
         axes.set_xticks(range(len(kinds)), kinds)
         axes.set_yticks([0, 0.5, 1])
         axes.set_ylim(0, 1.25)  # room for the legend
@@ -145,7 +137,6 @@ def _shown(arm: str) -> str:
     return arm.replace("-", " ")
 
 
-def _colour(protocol: Protocol, arm: str) -> str:
-    if arm == ADAPTIVE:
-        return "black"
-    return _PALETTE[[each.name for each in protocol.arms].index(arm)]
+def _colour(arm: str) -> str:
+    """Return the colour that the arm has in the simulation's report too."""
+    return COLOURS[arm.removeprefix("1+1-")]

@@ -6,9 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
-from typing import NamedTuple
 
-from turnout.tuning.compare import plots
+from turnout.simulation.plots import Drawn
+from turnout.tuning.compare.page import (
+    Table,
+    html_figure,
+    html_page,
+    html_table,
+    markdown_table,
+)
+from turnout.tuning.compare.plots import draw
 from turnout.tuning.compare.protocol import ADAPTIVE, REAL, Protocol
 from turnout.tuning.compare.rows import Results, Row
 from turnout.tuning.compare.statistics import (
@@ -26,9 +33,7 @@ from turnout.tuning.compare.statistics import (
 )
 from turnout.tuning.compare.verdicts import Findings, Verdict, Winner, judge, winners
 
-TITLE = "Ways to route, measured"
 _UNKNOWN = "-"
-_TEXT = ("load", "arm")  # columns that hold words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,7 @@ def write_report(results: Results) -> str:
     """Write `report.html`, `.json` and `.md` beside the rows; return the verdicts to print."""
     rows = complete(results.rows, results.protocol)
     report = report_of(results.protocol, rows)
-    drawn = plots.draw(report.protocol, rows, report.summaries, report.ratios)
+    drawn = draw(report.protocol, rows, report.summaries, report.ratios)
     files = {
         "report.json": json.dumps(asdict(report), indent=2) + "\n",
         "report.md": markdown(report),
@@ -93,14 +98,6 @@ def write_report(results: Results) -> str:
         (results.folder / name).write_text(text)
     lines = (f"{_word(verdict.held).upper()}: {_claim(verdict)}" for verdict in report.verdicts)
     return "\n".join((*lines, *fastest(report), f"\nReport: {results.folder / 'report.html'}"))
-
-
-class Table(NamedTuple):
-    """A table of text, with a heading."""
-
-    heading: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def tables(report: Report) -> Iterator[Table]:
@@ -125,6 +122,7 @@ def tables(report: Report) -> Iterator[Table]:
             "Adaptive over the other arms, with 95 % intervals; under 1 adaptive is faster",
             ("load", "arm", *(f"{METRICS[m]} {called(s)}" for m in METRICS for s in COMPARED)),
             list(_ratio_rows(report.ratios)),
+            labels=2,
         )
 
 
@@ -181,16 +179,16 @@ def method(report: Report) -> str:
         + ", ".join(f"{share:.0%} {kind}" for kind, share in load.mix.items())
         for load in protocol.loads
     )
-    heats = ", ".join(f"{kind} {heat:g}" for kind, heat in protocol.temperatures.items())
+    heats = ", ".join(f"{heat:g} ({kind})" for kind, heat in protocol.temperatures.items())
     return (
         f"On {protocol.machine}. Each arm sends to two {servers}, a core each, through a gateway "
         f"of its own; clients, gateway and servers share the machine. Open loop with Poisson "
-        f"arrivals, the same times and prompts for every arm of a round: {mixes}. Temperatures: "
-        f"{heats}. {protocol.output_tokens} output tokens; {protocol.requests} requests per "
-        f"round, arm and load, after {protocol.warm_up} of warm-up per arm. Arms take turns in a "
-        "round, in an order that differs from round to round. Latencies count from the moment a "
-        "request was due, and those of failed requests count nowhere; none was sent more than "
-        f"{report.latest_s:.3f} s late. Intervals: "
+        f"arrivals, the same times and prompts for every arm of a round: {mixes}. "
+        f"{protocol.output_tokens} output tokens at temperature {heats}; {protocol.requests} "
+        f"requests per round, arm and load, after {protocol.warm_up} of warm-up per arm. Arms "
+        "take turns in a round, in an order that differs from round to round. Latencies count "
+        "from the moment a request was due, and those of failed requests count nowhere; none was "
+        f"sent more than {report.latest_s:.3f} s late. Intervals: "
         f"{RESAMPLES} paired bootstrap samples of blocks of {BLOCK} consecutive arrivals."
     )
 
@@ -199,39 +197,21 @@ def markdown(report: Report) -> str:
     """Return the report as Markdown."""
     verdicts = (f"- **{_word(verdict.held)}**: {_claim(verdict)}" for verdict in report.verdicts)
     won = (f"- {line}" for line in fastest(report))
-    parts = [method(report), "\n".join((*verdicts, *won))]
-    for table in tables(report):
-        rule = ["---"] * len(table.heads)
-        lines = (f"| {' | '.join(cells)} |" for cells in (table.heads, rule, *table.rows))
-        parts.append(f"**{table.heading}**\n\n" + "\n".join(lines))
+    parts = (method(report), "\n".join((*verdicts, *won)), *map(markdown_table, tables(report)))
     return "\n\n".join(parts) + "\n"
 
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
-       padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.05rem; margin-top: 2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem }
-td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
-td.text, th.text { text-align: left; white-space: nowrap }
-.held { color: #1a7f37 } .not-held { color: #b42318 } .not-measured { color: #777 }
-figure { margin: 1.5rem 0; overflow-x: auto } figcaption { color: #555 } div { overflow-x: auto }
-"""
-
-
-def html(report: Report, figures: Sequence[plots.Drawn]) -> str:
+def html(report: Report, drawn: Sequence[Drawn]) -> str:
     """Return the report as one HTML file that needs nothing else."""
-    drawn = "".join(
-        f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
-        for figure in figures
-    )
+    verdicts = "".join(map(_verdict_item, report.verdicts))
     won = "".join(f"<li>{escape(line)}</li>" for line in fastest(report))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{TITLE}</title><style>{_STYLE}</style></head><body><h1>{TITLE}</h1>"
-        f"<ul>{''.join(map(_verdict_item, report.verdicts))}{won}</ul>"
-        f"<p>{escape(method(report))}</p>{drawn}{''.join(map(_html_table, tables(report)))}"
-        "</body></html>\n"
+    return html_page(
+        "Ways to route, measured",
+        (
+            f"<ul>{verdicts}{won}</ul><p>{escape(method(report))}</p>",
+            *map(html_figure, drawn),
+            *map(html_table, tables(report)),
+        ),
     )
 
 
@@ -240,18 +220,3 @@ def _verdict_item(verdict: Verdict) -> str:
     kind = word.replace(" ", "-")
     claim, found = escape(verdict.claim), escape(verdict.found)
     return f'<li><b><span class="{kind}">{word}</span>: {claim}</b><br>{found}</li>'
-
-
-def _html_table(table: Table) -> str:
-    kinds = ["text" if head in _TEXT else "number" for head in table.heads]
-
-    def row(tag: str, cells: Sequence[str]) -> str:
-        line = (
-            f'<{tag} class="{kind}">{escape(cell)}</{tag}>'
-            for kind, cell in zip(kinds, cells, strict=True)
-        )
-        return f"<tr>{''.join(line)}</tr>"
-
-    body = "".join(row("td", cells) for cells in table.rows)
-    head = row("th", table.heads)
-    return f"<h2>{escape(table.heading)}</h2><div><table>{head}{body}</table></div>"

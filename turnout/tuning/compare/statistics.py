@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import fmean
-from typing import NamedTuple
 
+from turnout.simulation.statistics import Interval
 from turnout.tuning.compare.protocol import ARMS, Protocol
 from turnout.tuning.compare.rows import Row
 
@@ -96,17 +96,6 @@ def summarise(rows: Sequence[Row]) -> Summary:
 def _values(rows: Sequence[Row], metric: str) -> list[float]:
     found = (getattr(row, metric) for row in rows if row.error is None)
     return [value for value in found if value is not None]
-
-
-class Interval(NamedTuple):
-    """A number and the 95 % interval around it."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from turnout.simulation.statistics import Interval
 from turnout.tuning.compare.protocol import ADAPTIVE, SPLIT, Protocol
-from turnout.tuning.compare.statistics import METRICS, Interval, Ratio, Summary, called
+from turnout.tuning.compare.statistics import METRICS, Ratio, Summary, called
 
 GAIN = 0.90
 """Ratio that a claimed gain of 10 % must reach."""
