@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from turnout.simulation.acceptance import Odds
 from turnout.simulation.engine import Engine, EngineRequest, EngineSettings, StepCost
 
 COST = StepCost(fixed_s=1.0, token_s=0.01, context_s=0.001, draft_s=0.5, sequence_s=0.1)
@@ -185,3 +186,63 @@ def test_every_request_gets_exactly_its_tokens_and_every_block_comes_back(
     for number, (_, output) in enumerate(sizes):
         if not (gone and number == aborted):
             assert emitted[str(number)] in (output, output - 1)  # the first step is not counted
+
+
+DYNAMIC = replace(SPEC, schedule=((1, 4), (2, 1), (3, 0)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "drafts"),
+    [(1, 4), (2, 1), (3, 0), (4, 0)],
+    ids=["up to the first", "up to the second", "nothing by the schedule", "beyond the last"],
+)
+def test_a_schedule_sets_the_draft_tokens_by_batch_size(batch: int, drafts: int) -> None:
+    engine = Engine(DYNAMIC)
+    for number in range(batch):
+        engine.submit(request(str(number), output=50, acceptance=1.0))
+    engine.step()
+
+    result = engine.step()
+
+    assert result is not None
+    assert {emission.tokens for emission in result.emissions} == {1 + drafts}
+    assert result.tokens == batch * (1 + drafts)
+    proposing = COST.draft_s * drafts / 4 + COST.sequence_s * batch if drafts else 0.0
+    assert result.duration_s == pytest.approx(
+        1.0 + 0.01 * result.tokens + 0.001 * 10 * batch + proposing
+    )
+
+
+@pytest.mark.parametrize("schedule", [((2, 1), (1, 2)), ((1, 5),), ((1, -1),), ((3, 1), (3, 0))])
+def test_a_schedule_that_makes_no_sense_is_refused(schedule: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ValueError, match="schedule"):
+        replace(SPEC, schedule=schedule)
+
+
+def test_odds_of_a_request_override_the_table() -> None:
+    engine = Engine(SPEC)
+    sure = engine.submit(request("a", output=11, odds=Odds(1.0, 1.0, 1.0)))
+
+    steps = run(engine)
+
+    assert [tokens["a"] for _, tokens, _ in steps] == [1, 5, 5]
+    assert (sure.drafted, sure.accepted, sure.left, sure.tau) == (8, 8, 0, 5.0)
+
+
+def test_odds_mean_nothing_where_the_server_does_not_speculate() -> None:
+    engine = Engine(PLAIN)
+    sequence = engine.submit(request("a", output=3, odds=Odds(1.0, 1.0, 1.0)))
+
+    assert len(run(engine)) == 3
+    assert (sequence.drafted, sequence.share, sequence.tau) == (0, 0.0, 1.0)
+
+
+def test_the_batch_and_the_queue_can_be_read() -> None:
+    engine = Engine(PLAIN)
+    for name in "abcdef":
+        engine.submit(request(name, output=3))
+    engine.step()
+
+    assert [sequence.request.id for sequence in engine.batch] == list("abcd")
+    assert [sequence.request.id for sequence in engine.queue] == list("ef")
+    assert {sequence.context for sequence in engine.batch} == {10}

@@ -14,7 +14,7 @@ from turnout.simulation.arms import ARMS
 from turnout.simulation.cells import Cell
 from turnout.simulation.cluster import Rows
 from turnout.simulation.loads import LOADS
-from turnout.simulation.mixes import MIXES, SCENARIOS, parse_mix
+from turnout.simulation.mixes import SCENARIOS
 from turnout.simulation.plan import Plan, mixes_of
 from turnout.simulation.plan import run as simulate_all
 from turnout.simulation.servers import SERVER_KINDS
@@ -103,18 +103,14 @@ def plan_of(args: argparse.Namespace) -> Plan:
     Raises:
         ValueError: If a name is not known or a number out of its range.
     """
-    for name in args.scenario:
-        if name not in SCENARIOS:
-            raise ValueError(f"scenario {name!r} is not one of {', '.join(SCENARIOS)}")
     whole = args.mix is None and not args.scenario
-    own = parse_mix(args.mix) if args.mix and args.mix not in MIXES else None
     return Plan(
         arms=tuple(dict.fromkeys(args.arms)),
         loads=tuple(dict.fromkeys(args.loads)),
         engines=tuple(dict.fromkeys(args.engines)),
         seeds=tuple(range(args.seeds)),
         requests=args.requests,
-        mixes=mixes_of(args.mix, args.scenario, own),
+        mixes=mixes_of(args.mix, args.scenario),
         scenarios=SCENARIOS if whole else (),
         trace=args.arrivals,
         statistics=args.acceptance,

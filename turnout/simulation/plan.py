@@ -11,7 +11,7 @@ from turnout.simulation.arms import ARMS
 from turnout.simulation.cells import Cell, simulate
 from turnout.simulation.cluster import Rows
 from turnout.simulation.loads import LOADS, load_named
-from turnout.simulation.mixes import DEFAULT_MIX, MIXES, SCENARIOS, Mix
+from turnout.simulation.mixes import DEFAULT_MIX, MIXES, SCENARIOS, Mix, parse_mix
 from turnout.simulation.servers import SERVER_KINDS
 from turnout.simulation.workloads import Workload, read_statistics, read_trace
 
@@ -104,12 +104,19 @@ class Plan:
                 read_statistics(self.statistics, server.speculation, server.k)
 
 
-def mixes_of(mix: str | None, scenarios: Sequence[str], own: Mix | None) -> Mapping[str, Mix]:
-    """Return the mixes of a grid: one's own, a known one, scenarios, or the default."""
-    if own is not None:
-        return {mix or "own": own}
-    names = [*scenarios, *([mix] if mix else [])] or [DEFAULT_MIX]
-    return {name: MIXES[name] for name in names}
+OWN_MIX = "own"
+
+
+def mixes_of(mix: str | None, scenarios: Sequence[str]) -> Mapping[str, Mix]:
+    """Return the mixes of a grid: a known one or one's own, scenarios, or the default.
+
+    Raises:
+        ValueError: If `mix` is neither a name nor can be read, or a scenario is not known.
+    """
+    _known("scenario", scenarios, SCENARIOS)
+    if mix is not None and mix not in MIXES:
+        return {OWN_MIX: parse_mix(mix)}
+    return {name: MIXES[name] for name in scenarios or [mix or DEFAULT_MIX]}
 
 
 def _known(what: str, names: Sequence[str], known: Mapping[str, object] | Sequence[str]) -> None:

@@ -127,8 +127,8 @@ def _regrets(by_engine: _ByEngine) -> Drawn:
             axes.set_title(f"{engine}: over the oracle, %", loc="left")
 
     caption = (
-        "Mean E2E over the oracle's: bars are the (geometric) mean over loads, ticks the worst "
-        "load. The oracle routes on one server of each kind, so 2x arms can be below it."
+        "Mean E2E over the oracle's: bars and numbers are the (geometric) mean over loads, "
+        "ticks the worst load. The oracle has one server of each kind: 2x arms can be below it."
     )
     return Drawn(_svg((3.6, 3.6), (1, len(by_engine)), fill, "regrets"), caption)
 
@@ -150,10 +150,11 @@ def _bars(axes: "Axes", comparisons: Sequence[Comparison], arms: Sequence[str], 
         ratios = [each.mean(arm) / each.mean(over) for each in comparisons]
         mean = exp(sum(map(log, ratios)) / len(ratios))
         colour = COLOURS.get(arm, _MUTED)
+        worst = 100 * (max(ratios) - 1)
         axes.barh(height, 100 * (mean - 1), 0.65, color=colour)
-        axes.plot(100 * (max(ratios) - 1), height, "|", color=colour, markersize=9)
+        axes.plot(worst, height, "|", color=colour, markersize=9)
         axes.annotate(
-            f"{100 * (mean - 1):.1f}", (100 * (max(ratios) - 1), height), xytext=(5, -3),
+            f"{100 * (mean - 1):.1f}", (max(worst, 0.0), height), xytext=(6, -3),
             textcoords="offset points", fontsize=7, color="#555555",
         )  # fmt: skip
     axes.axvline(0.0, color="#555555", linewidth=0.8)
@@ -180,9 +181,9 @@ def _acceptances(axes: "Axes", comparison: Comparison) -> None:
     average = acceptance.pop(ALL_KINDS)
     axes.bar(range(len(acceptance)), list(acceptance.values()), 0.5, color=COLOURS["2x-spec"])
     axes.axhline(average, color=COLOURS["2x-plain"], linewidth=1.5)
-    axes.annotate(
-        f"average {average:.2f}", (len(acceptance) - 0.45, average), xytext=(0, 4),
-        textcoords="offset points", ha="right", fontsize=8, color=COLOURS["2x-plain"],
+    axes.text(
+        0.5, average + 0.02, f"average {average:.2f}", transform=axes.get_yaxis_transform(),
+        ha="center", fontsize=8, color=COLOURS["2x-plain"],
     )  # fmt: skip
     for place, rate in enumerate(acceptance.values()):
         axes.annotate(f"{rate:.2f}", (place, rate), ha="center", va="bottom", fontsize=8)
