@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from config.problems import ConfigError, Problem
 from config.settings import Settings
+from proxy.counterfactual import Counterfactual
 from proxy.discovery import Discovery
 from proxy.downstream import Receive, Scope, Send
 from proxy.fleet import Fleet, Member
@@ -107,9 +108,14 @@ def create_app(
 
     def restarted(member: Member) -> None:
         router.learner.forget(member.pool.name)
+        router.prefixes.forget(member.name)
 
     prober = Prober(
         fleet, client, discovery, settings=settings.probes, clock=clock, on_restart=restarted
+    )
+    counterfactual = Counterfactual(
+        lambda *found: router.looked_up(*found, now=clock()),
+        share=settings.observation.counterfactual_share,
     )
     pipeline = Pipeline(
         settings=settings,
@@ -119,6 +125,7 @@ def create_app(
         metrics=metrics,
         lifecycle=lifecycle,
         note_refused=prober.note_refusal,
+        counterfactual=counterfactual,
         clock=clock,
     )
 
@@ -129,7 +136,8 @@ def create_app(
         async with client, upstream, asyncio.TaskGroup() as group:
             await prober.first_round()
             memory.load()
-            tasks = [group.create_task(prober.run()), group.create_task(memory.run())]
+            kept_up = (prober.run(), memory.run(), counterfactual.run())
+            tasks = [group.create_task(work) for work in kept_up]
             yield
             for task in tasks:
                 task.cancel()

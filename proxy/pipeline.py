@@ -88,7 +88,7 @@ class Pipeline:
         metrics: Metrics,
         lifecycle: Lifecycle,
         note_refused: Callable[[Member], None],
-        counterfactual: Counterfactual | None = None,
+        counterfactual: Counterfactual,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -271,9 +271,7 @@ class Pipeline:
         def keep(response_id: str) -> None:
             self._stored.keep(response_id, member.name)
 
-        sample = None
-        if dialect is not None and self._counterfactual is not None:
-            sample = self._counterfactual.sample(exchange)
+        sample = None if dialect is None else self._counterfactual.sample(exchange)
         if answer.streams and dialect is not None:
             relay = StreamRelay(
                 answer,
@@ -293,7 +291,7 @@ class Pipeline:
             )
             if sample is not None:
                 sample.answer = body
-        if sample is not None and self._counterfactual is not None:
+        if sample is not None:
             self._counterfactual.offer(sample, record.outcome())
         self._note_reports(exchange, member)
 

@@ -52,6 +52,8 @@ SETTLED = 5.0
 AFTER_DRIFT = 0.1
 """What an alarm leaves of a class's evidence; its mean stays."""
 
+SUPPOSED = 0.5
+"""What a supposed request counts beside one that was served: its tokens are only alike."""
 BELIEF_S = 0.5
 """A belief is worked out anew this often, and when its own class shows something."""
 
@@ -230,6 +232,30 @@ class AcceptanceBook:
             return
         steps = max(1, tokens - accepted)
         self._watch(pool, traffic_class, steps=steps, accepted=accepted)
+        self._add(pool, traffic_class, steps, accepted, drafted, now)
+
+    def suppose(
+        self,
+        pool: Pool,
+        traffic_class: TrafficClass,
+        *,
+        steps: float,
+        accepted: float,
+        now: float,
+    ) -> None:
+        """Fold in what `pool` would have accepted of a request that it did not serve."""
+        share = SUPPOSED
+        self._add(pool, traffic_class, share * steps, share * accepted, 0.0, now)
+
+    def _add(
+        self,
+        pool: Pool,
+        traffic_class: TrafficClass,
+        steps: float,
+        accepted: float,
+        drafted: float,
+        now: float,
+    ) -> None:
         m0, _ = self._expected(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
         self._beliefs.pop((pool.name, traffic_class), None)
         for key in _path(pool, traffic_class):

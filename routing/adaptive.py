@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from routing.acceptance import Acceptance
+from routing.affinity import PrefixMap, holder
 from routing.bar import Cost, cost
 from routing.decision import Draws, Reason, RoutingRequest, RuleStep, certain
 from routing.learner import Learner, Measured
@@ -84,14 +85,18 @@ class Adaptive:
     Args:
         learner: What is known.
         knobs: Its knobs.
+        prefixes: What each backend was sent.
         fallback: Decides while a pool is not measured.
     """
 
     name = "adaptive"
 
-    def __init__(self, learner: Learner, knobs: AdaptiveKnobs, *, fallback: Policy) -> None:
+    def __init__(
+        self, learner: Learner, knobs: AdaptiveKnobs, *, prefixes: PrefixMap, fallback: Policy
+    ) -> None:
         self._learner = learner
         self._knobs = knobs
+        self._prefixes = prefixes
         self._fallback = fallback
         self._current: dict[TrafficClass, str] = {}
 
@@ -197,7 +202,7 @@ class Adaptive:
         """Return what `request` costs on a pool with these figures."""
         in_flight = pool.in_flight
         others = min(in_flight, float(pool.max_num_seqs))
-        prompt_tokens = request.features.prompt_chars / CHARS_PER_TOKEN
+        prompt_tokens = self._to_compute(pool, request)
         queued, wait_s = in_flight + 1.0 - pool.max_num_seqs, 0.0
         if queued > 0.0:
             wait_s = self._learner.service.wait_s(pool, queued=queued, running=others)
@@ -214,6 +219,16 @@ class Adaptive:
             prefill_s=measured.prompt_token_s * prompt_tokens,
             altruism=altruism,
         )
+
+    def _to_compute(self, pool: Pool, request: RoutingRequest) -> float:
+        """Return the prompt tokens that the pool's best holder of its prefix has not cached."""
+        tokens = request.features.prompt_chars / CHARS_PER_TOKEN
+        if keys := request.features.prefix_keys:
+            cached = self._prefixes.cached(keys)
+            found = holder(pool.available(request.excluded), cached) if cached else None
+            if found is not None:
+                tokens = max(0.0, tokens - cached[found.name])
+        return tokens
 
     def _queue_alone(
         self,

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
-from routing.acceptance import AcceptanceBook
+from routing.acceptance import POOL_TOKENS, AcceptanceBook, AcceptanceSums
 from routing.causal import CausalBook
 from routing.decision import Outcome
 from routing.expectations import Expectation, expectation
+from routing.lookup import Lookup
 from routing.pools import Backend, Pool, Speculation
 from routing.steps import StepBook, StepCurve
 from routing.tasks import TaskType
-from routing.traffic import TemperatureBucket
+from routing.traffic import TemperatureBucket, TrafficClass
 from routing.work import LengthBook, ServiceBook
 
 MEASURED_S = 0.25
@@ -46,6 +47,7 @@ class Learner:
         lengths: Output lengths, by class.
         service: Prefill and service times, by pool.
         causal: What chance showed of the pools' speed.
+        lookups: What n-gram pools accepted, beside what lookups expected of the same answers.
     """
 
     def __init__(self, expected: Expected = expectation) -> None:
@@ -54,6 +56,7 @@ class Learner:
         self.lengths = LengthBook()
         self.service = ServiceBook()
         self.causal = CausalBook()
+        self.lookups: dict[str, AcceptanceSums] = {}
         self._measured: dict[str, tuple[float, Measured | None]] = {}
 
     def measured(self, pool: Pool, *, now: float) -> Measured | None:
@@ -112,6 +115,42 @@ class Learner:
                 now=now,
             )
 
+    def looked_up(
+        self,
+        traffic_class: TrafficClass,
+        pool: Pool,
+        lookup: Lookup,
+        outcome: Outcome | None,
+        *,
+        now: float,
+    ) -> None:
+        """Learn what an n-gram pool would have accepted of a finished answer.
+
+        A lookup reads pieces of text for tokens. Of the pool's own requests it is known what was
+        accepted really: they tell what the lookup is worth, the others teach by that.
+
+        Args:
+            traffic_class: The request's class.
+            pool: The n-gram pool.
+            lookup: The replay of the answer.
+            outcome: What came of it, if `pool` served it itself; None otherwise.
+            now: Seconds, monotonic.
+        """
+        if lookup.steps < 1:
+            return
+        worth = self.lookups.setdefault(pool.name, AcceptanceSums(seen_at=now))
+        if outcome is None:
+            factor = (worth.accepted + POOL_TOKENS) / (worth.expected + POOL_TOKENS)
+            self.acceptance.suppose(
+                pool, traffic_class, steps=lookup.steps, accepted=lookup.accepted * factor, now=now
+            )
+        elif outcome.accepted is not None and outcome.tokens > 1:
+            steps = max(1, outcome.tokens - 1 - outcome.accepted)
+            expected = lookup.accepted / lookup.steps * steps
+            worth.add(
+                steps=steps, accepted=outcome.accepted, drafted=0.0, expected=expected, now=now
+            )
+
     def stepped(
         self,
         pool: Pool,
@@ -142,6 +181,8 @@ class Learner:
         self.lengths.merge(other.lengths)
         self.service.merge(other.service)
         self.causal.merge(other.causal)
+        for name, sums in other.lookups.items():
+            self.lookups.setdefault(name, AcceptanceSums(seen_at=sums.seen_at)).merge(sums)
         self._measured.clear()
 
     def forget(self, pool: str) -> None:
@@ -150,4 +191,5 @@ class Learner:
         self.steps.forget(pool)
         self.service.forget(pool)
         self.causal.forget(pool)
+        self.lookups.pop(pool, None)
         self._measured.pop(pool, None)

@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 from routing.adaptive import Adaptive, AdaptiveKnobs
+from routing.affinity import PrefixMap
 from routing.learner import Learner
 from routing.static import LeastLoaded, OneKind, Policy, RoundRobin, Threshold
 from routing.thresholds import Rules
@@ -13,7 +14,9 @@ PolicyName = Literal[
 POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
-def make_policy(name: str, rules: Rules, learner: Learner, knobs: AdaptiveKnobs) -> Policy:
+def make_policy(
+    name: str, *, rules: Rules, learner: Learner, knobs: AdaptiveKnobs, prefixes: PrefixMap
+) -> Policy:
     """Return the policy called `name`.
 
     Raises:
@@ -21,7 +24,7 @@ def make_policy(name: str, rules: Rules, learner: Learner, knobs: AdaptiveKnobs)
     """
     match name:
         case "adaptive":
-            return Adaptive(learner, knobs, fallback=Threshold(rules))
+            return Adaptive(learner, knobs, prefixes=prefixes, fallback=Threshold(rules))
         case "threshold":
             return Threshold(rules)
         case "round_robin":

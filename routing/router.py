@@ -7,8 +7,10 @@ a limit; a pool that would refuse the request is never used while another exists
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from routing.adaptive import AdaptiveKnobs
+from routing.affinity import PrefixMap, holder
 from routing.balance import pick
 from routing.decision import (
     Decision,
@@ -22,10 +24,12 @@ from routing.decision import (
     certain,
 )
 from routing.learner import Learner
+from routing.lookup import Lookup
 from routing.policies import make_policy
 from routing.pools import Backend, Pool
 from routing.static import Choice, Policy
 from routing.thresholds import Rules, Thresholds, Verdict, least_full
+from routing.traffic import TrafficClass
 
 
 class Router:
@@ -42,6 +46,7 @@ class Router:
         learner: What is known by now.
         rules: The rules of practice, with what the user wrote.
         policy: The policy that acts.
+        prefixes: What each backend was sent.
     """
 
     def __init__(
@@ -56,8 +61,10 @@ class Router:
         self.learner = learner or Learner()
         self.rules = Rules(thresholds or Thresholds(), self.learner.acceptance)
         knobs = adaptive or AdaptiveKnobs()
-        self.policy = make_policy(policy, self.rules, self.learner, knobs)
-        self._shadow = make_policy(shadow, self.rules, self.learner, knobs) if shadow else None
+        self.prefixes = PrefixMap()
+        made = partial(make_policy, rules=self.rules, learner=self.learner, knobs=knobs)
+        self.policy = made(policy, prefixes=self.prefixes)
+        self._shadow = made(shadow, prefixes=self.prefixes) if shadow else None
 
     def decide(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
@@ -120,6 +127,18 @@ class Router:
     ) -> None:
         """Learn from the gap between two chunks of a stream (`Learner.stepped`)."""
         self.learner.stepped(pool, backend, gap_s, in_flight=in_flight, now=now, count=count)
+
+    def looked_up(
+        self,
+        traffic_class: TrafficClass,
+        pool: Pool,
+        lookup: Lookup,
+        outcome: Outcome | None,
+        *,
+        now: float,
+    ) -> None:
+        """Learn what an n-gram pool would have accepted (`Learner.looked_up`)."""
+        self.learner.looked_up(traffic_class, pool, lookup, outcome, now=now)
 
     def shedding(self, pool: Pool, *, now: float) -> bool:
         """Whether `pool` is over a load mark that applies at `now`; moves its switches on."""
@@ -263,9 +282,14 @@ class Router:
     def _decided(
         self, choice: Choice, request: RoutingRequest, draws: Draws, steps: list[RuleStep]
     ) -> Decision:
+        backends, keys = choice.pool.available(request.excluded), request.features.prefix_keys
+        backend = holder(backends, self.prefixes.cached(keys)) if keys else None
+        backend = backend or pick(backends, draws.two_choice)
+        if keys and not request.rehearsed:
+            self.prefixes.note(backend.name, keys)
         return Decision(
             pool=choice.pool,
-            backend=pick(choice.pool.available(request.excluded), draws.two_choice),
+            backend=backend,
             reason=choice.reason,
             rule=choice.step.rule,
             policy=self.policy.name,

@@ -36,6 +36,7 @@ def dump(learner: Learner, *, now: float) -> dict[str, list[_Row]]:
         "lengths": [[*key, *_aged(s, now)] for key, s in learner.lengths.sums.items()],
         "prefill": [[key, *_aged(s, now)] for key, s in learner.service.prefill.items()],
         "service": [[key, *_aged(s, now)] for key, s in learner.service.service.items()],
+        "lookups": [[key, *_aged(s, now)] for key, s in learner.lookups.items()],
         "causal": [
             [pool, c.model, c.task, c.bucket, *_aged(s, now)]
             for (pool, c), s in learner.causal.sums.items()
@@ -104,6 +105,7 @@ def _sections(learner: Learner) -> Iterator[_Section]:
     yield _Section("lengths", 3, _of_lengths, _reader(Typical), lengths, pooled=False)
     yield _Section("prefill", 1, _text, _reader(Slope), service.prefill)
     yield _Section("service", 1, _text, _reader(Moments), service.service)
+    yield _Section("lookups", 1, _text, _reader(AcceptanceSums), learner.lookups)
     yield _Section("causal", 4, _of_class, _reader(Moments), learner.causal.sums)
 
 

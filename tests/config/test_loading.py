@@ -200,8 +200,8 @@ def test_all_problems_are_told_at_once_in_one_text(write: Write) -> None:
         "    fix: did you mean TURNOUT_POLICY?",
         f'{path}:1: listen.port: "x" must be a whole number',
         "    fix: TCP port; 0 takes a free one. Default: 8080.",
-        f'{path}:2: policy: "best" is not one of adaptive, threshold, round_robin, least_loaded, spec_only, '
-        "plain_only",
+        f'{path}:2: policy: "best" is not one of adaptive, threshold, round_robin, '
+        "least_loaded, spec_only, plain_only",
         "    fix: How a pool is chosen. Default: threshold.",
         f"{path}: pools: is missing",
         "    fix: add it. A list of pools, each with at least `name` and `backends`.",

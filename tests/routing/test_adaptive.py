@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from routing.adaptive import AdaptiveKnobs, Objective
+from routing.adaptive import Adaptive, AdaptiveKnobs, Objective
 from routing.decision import Decision, Draws, Outcome, Reason, RoutingRequest
 from routing.pools import Pool
 from routing.router import Router
@@ -174,6 +174,50 @@ def test_altruism_keeps_a_long_prompt_off_a_crowded_pool() -> None:
         pools[altruism] = decide(router, asked, spec, plain).pool.name
 
     assert pools == {0.0: "spec", 1.0: "plain"}
+
+
+def test_a_prompt_costs_less_where_its_beginning_was_read() -> None:
+    router, spec, plain = world()
+    spec.backends[0].in_flight = plain.backends[0].in_flight = 8
+    asked = limited(request(*CREATIVE), prompt_chars=40_000, prefix_keys=((7, 9_000),))
+    fresh = decide(router, replace(asked, rehearsed=True), spec, plain)
+    assert fresh.pool is plain
+
+    router.prefixes.note("spec-0", asked.features.prefix_keys)
+
+    assert decide(router, asked, spec, plain).pool is spec
+
+
+def test_a_pool_is_quoted_at_the_tau_believed() -> None:
+    router, spec, plain = world()
+    policy = router.policy
+    assert isinstance(policy, Adaptive)
+
+    quoted = policy.quote(request(*CHAT), [spec, plain, pool("blank")], now=1.0)
+
+    assert set(quoted) == {"spec", "plain"}
+    assert quoted["spec"] < quoted["plain"]
+    assert policy.quote(request(None), [spec, plain], now=1.0) == {}
+
+
+def test_a_first_token_is_not_sought_on_a_pool_that_is_down_and_unmeasured() -> None:
+    knobs = AdaptiveKnobs(holdout=0.0, objectives={TaskType.CHAT: Objective.TTFT})
+    router, spec, plain = world(knobs=knobs)
+
+    found = decide(router, request(*CHAT), pool("a", "ngram", healthy=False), spec, plain)
+
+    assert found.pool is not None
+    assert found.pool.name in ("spec", "plain")
+
+
+def test_of_two_plain_pools_the_cheaper_is_certain() -> None:
+    router, _, plain = world()
+    other = pool("other", in_flight=(9,))
+    teach_steps(router, other, idle_s=0.030, token_s=0.0003)
+
+    found = decide(router, request(*CHAT), plain, other)
+
+    assert found.probabilities == {"plain": 1.0, "other": 0.0}
 
 
 # --- measurements missing -------------------------------------------------------------------

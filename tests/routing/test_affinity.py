@@ -194,9 +194,10 @@ def test_the_map_stays_within_its_bound(
     ("in_flight", "cached", "expected"),
     [
         ({"a": 3, "b": 3}, {"b": 200}, "b"),
-        ({"a": 0, "b": 4}, {"a": 100, "b": 200}, "b"),
-        ({"a": 0, "b": 5}, {"a": 100, "b": 200}, "a"),
-        ({"a": 0, "b": 5}, {"b": 200}, None),
+        ({"a": 0, "b": 2}, {"a": 100, "b": 200}, "b"),
+        ({"a": 40, "b": 52}, {"b": 200}, "b"),
+        ({"a": 0, "b": 3}, {"a": 100, "b": 200}, "a"),
+        ({"a": 0, "b": 3}, {"b": 200}, None),
         ({"a": 0, "b": 0}, {}, None),
         ({"a": 0}, {"elsewhere": 900}, None),
         ({"a": 2, "b": 1}, {"a": 100, "b": 100}, "b"),
@@ -204,6 +205,7 @@ def test_the_map_stays_within_its_bound(
     ids=[
         "it holds the prefix",
         "it holds more, and is not too full",
+        "of many in flight it may have a quarter more",
         "it holds more and is too full, another holds less",
         "it is too full and nobody else holds any",
         "nothing is known",
@@ -214,20 +216,20 @@ def test_the_map_stays_within_its_bound(
 def test_the_holder_of_most_is_preferred_within_a_margin(
     in_flight: dict[str, int], cached: dict[str, int], expected: str | None
 ) -> None:
-    found = holder(backends(in_flight), cached, margin=4)
+    found = holder(backends(in_flight), cached)
 
     assert (found.name if found else None) == expected
 
 
-@given(st.data(), LOADS, CACHED, st.integers(0, 5))
+@given(st.data(), LOADS, CACHED)
 def test_the_order_of_backends_does_not_matter(
-    data: st.DataObject, in_flight: dict[str, int], cached: dict[str, int], margin: int
+    data: st.DataObject, in_flight: dict[str, int], cached: dict[str, int]
 ) -> None:
     candidates = backends(in_flight)
     shuffled = data.draw(st.permutations(candidates))
 
-    found = holder(candidates, cached, margin=margin)
-    assert holder(shuffled, cached, margin=margin) is found
+    found = holder(candidates, cached)
+    assert holder(shuffled, cached) is found
     if found is not None:
-        assert found.in_flight <= min(in_flight.values()) + margin
+        assert found.in_flight <= 1.25 * min(in_flight.values()) + 2
         assert found.name in cached

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from routing.causal import CausalBook
+from routing.fading import Moments
 from tests.routing.worlds import traffic_class
 
 CODE, CHAT = traffic_class("code", 0.0), traffic_class("chat", 0.9)
@@ -63,3 +64,11 @@ def test_old_evidence_fades() -> None:
         made.add(pool, CODE, 0.02, now=24 * 3600.0)
 
     assert made.speed_up("spec", "plain", CODE) is None
+
+
+def test_one_value_has_no_spread() -> None:
+    one = Moments()
+
+    one.add(3.0, memory=1.0, now=0.0)
+
+    assert (one.mean, one.variance) == (3.0, 0.0)

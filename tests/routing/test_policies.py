@@ -3,6 +3,7 @@
 import pytest
 
 from routing.adaptive import AdaptiveKnobs
+from routing.affinity import PrefixMap
 from routing.decision import Draws, Reason, RoutingRequest
 from routing.learner import Learner
 from routing.policies import POLICY_NAMES
@@ -14,7 +15,13 @@ from tests.routing.worlds import HALVES, pool, request
 
 
 def make_policy(name: str) -> Policy:
-    return make(name, Rules(Thresholds()), Learner(), AdaptiveKnobs())
+    return make(
+        name,
+        rules=Rules(Thresholds()),
+        learner=Learner(),
+        knobs=AdaptiveKnobs(),
+        prefixes=PrefixMap(),
+    )
 
 
 SPEC, PLAIN = pool("spec", "ngram"), pool("plain")

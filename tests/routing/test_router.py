@@ -1,11 +1,14 @@
 """The order of the rules, as playbooks of two or three pools."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from routing.decision import Decision, RoutingRequest
+from routing.lookup import Lookup
 from routing.policies import POLICY_NAMES
+from routing.router import Router
 from routing.shedding import Band
 from tests.routing.worlds import (
     HALVES,
@@ -274,3 +277,78 @@ def test_a_decision_tells_every_rule_in_order_and_the_last_one_decided() -> None
     assert decision.sentence == (
         "spec: over a mark, but plain is fuller (90.0 against 40.0 in flight)"
     )
+
+
+# --- affinity, shadow -----------------------------------------------------------------------
+
+PREFIX = ((7, 100), (8, 400))
+
+
+def continued(*, rehearsed: bool = False) -> RoutingRequest:
+    asked = request(rehearsed=rehearsed)
+    return replace(asked, features=replace(asked.features, prefix_keys=PREFIX))
+
+
+def test_a_conversation_returns_to_the_backend_that_has_read_it() -> None:
+    spec, acting = pool("spec", "ngram", in_flight=(0, 0, 0, 0)), router()
+    first = acting.decide(continued(), [spec], now=0, draws=HALVES._replace(two_choice=0.9))
+    assert isinstance(first, Decision)
+    first.backend.in_flight = 2
+
+    for draw in (0.0, 0.3, 0.6, 0.9):
+        draws = HALVES._replace(two_choice=draw)
+        again = acting.decide(continued(), [spec], now=1, draws=draws)
+        assert isinstance(again, Decision)
+        assert again.backend is first.backend
+    first.backend.in_flight = 3
+    elsewhere = acting.decide(continued(), [spec], now=2, draws=HALVES)
+    assert isinstance(elsewhere, Decision)
+    assert elsewhere.backend is not first.backend
+
+
+def test_a_rehearsal_leaves_no_trace_on_a_backend() -> None:
+    acting = router()
+
+    acting.decide(continued(rehearsed=True), [pool("spec", "ngram")], now=0, draws=HALVES)
+
+    assert len(acting.prefixes) == 0
+
+
+def shadowed(asked: RoutingRequest, shadow: str | None = "least_loaded") -> str | None:
+    acting = Router(policy="threshold", shadow=shadow)
+    pools = [pool("spec", "ngram", in_flight=(9,)), pool("plain")]
+    found = acting.shadowed(asked, pools, now=0, draws=HALVES)
+    return found.pool.name if found else None
+
+
+def test_a_shadow_says_what_it_would_choose() -> None:
+    assert shadowed(request()) == "plain"
+    assert shadowed(request(), "spec_only") == "spec"
+
+
+def test_the_rules_of_the_pipeline_bind_a_shadow_too() -> None:
+    assert shadowed(request(unsupported=("min_p",)), "spec_only") == "plain"
+
+
+@pytest.mark.parametrize(
+    ("why", "asked", "shadow"),
+    [
+        ("there is none", request(), None),
+        ("the pool is named", request(pin="spec"), "least_loaded"),
+        ("nothing is decoded", request(None), "least_loaded"),
+    ],
+)
+def test_there_is_nothing_to_shadow(why: str, asked: RoutingRequest, shadow: str | None) -> None:
+    assert shadowed(asked, shadow) is None, why
+
+
+def test_what_was_looked_up_and_how_long_steps_take_is_learnt() -> None:
+    acting, spec = router(), pool("spec", "ngram")
+    asked = request().traffic_class
+    assert asked is not None
+
+    acting.looked_up(asked, spec, Lookup(50, 100, 200), None, now=0.0)
+    acting.stepped(spec, spec.backends[0], 0.02, in_flight=1, now=0.0, count=20)
+
+    assert acting.learner.acceptance.of(spec, asked, now=0.0).accepted > 0
+    assert acting.learner.measured(spec, now=0.0) is not None
