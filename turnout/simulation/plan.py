@@ -131,14 +131,13 @@ def run(plan: Plan, *, jobs: int, done: Callable[[Cell, Rows], None]) -> None:
     An interrupt gives up the cells that have not begun, lets the others end, and is raised.
     """
     context = get_context("spawn")  # a fork would copy the threads of a progress display
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_ignore_interrupt) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_ignore_interrupt)
+    try:
         cells = {pool.submit(simulate, cell, plan.workload(cell.mix)): cell for cell in plan.cells}
-        try:
-            for future in as_completed(cells):
-                done(cells[future], future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(cells):
+            done(cells[future], future.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _ignore_interrupt() -> None:

@@ -90,6 +90,7 @@ def _relative(
     axes.axhline(1.0, color="#dddddd", linewidth=1, zorder=0)
     loads = [each.place.load for each in comparisons]
     steady = sum(load_named(load).shape is Shape.STEADY for load in loads)
+    written = [0] * len(loads)
     for arm in [name for name in reversed(list(COLOURS)) if name in comparisons[0].summaries]:
         ratios = [
             read(each, arm) / read(each, best)
@@ -108,9 +109,10 @@ def _relative(
         for place, ratio in enumerate(ratios):
             if ratio > _TOP:
                 axes.annotate(
-                    f"{ratio:.1f}", (place, _TOP), xytext=(5, -3), textcoords="offset points",
-                    fontsize=7, color=COLOURS[arm],
+                    f"{ratio:.1f}", (place, _TOP), xytext=(5, -3 - 8 * written[place]),
+                    textcoords="offset points", fontsize=7, color=COLOURS[arm],
                 )  # fmt: skip
+                written[place] += 1
     axes.set_xticks(range(len(loads)), [_load(load) for load in loads])
     axes.set_xlim(-0.4, len(loads) - 0.4)
 
