@@ -1,64 +1,8 @@
 """Sums that fade: what every estimate here is made of, so that workers can add theirs up."""
 
 from dataclasses import dataclass
-from math import exp, exp2, log
+from math import exp2
 from typing import Self
-
-ABOVE, BELOW = 0.05, 0.1
-"""A value counts as at most this far above or below what is typical, in its logarithm: so that
-what is typical is where a third of the values are below. Near saturation almost every second step
-is stalled by a prefill, and the median would be a stalled one."""
-SETTLED = 5.0
-"""Weight until which a far lower value shows that what came before it was the outlier."""
-
-
-@dataclass(slots=True)
-class Typical:
-    """About the lower third of positive values: the mean of their logarithms, outliers drawn in.
-
-    Attributes:
-        weight: Values seen, faded.
-        total: Their logarithms, weighted.
-        seen_at: When one was last added (s, monotonic).
-    """
-
-    weight: float = 0.0
-    total: float = 0.0
-    seen_at: float = 0.0
-
-    def add(self, value: float, *, memory: float, now: float, weight: float = 1.0) -> float:
-        """Add `value` > 0, keeping `memory` of what was before.
-
-        Returns:
-            How far its logarithm was from the mean; 0 for the first.
-        """
-        logarithm = log(value)
-        surprise = logarithm - self.total / self.weight if self.weight else 0.0
-        if surprise < -BELOW and self.weight <= SETTLED:
-            self.weight = self.total = 0.0
-        elif self.weight:
-            logarithm -= surprise - min(max(surprise, -BELOW), ABOVE)
-        self.weight = memory * self.weight + weight
-        self.total = memory * self.total + weight * logarithm
-        self.seen_at = now
-        return surprise
-
-    def merge(self, other: Self, *, half_life_s: float) -> None:
-        """Add another worker's; the older of both fades to the age of the newer."""
-        now = max(self.seen_at, other.seen_at)
-        mine, theirs = self.fresh(now, half_life_s), other.fresh(now, half_life_s)
-        self.weight = mine * self.weight + theirs * other.weight
-        self.total = mine * self.total + theirs * other.total
-        self.seen_at = now
-
-    def fresh(self, now: float, half_life_s: float) -> float:
-        """Return the share of the weight that still counts at `now`."""
-        return exp2(-max(0.0, now - self.seen_at) / half_life_s)
-
-    @property
-    def value(self) -> float:
-        """The typical value; 1 before any."""
-        return exp(self.total / self.weight) if self.weight else 1.0
 
 
 @dataclass(slots=True)

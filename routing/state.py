@@ -11,14 +11,17 @@ from typing import Any, NamedTuple, TypeVar
 
 from routing.acceptance import AcceptanceSums
 from routing.expectations import expectation
-from routing.fading import Moments, Slope, Typical
+from routing.fading import Moments, Slope
 from routing.learner import Expected, Learner
-from routing.steps import KNOTS, StepSums
+from routing.steps import KNOTS, PER_OCTAVE, GapHistogram, StepSums
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
 
 VERSION = 1
 """Changes whenever rows would be read as something else."""
+
+_FARTHEST = 20 * PER_OCTAVE
+"""Buckets of a step from a microsecond to a week."""
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
 _Row = list[Any]
@@ -102,22 +105,26 @@ def _sections(learner: Learner) -> Iterator[_Section]:
     yield _Section("acceptance", 4, _node, _reader(AcceptanceSums), learner.acceptance.sums)
     yield _Section("steps", 2, _names, _step_sums, learner.steps.sums)
     lengths = learner.lengths.sums
-    yield _Section("lengths", 3, _of_lengths, _reader(Typical), lengths, pooled=False)
+    yield _Section("lengths", 3, _of_lengths, _reader(Moments), lengths, pooled=False)
     yield _Section("prefill", 1, _text, _reader(Slope), service.prefill)
     yield _Section("service", 1, _text, _reader(Moments), service.service)
     yield _Section("lookups", 1, _text, _reader(AcceptanceSums), learner.lookups)
     yield _Section("causal", 4, _of_class, _reader(Moments), learner.causal.sums)
 
 
-def _aged(sums: AcceptanceSums | Typical | Moments | Slope, now: float) -> tuple[float, ...]:
+def _aged(sums: AcceptanceSums | Moments | Slope, now: float) -> tuple[float, ...]:
     """Return the sums' numbers, `seen_at`, the last, as an age in seconds."""
     *numbers, seen_at = astuple(sums)
     return (*numbers, now - seen_at)
 
 
 def _step_row(sums: StepSums, now: float) -> _Row:
-    bins = [[*_aged(b, now), crowd] for b, crowd in zip(sums.bins, sums.crowds, strict=True)]
-    return [bins, list(_aged(sums.quick, now))]
+    return [[_gap_row(gaps, now) for gaps in sums.bins]]
+
+
+def _gap_row(gaps: GapHistogram, now: float) -> _Row:
+    gaps.scale(1.0)
+    return [sorted(gaps.counts.items()), gaps.crowd, now - gaps.seen_at]
 
 
 def _rows(state: Mapping[str, Any], section: _Section) -> Iterator[_Row]:
@@ -144,25 +151,34 @@ def _reader(kind: type[Any]) -> Callable[[_Row, float], Any]:
     return read
 
 
-_typical = _reader(Typical)
-
-
 def _step_sums(row: _Row, then: float) -> StepSums:
-    bins, quick = row if len(row) == 2 else (None, None)
-    if not isinstance(bins, list) or len(bins) != len(KNOTS) or not isinstance(quick, list):
-        raise UnusableState(f"steps: {str(row)[:80]} are not {len(KNOTS)} bins and a factor")
-    sums = StepSums(quick=_typical(quick, then))
-    for index, numbers in enumerate(bins):
-        if not isinstance(numbers, list) or not numbers or not _is_number(numbers[-1]):
-            raise UnusableState(f"steps: {str(numbers)[:80]} is not a bin")
-        *typical, crowd = numbers
-        sums.bins[index] = _typical(typical, then)
-        sums.crowds[index] = max(0.0, float(crowd))
-    return sums
+    (bins,) = row if len(row) == 1 else (None,)
+    if not isinstance(bins, list) or len(bins) != len(KNOTS):
+        raise UnusableState(f"steps: {str(row)[:80]} are not {len(KNOTS)} bins")
+    return StepSums(bins=[_gaps(numbers, then) for numbers in bins])
+
+
+def _gaps(row: Any, then: float) -> GapHistogram:
+    pairs, crowd, age = row if isinstance(row, list) and len(row) == 3 else (None, 0.0, 0.0)
+    if not isinstance(pairs, list) or not (_is_positive(crowd) and _is_positive(age)):
+        raise UnusableState(f"steps: {str(row)[:80]} is not a bin")
+    counts = {}
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_number, pair)):
+            raise UnusableState(f"steps: {str(pair)[:80]} is not a bucket and its weight")
+        bucket, weight = int(pair[0]), float(pair[1])
+        if abs(bucket) > _FARTHEST or weight < 0.0:
+            raise UnusableState(f"steps: {pair} cannot be a step time and its weight")
+        counts[bucket] = weight
+    return GapHistogram(counts=counts, crowd=crowd, seen_at=then - age)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and isfinite(value)
+
+
+def _is_positive(value: object) -> bool:
+    return _is_number(value) and float(value) >= 0.0  # type: ignore[arg-type]
 
 
 def _text(value: object) -> str:

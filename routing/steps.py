@@ -2,30 +2,36 @@
 
 One chunk of a stream is one engine step, so the gap between two of them is a step's time, known
 one step later: no loop through finished requests, whose delay makes routers swing. Gaps go into
-bins by in-flight count (1, 2 to 3, 4 to 7, ... 256 and more), as faded sums per backend. A pool's
-curve is made of its backends' bins: a line through them, which fills what was never seen and says
-what one more request adds, then each bin as far as its weight goes, then made monotone. A quick
-factor on top follows what a long memory is slow to see.
+bins by in-flight count (1, 2 to 3, 4 to 7, ... 256 and more), as faded histograms per backend; a
+bin's step time is a quantile of its own, which neither the gaps that a prefill stalled move, nor
+those of chunks that came together. A pool's curve is made of its backends' bins: a line through
+them, which fills what was never seen and says what one more request adds, then each bin as far as
+its weight goes, then made monotone. A quick factor on top follows what a long memory is slow to
+see.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, exp2, inf
+from math import exp, exp2, floor, inf, log2
 from typing import NamedTuple
 
-from routing.fading import Typical
 from routing.pools import Pool
 
 KNOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Requests in flight at the lower edge of each bin, where the curve has its values."""
 MEMORY_STEPS = 300.0
 """Steps that a bin remembers: 3 s of an 8B model on an H100, 12 s of a small one on a CPU."""
+PER_OCTAVE = 32
+"""Buckets for a doubling, each 2 % wide."""
+QUANTILE = 0.4
+"""Near saturation almost every second step is stalled by a prefill, and a median would be one of
+those; a few gaps are next to nothing, of chunks that were read at once."""
+_GROWN = 1e9
+_NEGLIGIBLE = 1e-6
+
 QUICK_STEPS = 40.0
 """Steps that the quick factor remembers."""
-QUICK_CLIP = 0.5
-"""How far a gap may be from its bin (in its logarithm) for the quick factor: a server that takes
-twice as long is followed to two thirds at once, and the bins do the rest."""
 QUICK_HALF_LIFE_S = 10.0
 """An idle pool's quick factor fades: what slowed it may be over."""
 HALF_LIFE_S = 1800.0
@@ -81,40 +87,107 @@ class StepCurve(NamedTuple):
 
 
 @dataclass(slots=True)
+class GapHistogram:
+    """Gaps at about one in-flight count, by the logarithm of their length; additive.
+
+    Attributes:
+        counts: Weight in steps by bucket; bucket n holds gaps from 2 ** (n / `PER_OCTAVE`) s.
+        crowd: In-flight counts, weighted.
+        seen_at: When a gap was last added (s, monotonic).
+        memory: Steps that it remembers.
+    """
+
+    counts: dict[int, float] = field(default_factory=dict)
+    crowd: float = 0.0
+    seen_at: float = 0.0
+    memory: float = MEMORY_STEPS
+    _growth: float = 1.0
+    """What a step weighs now. Instead of fading what is there, what comes weighs more."""
+
+    def add(self, gap_s: float, *, in_flight: int, weight: float, now: float) -> None:
+        """Add a gap that weighs `weight` steps."""
+        self._growth *= exp(weight / self.memory)
+        grown, bucket = weight * self._growth, floor(log2(gap_s) * PER_OCTAVE)
+        self.counts[bucket] = self.counts.get(bucket, 0.0) + grown
+        self.crowd += grown * in_flight
+        self.seen_at = now
+        if self._growth > _GROWN:
+            self.scale(1.0)
+
+    def scale(self, share: float) -> None:
+        """Keep `share` of the evidence, and forget buckets that hold next to nothing."""
+        factor = share / self._growth
+        self.counts = {b: w * factor for b, w in self.counts.items() if w * factor > _NEGLIGIBLE}
+        self.crowd *= factor
+        self._growth = 1.0
+
+    def merge(self, other: "GapHistogram") -> None:
+        """Add another worker's; the older of both fades to the age of the newer."""
+        now = max(self.seen_at, other.seen_at)
+        self.scale(_fresh(self.seen_at, now, HALF_LIFE_S))
+        share = _fresh(other.seen_at, now, HALF_LIFE_S) / other._growth
+        for bucket, weight in other.counts.items():
+            self.counts[bucket] = self.counts.get(bucket, 0.0) + share * weight
+        self.crowd += share * other.crowd
+        self.seen_at = now
+
+    @property
+    def weight(self) -> float:
+        """Steps seen, faded."""
+        return sum(self.counts.values()) / self._growth
+
+    @property
+    def quantile(self) -> float:
+        """The quantile of the gaps that stands for all of them; there must be some."""
+        left = QUANTILE * sum(self.counts.values())
+        for bucket in sorted(self.counts):
+            weight = self.counts[bucket]
+            if left <= weight:
+                break
+            left -= weight
+        return exp2((bucket + left / weight) / PER_OCTAVE)
+
+
+def _fresh(then: float, now: float, half_life_s: float) -> float:
+    return exp2(-max(0.0, now - then) / half_life_s)
+
+
+@dataclass(slots=True)
 class StepSums:
     """One backend's bins.
 
     Attributes:
-        bins: Step times by in-flight count.
-        crowds: In-flight counts in each bin, for its centre.
-        quick: Recent gaps over what their bins had been: sums of logarithms and weights.
+        bins: Gaps by in-flight count.
+        recent: The latest gaps over what the pool's curve says, as factors.
+        curve: The pool's curve when last asked for.
     """
 
-    bins: list[Typical] = field(default_factory=lambda: [Typical() for _ in KNOTS])
-    crowds: list[float] = field(default_factory=lambda: [0.0] * len(KNOTS))
-    quick: Typical = field(default_factory=Typical)
+    bins: list[GapHistogram] = field(default_factory=lambda: [GapHistogram() for _ in KNOTS])
+    recent: GapHistogram = field(default_factory=lambda: GapHistogram(memory=QUICK_STEPS))
+    curve: StepCurve | None = None
 
     def add(self, gap_s: float, *, in_flight: int, now: float, count: int) -> None:
         """Add a gap that `count` streams showed; all streams of a step together weigh one."""
         index = min(in_flight.bit_length(), len(KNOTS)) - 1
         weight = count / in_flight
-        memory = exp(-weight / MEMORY_STEPS)
-        surprise = self.bins[index].add(gap_s, memory=memory, now=now, weight=weight)
-        self.crowds[index] = memory * self.crowds[index] + weight * in_flight
-        quick = self.quick
-        kept = exp(-weight / QUICK_STEPS)
-        quick.weight = kept * quick.weight + weight
-        quick.total = kept * quick.total + weight * min(max(surprise, -QUICK_CLIP), QUICK_CLIP)
-        quick.seen_at = now
+        self.bins[index].add(gap_s, in_flight=in_flight, weight=weight, now=now)
+        if self.curve is not None:
+            factor = gap_s / self.curve.at(in_flight)[0]
+            self.recent.add(factor, in_flight=in_flight, weight=weight, now=now)
 
     def merge(self, other: "StepSums") -> None:
         """Add another worker's."""
-        for index, (mine, theirs) in enumerate(zip(self.bins, other.bins, strict=True)):
-            now = max(mine.seen_at, theirs.seen_at)
-            self.crowds[index] = mine.fresh(now, HALF_LIFE_S) * self.crowds[index]
-            self.crowds[index] += theirs.fresh(now, HALF_LIFE_S) * other.crowds[index]
-            mine.merge(theirs, half_life_s=HALF_LIFE_S)
-        self.quick.merge(other.quick, half_life_s=QUICK_HALF_LIFE_S)
+        for mine, theirs in zip(self.bins, other.bins, strict=True):
+            mine.merge(theirs)
+        self.recent.merge(other.recent)
+
+    def quick(self, now: float) -> float:
+        """Return the factor of the present; near 1 where little is recent."""
+        weight = self.recent.weight * _fresh(self.recent.seen_at, now, QUICK_HALF_LIFE_S)
+        if weight < _NEGLIGIBLE:
+            return 1.0
+        trust = weight / (weight + QUICK_STEPS / 4)
+        return float(self.recent.quantile**trust)
 
 
 class _Point(NamedTuple):
@@ -155,7 +228,11 @@ class StepBook:
         for (name, _), sums in self.sums.items():
             if name == pool.name:
                 merged.merge(sums)
-        return _fitted(merged, pool, now)
+        fitted = _fitted(merged, pool, now)
+        for (name, _), sums in self.sums.items():
+            if name == pool.name:
+                sums.curve = fitted
+        return fitted and fitted._replace(quick=merged.quick(now))
 
     def merge(self, other: "StepBook") -> None:
         """Add what another worker has seen."""
@@ -188,10 +265,7 @@ def _fitted(sums: StepSums, pool: Pool, now: float) -> StepCurve | None:
         values.append(value)
         weights.append(weight)
     values = rising(values, weights)
-    quick = sums.quick
-    fresh = exp2(-max(0.0, now - quick.seen_at) / QUICK_HALF_LIFE_S)
-    factor = exp(fresh * quick.total / quick.weight) if quick.weight else 1.0
-    return StepCurve(tuple(values), tuple(_added(values, slope)), factor)
+    return StepCurve(tuple(values), tuple(_added(values, slope)), 1.0)
 
 
 def _added(values: Sequence[float], slope: float) -> Iterator[float]:
@@ -204,10 +278,11 @@ def _added(values: Sequence[float], slope: float) -> Iterator[float]:
 
 
 def _points(sums: StepSums, now: float) -> Iterator[tuple[int, _Point]]:
-    for index, (times, crowd) in enumerate(zip(sums.bins, sums.crowds, strict=True)):
-        weight = times.weight * times.fresh(now, HALF_LIFE_S)
-        if weight > 0.0:
-            yield index, _Point(crowd / times.weight, times.value, weight)
+    for index, gaps in enumerate(sums.bins):
+        weight = gaps.weight * _fresh(gaps.seen_at, now, HALF_LIFE_S)
+        if weight > _NEGLIGIBLE:
+            crowd = gaps.crowd / sum(gaps.counts.values())
+            yield index, _Point(crowd, gaps.quantile, weight)
 
 
 def _line(points: Mapping[int, _Point], share: float) -> tuple[float, float]:

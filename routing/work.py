@@ -1,8 +1,8 @@
 """How much work a request is: tokens it will write, what its prompt and its wait cost a pool."""
 
-from math import exp, inf, log
+from math import exp, exp2, inf, log
 
-from routing.fading import Moments, Slope, Typical
+from routing.fading import Moments, Slope
 from routing.pools import Pool
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
@@ -33,10 +33,10 @@ _LengthKey = tuple[str, TaskType, TemperatureBucket | None]
 
 
 class LengthBook:
-    """Typical output length of each class, in tokens."""
+    """Typical output length of each class, in tokens: the mean of logarithms, near the median."""
 
     def __init__(self) -> None:
-        self.sums: dict[_LengthKey, Typical] = {}
+        self.sums: dict[_LengthKey, Moments] = {}
         self._beliefs: dict[TrafficClass, float] = {}
 
     def add(self, traffic_class: TrafficClass, tokens: int, *, now: float) -> None:
@@ -44,12 +44,9 @@ class LengthBook:
         if tokens < 1:
             return
         for key in _length_keys(traffic_class):
-            sums = self.sums.setdefault(key, Typical(seen_at=now))
-            kept = REQUESTS_KEPT * sums.fresh(now, HALF_LIFE_S)
-            # Lengths are spread over orders of magnitude: none is an outlier.
-            sums.weight = kept * sums.weight + 1.0
-            sums.total = kept * sums.total + log(tokens)
-            sums.seen_at = now
+            sums = self.sums.setdefault(key, Moments(seen_at=now))
+            kept = REQUESTS_KEPT * exp2(-max(0.0, now - sums.seen_at) / HALF_LIFE_S)
+            sums.add(log(tokens), memory=kept, now=now)
         self._beliefs.clear()
 
     def believed(self, traffic_class: TrafficClass) -> float:
@@ -59,7 +56,7 @@ class LengthBook:
         expected, weight = log(LENGTH), _LENGTH_REQUESTS
         for key in _length_keys(traffic_class):
             if (sums := self.sums.get(key)) is not None:
-                expected = (sums.total + weight * expected) / (sums.weight + weight)
+                expected = (sums.total + weight * expected) / (sums.count + weight)
         self._beliefs[traffic_class] = exp(expected)
         return self._beliefs[traffic_class]
 
@@ -67,7 +64,7 @@ class LengthBook:
         """Add what another worker has seen."""
         self._beliefs.clear()
         for key, sums in other.sums.items():
-            self.sums.setdefault(key, Typical()).merge(sums, half_life_s=HALF_LIFE_S)
+            self.sums.setdefault(key, Moments()).merge(sums, half_life_s=HALF_LIFE_S)
 
 
 def _length_keys(traffic_class: TrafficClass) -> tuple[_LengthKey, _LengthKey]:
