@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tpot-ms", type=float, default=25.0, help="goodput's longest TPOT (default: 25)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("simulation"), metavar="DIR",
-        help="where the report goes (default: simulation)",
+        "--out", type=Path, default=Path("reports/simulation"), metavar="DIR",
+        help="where the report goes (default: reports/simulation)",
     )  # fmt: skip
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write verdicts and tables as Markdown too"
