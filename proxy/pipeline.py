@@ -13,7 +13,6 @@ import random
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from time import perf_counter
 
 from config.settings import Settings
@@ -43,6 +42,7 @@ from proxy.relay import Hidden, StreamRelay, relay_body
 from proxy.reporting import log_record
 from proxy.stored import StoredResponses
 from proxy.upstream import Answer, Upstream
+from proxy.watching import Watch
 from routing.decision import (
     Decision,
     Draws,
@@ -212,9 +212,14 @@ class Pipeline:
         exchange.record.tries += 1
         body, hidden = self._body_for(exchange, member)
         downstream = exchange.downstream
-        decision.backend.in_flight += 1
-        exchange.record.sent_at = self._clock()
-        exchange.record.in_flight = decision.backend.in_flight
+        features, record = exchange.request.features, exchange.record
+        watch = Watch(
+            self._router,
+            decision,
+            prompt_tokens=features.prompt_tokens if features.stream else 0.0,
+        )
+        record.sent_at = self._clock()
+        record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
         try:
             async with self._upstream.open(
                 member,
@@ -226,9 +231,9 @@ class Pipeline:
                 request_id=exchange.record.request_id,
                 api_key=self._fleet.api_keys.get(member.pool.name),
             ) as answer:
-                await self._relay(exchange, decision, member, answer, hidden)
+                await self._relay(exchange, decision, member, answer, hidden, watch)
         finally:
-            decision.backend.in_flight -= 1
+            watch.close()
 
     def _body_for(self, exchange: Exchange, member: Member) -> tuple[bytes | None, Hidden]:
         """Return the body for `member`, and what of the answer it adds to be hidden.
@@ -260,6 +265,7 @@ class Pipeline:
         member: Member,
         answer: Answer,
         hidden: Hidden,
+        watch: Watch,
     ) -> None:
         record, downstream = exchange.record, exchange.downstream
         route = exchange.request.features.route
@@ -281,7 +287,7 @@ class Pipeline:
                 clock=self._clock,
                 hidden=hidden,
                 on_response_id=keep,
-                on_gap=partial(self._note_gap, decision),
+                watch=watch,
                 on_events=None if sample is None else sample.keep,
             )
             await relay.run()
@@ -294,10 +300,6 @@ class Pipeline:
         if sample is not None:
             self._counterfactual.offer(sample, record.outcome())
         self._note_reports(exchange, member)
-
-    def _note_gap(self, decision: Decision, gap_s: float, now: float) -> None:
-        backend = decision.backend
-        self._router.stepped(decision.pool, backend, gap_s, in_flight=backend.in_flight, now=now)
 
     def _note_reports(self, exchange: Exchange, member: Member) -> None:
         """Remember whether a speculating server tells acceptance per request."""

@@ -46,6 +46,7 @@ class RequestRecord:
         tries: Backends it was sent to.
         sent_at: When it was last sent to one.
         in_flight: Requests on that backend then, itself included.
+        pending_tokens: Prompt tokens of others to be read there before its own.
         ending: How it ended.
         status: HTTP status sent to the client, or None when none was.
         error: Kind of the gateway's own error, if it made one.
@@ -73,6 +74,7 @@ class RequestRecord:
     tries: int = 0
     sent_at: float | None = None
     in_flight: int = 0
+    pending_tokens: float = 0.0
     ending: Ending = Ending.FAILED
     status: int | None = None
     error: str | None = None
@@ -140,6 +142,7 @@ class RequestRecord:
             backend=decision.backend,
             in_flight=self.in_flight,
             prompt_tokens=self.prompt_tokens,
+            pending_tokens=self.pending_tokens,
             randomised=decision.reason in (Reason.HOLDOUT, Reason.EXPLORE),
         )
 

@@ -24,6 +24,7 @@ from proxy.failover import SPECULATION_REFUSES
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.sse import EventSplitter, payload
 from proxy.upstream import Answer
+from proxy.watching import Watch
 
 HELD_BODY_BYTES = 2 * 2**20
 """A body up to this size is read before it is sent on. vLLM writes a completion in one piece once
@@ -56,7 +57,7 @@ class StreamRelay:
         clock: Seconds, monotonic.
         hidden: What to take out.
         on_response_id: Told the id of a stored response.
-        on_gap: Told the seconds between two chunks with output, and when the later one came.
+        watch: Told when output begins and of the time between two chunks of it.
         on_events: Given every event as it came, where somebody keeps them.
 
     Attributes:
@@ -73,7 +74,7 @@ class StreamRelay:
         clock: Callable[[], float],
         hidden: Hidden,
         on_response_id: Callable[[str], None],
-        on_gap: Callable[[float, float], None],
+        watch: Watch,
         on_events: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self.usage: Usage | None = None
@@ -84,7 +85,7 @@ class StreamRelay:
         self._clock = clock
         self._hidden = hidden
         self._on_response_id = on_response_id
-        self._on_gap = on_gap
+        self._watch = watch
         self._on_events = on_events
         self._splitter = EventSplitter()
         self._deltas = 0
@@ -194,6 +195,7 @@ class StreamRelay:
                     if dialect.is_prelude(read_json(payload(raw))):
                         continue
                     record.first_token_at = now
+                    self._watch.begun()
                 record.last_token_at = now
                 self._deltas += 1
             self._failed = self._failed or dialect.failed(raw)
@@ -202,7 +204,7 @@ class StreamRelay:
             if dialect.is_end(raw):
                 self._ended = True
         if before is not None and self._deltas > deltas:
-            self._on_gap((now - before) / (self._deltas - deltas), now)
+            self._watch.gap((now - before) / (self._deltas - deltas), now)
 
     def _read_usage(self, raw: bytes) -> None:
         data = read_json(payload(raw))

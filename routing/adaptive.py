@@ -34,8 +34,6 @@ EXPLORED_REGRET = 0.15
 """Exploration may be expected to cost this much more, as a share of the best cost."""
 EXPLORED_FULLNESS = 0.7
 """Exploration waits while a pool is fuller."""
-CHARS_PER_TOKEN = 4.0
-"""Of English text with current vocabularies; the gateway does not tokenize."""
 
 
 class Objective(StrEnum):
@@ -200,12 +198,13 @@ class Adaptive:
         objective: Objective,
     ) -> Cost:
         """Return what `request` costs on a pool with these figures."""
-        in_flight = pool.in_flight
+        in_flight, pending_tokens = pool.load
         others = min(in_flight, float(pool.max_num_seqs))
         prompt_tokens = self._to_compute(pool, request)
-        queued, wait_s = in_flight + 1.0 - pool.max_num_seqs, 0.0
+        queued = in_flight + 1.0 - pool.max_num_seqs
+        wait_s = pending_tokens * measured.prompt_token_s
         if queued > 0.0:
-            wait_s = self._learner.service.wait_s(pool, queued=queued, running=others)
+            wait_s += self._learner.service.wait_s(pool, queued=queued, running=others)
         step_s, added_s = measured.curve.at(others + 1.0)
         altruism = self._knobs.altruism
         if objective is Objective.THROUGHPUT:  # its share of each step, and all that it adds
@@ -222,7 +221,7 @@ class Adaptive:
 
     def _to_compute(self, pool: Pool, request: RoutingRequest) -> float:
         """Return the prompt tokens that the pool's best holder of its prefix has not cached."""
-        tokens = request.features.prompt_chars / CHARS_PER_TOKEN
+        tokens = request.features.prompt_tokens
         if keys := request.features.prefix_keys:
             cached = self._prefixes.cached(keys)
             found = holder(pool.available(request.excluded), cached) if cached else None

@@ -170,6 +170,7 @@ class Outcome:
         backend: The backend that served it, or None when unknown.
         in_flight: Requests on it when this one was sent, itself included; 0 when unknown.
         prompt_tokens: Prompt tokens, or None when unknown.
+        pending_tokens: Prompt tokens of others that were to be read there before its own.
         randomised: Whether chance alone chose the pool (holdout, exploration).
     """
 
@@ -183,4 +184,5 @@ class Outcome:
     backend: Backend | None = None
     in_flight: int = 0
     prompt_tokens: int | None = None
+    pending_tokens: float = 0.0
     randomised: bool = False

@@ -14,6 +14,7 @@ from routing.conversation import Conversation, read_messages, read_prompt
 
 GREEDY_BELOW = 1e-5  # vLLM's _SAMPLING_EPS: lower temperatures sample greedily and drop min_p
 COMPLETIONS_MAX_TOKENS = 16  # vLLM's (and OpenAI's) default on /v1/completions
+CHARS_PER_TOKEN = 4.0  # of English text with current vocabularies
 _LARGEST = 1e9  # no sampling number of a valid request is larger
 
 
@@ -79,6 +80,11 @@ class RequestFeatures:
     tool_results: int = 0
     answers_tool: bool = False
     prefix_keys: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def prompt_tokens(self) -> float:
+        """Length of the prompt in tokens, about: the gateway does not tokenize."""
+        return self.prompt_chars / CHARS_PER_TOKEN
 
 
 def extract(

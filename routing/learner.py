@@ -110,7 +110,7 @@ class Learner:
             self.service.add_prefill(
                 pool.name,
                 seconds=outcome.ttft_s,
-                tokens=outcome.prompt_tokens,
+                tokens=outcome.prompt_tokens + outcome.pending_tokens,
                 in_flight=outcome.in_flight,
                 now=now,
             )
@@ -160,6 +160,7 @@ class Learner:
         in_flight: int,
         now: float,
         count: int = 1,
+        stalled: bool = False,
     ) -> None:
         """Learn from the gap between two chunks of a stream: one engine step.
 
@@ -170,9 +171,18 @@ class Learner:
             in_flight: Requests on the backend, those in its queue included.
             now: Seconds, monotonic.
             count: Streams that showed this same gap.
+            stalled: Whether a prompt may have been read in it.
         """
         running = min(in_flight, pool.max_num_seqs)
-        self.steps.add(pool.name, backend.name, gap_s, in_flight=running, now=now, count=count)
+        self.steps.add(
+            pool.name,
+            backend.name,
+            gap_s,
+            in_flight=running,
+            now=now,
+            count=count,
+            stalled=stalled,
+        )
 
     def merge(self, other: "Learner") -> None:
         """Add what another worker has seen."""

@@ -35,11 +35,14 @@ class Backend:
     Attributes:
         name: Unique over all pools.
         in_flight: Requests sent by us and not finished.
+        pending_tokens: Prompt tokens, about, of those of them that have no output yet: prefill
+            that is still to be done.
         healthy: Whether it may be given requests.
     """
 
     name: str
     in_flight: int = 0
+    pending_tokens: float = 0.0
     healthy: bool = True
 
 
@@ -75,12 +78,19 @@ class Pool:
     @property
     def in_flight(self) -> float:
         """Mean requests in flight per healthy backend; 0 when none is healthy."""
-        total = healthy = 0
+        return self.load[0]
+
+    @property
+    def load(self) -> tuple[float, float]:
+        """Mean requests in flight and mean pending prompt tokens per healthy backend."""
+        in_flight = healthy = 0
+        pending = 0.0
         for backend in self.backends:
             if backend.healthy:
                 healthy += 1
-                total += backend.in_flight
-        return total / healthy if healthy else 0.0
+                in_flight += backend.in_flight
+                pending += backend.pending_tokens
+        return (in_flight / healthy, pending / healthy) if healthy else (0.0, 0.0)
 
     @property
     def fullness(self) -> float:

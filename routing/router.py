@@ -124,9 +124,12 @@ class Router:
         in_flight: int,
         now: float,
         count: int = 1,
+        stalled: bool = False,
     ) -> None:
         """Learn from the gap between two chunks of a stream (`Learner.stepped`)."""
-        self.learner.stepped(pool, backend, gap_s, in_flight=in_flight, now=now, count=count)
+        self.learner.stepped(
+            pool, backend, gap_s, in_flight=in_flight, now=now, count=count, stalled=stalled
+        )
 
     def looked_up(
         self,

@@ -3,8 +3,8 @@
 One chunk of a stream is one engine step, so the gap between two of them is a step's time, known
 one step later: no loop through finished requests, whose delay makes routers swing. Gaps go into
 bins by in-flight count (1, 2 to 3, 4 to 7, ... 256 and more), as faded histograms per backend; a
-bin's step time is a quantile of its own, which neither the gaps that a prefill stalled move, nor
-those of chunks that came together. A pool's curve is made of its backends' bins: a line through
+bin's step time is a quantile of its own, which odd gaps don't move. Those in which a prompt may
+have been read hardly count. A pool's curve is made of its backends' bins: a line through
 them, which fills what was never seen and says what one more request adds, then each bin as far as
 its weight goes, then made monotone. A quick factor on top follows what a long memory is slow to
 see.
@@ -25,8 +25,10 @@ MEMORY_STEPS = 300.0
 PER_OCTAVE = 32
 """Buckets for a doubling, each 2 % wide."""
 QUANTILE = 0.4
-"""Near saturation almost every second step is stalled by a prefill, and a median would be one of
-those; a few gaps are next to nothing, of chunks that were read at once."""
+"""Somewhat under the median: more gaps are too long than too short. A few are next to nothing, of
+chunks that were read at once."""
+STALLED_SHARE = 0.2
+"""What a gap counts in which a prompt may have been read. Near saturation those are most gaps."""
 _GROWN = 1e9
 _NEGLIGIBLE = 1e-6
 
@@ -39,13 +41,18 @@ HALF_LIFE_S = 1800.0
 MEASURED_STEPS = 10.0
 """Weight of all bins, in steps, from which a pool counts as measured."""
 
-TOKEN_SHARE = 0.005
+TOKEN_SHARE = 0.003
 """What a token adds to a step, as a share of an idle one, before it was seen: .003 on H100s (8B
 and 70B, arXiv 2601.11580), .025 on a CPU."""
+REQUEST_SHARE = 0.005
+"""What reading a request's context adds likewise: 850 tokens of an 8B model on an H100."""
 DRAFTING_SHARE = 0.4
 """Share of steps in which a method that copies drafts (SpecDecode-Bench traces: .2 to .8)."""
-_LINE_SPREAD = 8.0
-"""The assumed slope counts as much as a bin of full weight this many requests off the mean."""
+_LINE_SPREAD = 4.0, 0.5
+"""The assumed slope counts as much as a bin of `_LINE_STEPS` this many requests off the mean, and
+this share of the mean."""
+_LEAST_SLOPE = 0.25
+"""The slope is at least this share of the assumed one: no request is free."""
 _LINE_STEPS = 20.0
 """Steps after which a bin counts as much as the line; also the line's most for one bin is ten of
 these, so that a busy bin does not drown the others."""
@@ -166,10 +173,9 @@ class StepSums:
     recent: GapHistogram = field(default_factory=lambda: GapHistogram(memory=QUICK_STEPS))
     curve: StepCurve | None = None
 
-    def add(self, gap_s: float, *, in_flight: int, now: float, count: int) -> None:
-        """Add a gap that `count` streams showed; all streams of a step together weigh one."""
+    def add(self, gap_s: float, *, in_flight: int, now: float, weight: float) -> None:
+        """Add a gap that weighs `weight` steps."""
         index = min(in_flight.bit_length(), len(KNOTS)) - 1
-        weight = count / in_flight
         self.bins[index].add(gap_s, in_flight=in_flight, weight=weight, now=now)
         if self.curve is not None:
             factor = gap_s / self.curve.at(in_flight)[0]
@@ -203,7 +209,15 @@ class StepBook:
         self.sums: dict[tuple[str, str], StepSums] = {}
 
     def add(
-        self, pool: str, backend: str, gap_s: float, *, in_flight: int, now: float, count: int = 1
+        self,
+        pool: str,
+        backend: str,
+        gap_s: float,
+        *,
+        in_flight: int,
+        now: float,
+        count: int = 1,
+        stalled: bool = False,
     ) -> None:
         """Add the gap between two chunks of a stream.
 
@@ -214,13 +228,16 @@ class StepBook:
             in_flight: Requests on the backend, at least 1.
             now: Seconds, monotonic.
             count: Streams that showed this same gap.
+            stalled: Whether a prompt may have been read in it: it counts next to nothing then,
+                unless there is nothing else.
         """
         if not 0.0 < gap_s < inf or in_flight < 1:
             return
         sums = self.sums.get((pool, backend))
         if sums is None:
             sums = self.sums[pool, backend] = StepSums()
-        sums.add(gap_s, in_flight=in_flight, now=now, count=count)
+        weight = count / in_flight * (STALLED_SHARE if stalled else 1.0)
+        sums.add(gap_s, in_flight=in_flight, now=now, weight=weight)
 
     def curve(self, pool: Pool, *, now: float) -> StepCurve | None:
         """Return `pool`'s curve at `now`; None while it is not measured."""
@@ -244,17 +261,17 @@ class StepBook:
         self.sums = {key: sums for key, sums in self.sums.items() if key[0] != pool}
 
 
-def tokens_per_step(pool: Pool) -> float:
-    """Return how many tokens a step computes per request, drafts to verify included."""
-    share = 1.0 if pool.speculation.drafts_every_step else DRAFTING_SHARE
-    return 1.0 + share * pool.k
+def request_share(pool: Pool) -> float:
+    """Return what a request is assumed to add to a step of `pool`, as a share of an idle one."""
+    drafting = 1.0 if pool.speculation.drafts_every_step else DRAFTING_SHARE
+    return REQUEST_SHARE + TOKEN_SHARE * (1.0 + drafting * pool.k)
 
 
 def _fitted(sums: StepSums, pool: Pool, now: float) -> StepCurve | None:
     points = dict(_points(sums, now))
     if sum(point.weight for point in points.values()) < MEASURED_STEPS:
         return None
-    start, slope = _line(points, TOKEN_SHARE * tokens_per_step(pool))
+    start, slope = _line(points, request_share(pool))
     values, weights = [], []
     for index, knot in enumerate(KNOTS):
         value, weight = start + slope * knot, _LINE_STEPS
@@ -293,11 +310,12 @@ def _line(points: Mapping[int, _Point], share: float) -> tuple[float, float]:
     crowd = sum(x * weight for x, _, weight in weighed) / total
     step_s = sum(y * weight for _, y, weight in weighed) / total
     assumed = share * step_s / (1.0 + share * crowd)
-    prior = _LINE_STEPS * _LINE_SPREAD**2
+    requests, share_of_mean = _LINE_SPREAD
+    prior = _LINE_STEPS * (requests + share_of_mean * crowd) ** 2
     slope = (
         sum(weight * (x - crowd) * (y - step_s) for x, y, weight in weighed) + prior * assumed
     ) / (sum(weight * (x - crowd) ** 2 for x, _, weight in weighed) + prior)
-    slope = min(max(slope, 0.0), 0.9 * step_s / crowd)
+    slope = min(max(slope, _LEAST_SLOPE * assumed), 0.9 * step_s / crowd)
     return step_s - slope * crowd, slope
 
 

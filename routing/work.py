@@ -22,11 +22,10 @@ PREFILL_SHARE = 0.003
 7.1 ms for an 8B model on an H100 (arXiv 2601.11580)."""
 PROMPTS_KEPT = 0.995
 """What a prompt leaves of those before it: its time to the first token is a noisy measure."""
-_ASSUMED_SPREAD = 3 * 500.0**2
-"""The assumption counts as much as three prompts alone that differ from the mean by 500 tokens."""
-_SHARED_SPREAD = 10 * 500.0**2
-"""What all pools show together counts as much, for each, as ten."""
-
+_ASSUMED_PROMPTS = 2.0
+"""The assumption counts as much as this many prompts, each as far from the mean as nothing is."""
+_SHARED_PROMPTS = 6.0
+"""What all pools show together counts as much, for each, as this many."""
 _NOTHING = Slope()
 
 _LengthKey = tuple[str, TaskType, TemperatureBucket | None]
@@ -80,12 +79,12 @@ class ServiceBook:
         self.service: dict[str, Moments] = {}
 
     def add_prefill(
-        self, pool: str, *, seconds: float, tokens: int, in_flight: int, now: float
+        self, pool: str, *, seconds: float, tokens: float, in_flight: int, now: float
     ) -> None:
-        """Add a prompt of `tokens` whose first output came after `seconds`.
+        """Add a first output after `seconds`, with `tokens` to be read before it.
 
-        The step under way and other prompts are in them too, for long prompts as for short ones:
-        what counts is how they rise with the prompt. The fewer were in flight, the clearer.
+        The step under way is in them too, for many tokens as for few: what counts is how they
+        rise with the tokens. The fewer were in flight, the clearer.
         """
         if 0.0 < seconds < inf and tokens > 0:
             sums = self.prefill.setdefault(pool, Slope())
@@ -98,12 +97,16 @@ class ServiceBook:
 
     def prefill_s(self, pool: str, *, idle_step_s: float) -> float:
         """Return seconds per prompt token on `pool`, given its step time when idle."""
-        spread, common = _ASSUMED_SPREAD, _ASSUMED_SPREAD * PREFILL_SHARE * idle_step_s
-        for sums in self.prefill.values():
-            spread, common = spread + sums.spread, common + sums.common
-        shared = common / spread
-        own = self.prefill.get(pool, _NOTHING)
-        return max(0.0, (own.common + _SHARED_SPREAD * shared) / (own.spread + _SHARED_SPREAD))
+        assumed, every = PREFILL_SHARE * idle_step_s, self.prefill.values()
+        count = sum(sums.count for sums in every)
+        if not count:
+            return assumed
+        square = (sum(sums.x for sums in every) / count) ** 2
+        spread = _ASSUMED_PROMPTS * square + sum(sums.spread for sums in every)
+        common = _ASSUMED_PROMPTS * square * assumed + sum(sums.common for sums in every)
+        shared, own = common / spread, self.prefill.get(pool, _NOTHING)
+        spread = _SHARED_PROMPTS * square
+        return max(0.0, (own.common + spread * shared) / (own.spread + spread))
 
     def wait_s(self, pool: Pool, *, queued: float, running: float) -> float:
         """Return the wait of a request behind `queued` others, with `running` in the batch.

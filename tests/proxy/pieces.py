@@ -1,13 +1,14 @@
 """Parts of an exchange without sockets: an answer that is a list of reads, a client that keeps."""
 
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream, Message
 from proxy.errors import BackendError
 from proxy.record import RequestRecord
 from proxy.relay import Hidden, StreamRelay
+from proxy.watching import Watch
 from routing.decision import Decision, Reason, RuleStep, certain
 from routing.features import Route
 from routing.pools import Backend, Pool, Speculation
@@ -134,6 +135,20 @@ def a_record(**given: Any) -> RequestRecord:
     return RequestRecord(**{**fields, **given})
 
 
+class Watched:
+    """Notes what a relay tells of its stream."""
+
+    def __init__(self) -> None:
+        self.gaps: list[tuple[float, float]] = []
+        self.has_begun = 0
+
+    def begun(self) -> None:
+        self.has_begun += 1
+
+    def gap(self, gap_s: float, now: float) -> None:
+        self.gaps.append((gap_s, now))
+
+
 class Relayed:
     """A stream relayed to its end."""
 
@@ -147,7 +162,7 @@ class Relayed:
         self.client = Client(path=PATHS[route])
         self.record = record or a_record()
         self.ids: list[str] = []
-        self.gaps: list[tuple[float, float]] = []
+        self.watch = Watched()
         self._now = 10.0
         answer: Any = Answer(*reads)
         relay = StreamRelay(
@@ -158,7 +173,7 @@ class Relayed:
             clock=self._tick,
             hidden=hidden,
             on_response_id=self.ids.append,
-            on_gap=lambda gap_s, now: self.gaps.append((gap_s, now)),
+            watch=cast("Watch", self.watch),
         )
         drive(relay.run())
 

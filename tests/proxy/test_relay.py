@@ -274,13 +274,14 @@ def test_times_are_those_of_the_first_and_last_output() -> None:
     record = relayed.record
     assert record.first_token_at == 11.0  # the role-only chunk is none
     assert record.last_token_at == 14.0
-    assert relayed.gaps == [(2.0, 13.0), (1.0, 14.0)]
+    assert relayed.watch.gaps == [(2.0, 13.0), (1.0, 14.0)]
+    assert relayed.watch.has_begun == 1
 
 
 def test_chunks_that_came_at_once_share_their_gap() -> None:
     relayed = Relayed(role(), text("a"), text("b") + text("c"), DONE)
 
-    assert relayed.gaps == [(0.5, 12.0)]
+    assert relayed.watch.gaps == [(0.5, 12.0)]
 
 
 def test_acceptance_that_the_engine_reports_is_taken() -> None:

@@ -213,7 +213,13 @@ class Routed:
         if self._steps:
             in_flight = replica.backend.in_flight
             self.router.stepped(
-                replica.pool, replica.backend, gap_s, in_flight=in_flight, now=now, count=count
+                replica.pool,
+                replica.backend,
+                gap_s,
+                in_flight=in_flight,
+                now=now,
+                count=count,
+                stalled=replica.stalled,
             )
 
     def finished(self, flight: Flight, *, now: float) -> None:
@@ -234,6 +240,7 @@ class Routed:
                 backend=replica.backend,
                 in_flight=flight.in_flight,
                 prompt_tokens=request.prompt_tokens,
+                pending_tokens=flight.pending_tokens,
                 randomised=flight.randomised,
             ),
             now=now,

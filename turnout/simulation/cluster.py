@@ -32,6 +32,7 @@ class Flight:
         sequence: Its record in the engine.
         sent_s: When.
         in_flight: Requests there, itself included.
+        pending_tokens: Prompt tokens to be read there before its own.
         randomised: Whether chance alone chose the pool.
         first_s: When its first token came; None before.
     """
@@ -41,6 +42,7 @@ class Flight:
     sequence: EngineSequence
     sent_s: float
     in_flight: int
+    pending_tokens: float
     randomised: bool
     first_s: float | None = None
 
@@ -62,6 +64,7 @@ class Replica:
         prefilling: Those of them without a first token.
         result: The step under way.
         ends_s: When that ends; infinite where there is none.
+        stalled: Whether a prompt may be read in it.
     """
 
     pool: Pool
@@ -71,11 +74,13 @@ class Replica:
     prefilling: list[Flight] = field(default_factory=list)
     result: StepResult | None = None
     ends_s: float = inf
+    stalled: bool = False
 
     def begin_step(self, now: float) -> None:
         """Take the next step, if there is anything to do."""
         self.result = result = self.engine.step()
         self.ends_s = inf if result is None else now + result.duration_s
+        self.stalled = bool(self.prefilling)
 
     def clear(self) -> list[Flight]:
         """Lose all that was under way, and return it in the order it was sent."""
@@ -83,7 +88,7 @@ class Replica:
         self.flights.clear()
         self.engine = Engine(self.engine.settings)
         self.prefilling.clear()
-        self.backend.in_flight = 0
+        self.backend.in_flight, self.backend.pending_tokens = 0, 0.0
         self.result, self.ends_s = None, inf
         return lost
 
@@ -245,9 +250,13 @@ class Cluster:
                 seed=request.seed,
             )
         )
-        flight = Flight(request, replica, sequence, now, replica.backend.in_flight, randomised)
+        backend = replica.backend
+        flight = Flight(
+            request, replica, sequence, now, backend.in_flight, backend.pending_tokens, randomised
+        )
         replica.flights[name] = flight
         replica.prefilling.append(flight)
+        replica.backend.pending_tokens += request.prompt_tokens
         if replica.result is None:
             replica.begin_step(now)
 
@@ -284,6 +293,7 @@ def _first_tokens(replica: Replica, now: float) -> int:
     begun = [flight for flight in replica.prefilling if flight.begun]
     for flight in begun:
         flight.first_s = now
+        replica.backend.pending_tokens -= flight.request.prompt_tokens
     if begun:
         replica.prefilling = [flight for flight in replica.prefilling if flight.first_s is None]
     return len(begun)

@@ -67,11 +67,18 @@ def load_named(name: str) -> Load:
     return Load(name=name, share=share)
 
 
+WARM_UP = 0.1
+"""Share of the arrivals that comes first and is not counted."""
+WARM_UP_LOAD = 0.4
+"""They come at this share of plain capacity at most: a load does not begin at its height."""
+
+
 def arrivals(load: Load, *, rate: float, count: int, random: Random) -> list[float]:
-    """Return the times, s, of `count` Poisson arrivals at `rate` per second on average."""
+    """Return the times, s, of `count` Poisson arrivals at `rate` per second after the warm-up."""
     times, at = [], 0.0
-    for _ in range(count):
-        at += random.expovariate(rate)
+    slower = min(1.0, WARM_UP_LOAD / load.share)
+    for number in range(count):
+        at += random.expovariate(rate if number >= WARM_UP * count else slower * rate)
         times.append(at)
     return [_warped(at) for at in times] if load.shape is Shape.BURST else times
 

@@ -1,0 +1,66 @@
+"""What one request on its way tells of its backend: prefill still to be done, and steps taken."""
+
+from routing.decision import Decision
+from routing.router import Router
+
+
+class Watch:
+    """Keeps a backend's load current for one request, and tells the router of its steps.
+
+    What it counts up it counts down exactly once, at `close` at the latest.
+
+    Args:
+        router: Learns step times.
+        decision: Where the request goes.
+        prompt_tokens: Length of its prompt, about; 0 where its first output will not be seen,
+            as in an answer that does not stream.
+
+    Attributes:
+        in_flight: Requests on the backend at the start, this one included.
+        pending_tokens: Prompt tokens of others to be read there before its own.
+    """
+
+    def __init__(self, router: Router, decision: Decision, *, prompt_tokens: float) -> None:
+        self._router = router
+        self._decision = decision
+        self._unread = prompt_tokens
+        self._stalled = False
+        backend = decision.backend
+        self.pending_tokens = backend.pending_tokens
+        backend.pending_tokens += prompt_tokens
+        backend.in_flight += 1
+        self.in_flight = backend.in_flight
+
+    def begun(self) -> None:
+        """Its first output is there, so its prompt has been read."""
+        self._read()
+        self._stalled = self._decision.backend.pending_tokens > 0.0
+
+    def gap(self, gap_s: float, now: float) -> None:
+        """A chunk came `gap_s` after the one before, at `now` (s, monotonic)."""
+        backend = self._decision.backend
+        self._router.stepped(
+            self._decision.pool,
+            backend,
+            gap_s,
+            in_flight=backend.in_flight,
+            now=now,
+            stalled=self._stalled,
+        )
+        self._stalled = backend.pending_tokens > 0.0
+
+    def close(self) -> None:
+        """The request has left the backend."""
+        self._read()
+        self._decision.backend.in_flight -= 1
+
+    def _read(self) -> None:
+        backend, unread = self._decision.backend, self._unread
+        if unread:
+            self._unread = 0.0
+            left = backend.pending_tokens - unread
+            backend.pending_tokens = left if left > _ROUNDING else 0.0
+
+
+_ROUNDING = 0.01
+"""Tokens, in quarters; less than this is what adding and taking away leaves."""

@@ -1,0 +1,77 @@
+"""A backend's load, counted for one request, and the steps that it shows."""
+
+from typing import Any
+
+import pytest
+
+from proxy.watching import Watch
+from routing.decision import Decision
+from tests.proxy.pieces import a_decision
+
+
+class Steps:
+    """A router that notes the steps it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[float, int, bool]] = []
+
+    def stepped(self, *told: Any, in_flight: int, now: float, stalled: bool) -> None:
+        self.told.append((told[2], in_flight, stalled))
+
+
+def watch(decision: Decision, prompt_tokens: float, steps: Steps | None = None) -> Watch:
+    router: Any = steps or Steps()
+    return Watch(router, decision, prompt_tokens=prompt_tokens)
+
+
+def test_a_prompt_is_pending_until_its_first_output() -> None:
+    decision = a_decision()
+    first = watch(decision, 100.25)
+    second = watch(decision, 50.0)
+
+    assert (second.in_flight, second.pending_tokens) == (2, 100.25)
+    assert decision.backend.pending_tokens == 150.25
+    first.begun()
+    assert decision.backend.pending_tokens == 50.0
+    first.close()
+    second.close()
+
+    assert (decision.backend.in_flight, decision.backend.pending_tokens) == (0, 0.0)
+
+
+def test_what_is_left_of_sums_of_fractions_is_nothing() -> None:
+    decision = a_decision()
+    watches = [watch(decision, tokens) for tokens in (0.1, 0.2, 0.3)]
+
+    for each in watches:
+        each.begun()
+
+    assert decision.backend.pending_tokens == 0.0
+
+
+def test_a_step_is_stalled_if_a_prompt_was_pending_when_it_began() -> None:
+    decision, steps = a_decision(), Steps()
+    stream = watch(decision, 10.0, steps)
+    stream.begun()
+    stream.gap(0.03, 1.0)
+    other = watch(decision, 500.0, steps)
+    stream.gap(0.03, 2.0)  # the other came in the middle of this step
+    stream.gap(0.40, 3.0)  # and was read in this one
+    other.begun()
+    stream.gap(0.05, 4.0)
+    stream.gap(0.03, 5.0)
+
+    assert [stalled for _, _, stalled in steps.told] == [False, False, True, True, False]
+    assert [in_flight for _, in_flight, _ in steps.told] == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_closing_counts_down_once(begins: bool) -> None:
+    decision = a_decision()
+    alone = watch(decision, 100.0)
+    if begins:
+        alone.begun()
+
+    alone.close()
+
+    assert (decision.backend.in_flight, decision.backend.pending_tokens) == (0, 0.0)
