@@ -1,19 +1,21 @@
 """Parts of an exchange without sockets: an answer that is a list of reads, a client that keeps."""
 
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream, Message
 from proxy.errors import BackendError
 from proxy.record import RequestRecord
 from proxy.relay import Hidden, StreamRelay
-from proxy.watching import Watch
 from routing.decision import Decision, Reason, RuleStep, certain
 from routing.features import Route
 from routing.pools import Backend, Pool, Speculation
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
+
+if TYPE_CHECKING:
+    from proxy.watching import Watch
 
 T = TypeVar("T")
 SHOWN = Hidden(usage=False, chunk_usage=False)
