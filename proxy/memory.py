@@ -127,4 +127,9 @@ class Memory:
 
 
 def _described(pool: Pool) -> dict[str, str | int]:
-    return {"model": pool.model, "speculation": pool.speculation.value, "k": pool.k}
+    return {
+        "model": pool.model,
+        "speculation": pool.speculation.value,
+        "k": pool.k,
+        "max_num_seqs": pool.max_num_seqs,
+    }

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from routing.acceptance import POOL_TOKENS, AcceptanceBook, AcceptanceSums
 from routing.causal import CausalBook
 from routing.decision import Outcome
+from routing.demand import DemandBook
 from routing.expectations import Expectation, expectation
 from routing.lookup import Lookup
 from routing.pools import Backend, Pool, Speculation
@@ -45,6 +46,7 @@ class Learner:
         acceptance: Tokens per step, by pool and class.
         steps: Step times, by backend and in-flight count.
         lengths: Output lengths, by class.
+        demand: How often each class comes.
         service: Prefill and service times, by pool.
         causal: What chance showed of the pools' speed.
         lookups: What n-gram pools accepted, beside what lookups expected of the same answers.
@@ -54,6 +56,7 @@ class Learner:
         self.acceptance = AcceptanceBook(expected)
         self.steps = StepBook()
         self.lengths = LengthBook()
+        self.demand = DemandBook()
         self.service = ServiceBook()
         self.causal = CausalBook()
         self.lookups: dict[str, AcceptanceSums] = {}
@@ -86,6 +89,8 @@ class Learner:
                 now=now,
             )
         self.lengths.add(traffic_class, outcome.tokens, now=now)
+        if outcome.prompt_tokens is not None:
+            self.demand.add(traffic_class, outcome.prompt_tokens, now=now)
         if tpot_s is not None and 0.0 < tpot_s < inf and outcome.tokens > 1:
             self.service.add_service(pool.name, tpot_s * (outcome.tokens - 1), now=now)
             if outcome.randomised:
@@ -189,6 +194,7 @@ class Learner:
         self.acceptance.merge(other.acceptance)
         self.steps.merge(other.steps)
         self.lengths.merge(other.lengths)
+        self.demand.merge(other.demand)
         self.service.merge(other.service)
         self.causal.merge(other.causal)
         for name, sums in other.lookups.items():

@@ -31,7 +31,7 @@ class UnusableState(ValueError):
     """The values are not what a learner can have learnt; the message says which."""
 
 
-def dump(learner: Learner, *, now: float) -> dict[str, list[_Row]]:
+def dump(learner: Learner, *, now: float) -> dict[str, Any]:
     """Return what `learner` knows, with ages as of `now` (s, monotonic)."""
     return {
         "acceptance": [[*key, *_aged(s, now)] for key, s in learner.acceptance.sums.items()],
@@ -39,6 +39,10 @@ def dump(learner: Learner, *, now: float) -> dict[str, list[_Row]]:
         "lengths": [[*key, *_aged(s, now)] for key, s in learner.lengths.sums.items()],
         "prefill": [[key, *_aged(s, now)] for key, s in learner.service.prefill.items()],
         "service": [[key, *_aged(s, now)] for key, s in learner.service.service.items()],
+        "demand": [
+            [c.model, c.task, c.bucket, *_aged(s, now)] for c, s in learner.demand.sums.items()
+        ],
+        "demand_began_s": None if (began := learner.demand.began_at) is None else now - began,
         "lookups": [[key, *_aged(s, now)] for key, s in learner.lookups.items()],
         "causal": [
             [pool, c.model, c.task, c.bucket, *_aged(s, now)]
@@ -77,6 +81,10 @@ def load(
             if section.pooled and row[0] not in kept:
                 continue
             section.into[key] = sums
+    if (began_s := state.get("demand_began_s")) is not None:
+        if not _is_positive(began_s):
+            raise UnusableState(f"demand_began_s: {began_s!r} is not a time ago")
+        learner.demand.began_at = then - began_s
     return learner
 
 
@@ -106,6 +114,8 @@ def _sections(learner: Learner) -> Iterator[_Section]:
     yield _Section("steps", 2, _names, _step_sums, learner.steps.sums)
     lengths = learner.lengths.sums
     yield _Section("lengths", 3, _of_lengths, _reader(Moments), lengths, pooled=False)
+    demand = learner.demand.sums
+    yield _Section("demand", 3, _class, _reader(Moments), demand, pooled=False)
     yield _Section("prefill", 1, _text, _reader(Slope), service.prefill)
     yield _Section("service", 1, _text, _reader(Moments), service.service)
     yield _Section("lookups", 1, _text, _reader(AcceptanceSums), learner.lookups)
@@ -199,11 +209,15 @@ def _of_lengths(model: object, task: object, bucket: object) -> tuple[Any, ...]:
     return _text(model), _member(TaskType, task), _maybe(TemperatureBucket, bucket)
 
 
+def _class(model: object, task: object, bucket: object) -> TrafficClass:
+    of_task, of_bucket = _member(TaskType, task), _member(TemperatureBucket, bucket)
+    return TrafficClass(_text(model), of_task, of_bucket)
+
+
 def _of_class(
     pool: object, model: object, task: object, bucket: object
 ) -> tuple[str, TrafficClass]:
-    of_task, of_bucket = _member(TaskType, task), _member(TemperatureBucket, bucket)
-    return _text(pool), TrafficClass(_text(model), of_task, of_bucket)
+    return _text(pool), _class(model, task, bucket)
 
 
 def _maybe(kind: type[_Enum], value: Any) -> _Enum | None:

@@ -82,6 +82,8 @@ def test_what_was_learnt_is_known_again(kept: Path) -> None:
     assert known is not None
     assert curve.at(4) == pytest.approx(known.at(4))
     assert again.lengths.believed(CODE) == pytest.approx(before.lengths.believed(CODE))
+    (asked,) = again.demand.of("m", now=1000.0).values()
+    assert asked.prompt_tokens == 500
     assert again.causal.speed_up("spec", "plain", CODE) is not None
     assert again.service.prefill_s("spec", idle_step_s=0.03) == pytest.approx(
         before.service.prefill_s("spec", idle_step_s=0.03)
@@ -135,6 +137,7 @@ def changed(file: Path, **values: Any) -> None:
         ({"saved_at": "yesterday"}, "Invalid isoformat string"),
         ({"pools": None}, "does not describe its pools"),
         ({"lengths": None}, "lengths: a list of rows is missing"),
+        ({"demand_began_s": -1}, "demand_began_s: -1 is not a time ago"),
         ({"lengths": ["x"]}, "lengths: x is not a row"),
         ({"lengths": [["m", "poetry", None, 1, 1, 1, 1]]}, "'poetry' is not a TaskType"),
         ({"lengths": [[3, "code", None, 1, 1, 1, 1]]}, "3 is not a name"),
@@ -215,5 +218,6 @@ def test_the_file_says_what_it_is(kept: Path) -> None:
     state = json.loads(kept.read_text())
 
     assert (state["format"], state["version"]) == (FORMAT, 1)
-    assert state["pools"]["spec"] == {"model": "m", "speculation": "ngram", "k": 5}
+    described = {"model": "m", "speculation": "ngram", "k": 5, "max_num_seqs": 256}
+    assert state["pools"]["spec"] == described
     assert not kept.with_name("learnt.json.part").exists()
