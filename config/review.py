@@ -22,6 +22,8 @@ def summary(settings: Settings) -> Iterator[str]:
     yield from written or ["  nothing"]
     if settings.policy == "threshold":
         yield "binds policy threshold, as shipped:"
+    elif settings.policy == "adaptive":
+        yield "binds policy adaptive until it has measured its pools, as shipped:"
     else:
         yield f"shipped for policy threshold, does not bind {settings.policy}:"
     yield from _rules(thresholds, written=False)

@@ -302,7 +302,7 @@ class Settings(Section):
     """The whole config."""
 
     listen: Listen = Field(default=Listen())
-    policy: PolicyName = Field(default="threshold", description="How a pool is chosen.")
+    policy: PolicyName = Field(default="adaptive", description="How a pool is chosen.")
     shadow: PolicyName | None = Field(
         default=None,
         description="A policy that decides too, for metrics and logs, and does not act: how to "

@@ -202,7 +202,7 @@ def test_all_problems_are_told_at_once_in_one_text(write: Write) -> None:
         "    fix: TCP port; 0 takes a free one. Default: 8080.",
         f'{path}:2: policy: "best" is not one of adaptive, threshold, round_robin, '
         "least_loaded, spec_only, plain_only",
-        "    fix: How a pool is chosen. Default: threshold.",
+        "    fix: How a pool is chosen. Default: adaptive.",
         f"{path}: pools: is missing",
         "    fix: add it. A list of pools, each with at least `name` and `backends`.",
     ]

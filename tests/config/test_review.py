@@ -42,7 +42,7 @@ def test_a_pool_to_speculate_and_one_that_may_not_are_nothing_to_warn_of(
             "pool 'plain' does not speculate, so its k (5) has no effect",
         ),
         (
-            settings(pool("spec", "ngram", max_num_seqs=16), PAIR[1]),
+            settings(pool("spec", "ngram", max_num_seqs=16), PAIR[1], policy="threshold"),
             "thresholds.in_flight.high (32) is above max_num_seqs (16) of pool 'spec': its "
             "servers queue before any request moves",
         ),
@@ -116,7 +116,7 @@ def test_the_summary_says_what_binds() -> None:
     )
 
     assert list(summary(config)) == [
-        "listens on 127.0.0.1:8080, policy threshold",
+        "listens on 127.0.0.1:8080, policy adaptive",
         "pools:",
         "  spec   ngram k=5; m; at most 256 running each; http://spec:1",
         "  plain  none; model asked from the servers; at most 64 running each; http://plain:1",
@@ -124,13 +124,19 @@ def test_the_summary_says_what_binds() -> None:
         "  max_temperature: 0.3",
         "  tasks: ngram.qa: never",
         "  qps: 20 / 10",
-        "binds policy threshold, as shipped:",
+        "binds policy adaptive until it has measured its pools, as shipped:",
         "  cool_temperature: 0.3",
         "  min_acceptance: 0.5",
         "  unloaded_acceptance: 0.65",
         "  in_flight: 32 / 24",
         "  dwell_s: 5",
     ]
+
+
+def test_the_summary_says_that_shipped_values_are_the_threshold_policy() -> None:
+    lines = list(summary(settings(pool("spec"), PAIR[1], policy="threshold")))
+
+    assert "binds policy threshold, as shipped:" in lines
 
 
 def test_the_summary_says_when_shipped_values_do_not_bind() -> None:

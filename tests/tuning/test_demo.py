@@ -110,7 +110,11 @@ def test_the_config_it_writes_is_one_that_the_gateway_takes(tmp_path: Path) -> N
     file = tmp_path / "gateway.yaml"
 
     in_flight = {"high": marks.high, "low": marks.low}
-    file.write_text(gateway_config(servers, {"in_flight": in_flight, "dwell_s": 2.0}))
+    file.write_text(
+        gateway_config(
+            servers, {"in_flight": in_flight, "dwell_s": 2.0}, learnt=tmp_path / "learnt.json"
+        )
+    )
 
     settings = load(file, environ={})
     band = settings.thresholds.thresholds().in_flight
@@ -119,6 +123,7 @@ def test_the_config_it_writes_is_one_that_the_gateway_takes(tmp_path: Path) -> N
         ("plain", "none"),
     ]
     assert [pool.max_num_seqs for pool in settings.pools] == [plan.max_num_seqs for plan in plans]
+    assert settings.learning.state_file == tmp_path / "learnt.json"
     assert band is not None
     assert (band.high, band.low, band.dwell_s) == (marks.high, marks.low, 2.0)
 

@@ -81,7 +81,7 @@ def test_check_says_what_a_valid_config_amounts_to(capsys: pytest.CaptureFixture
     assert cli.main(["check", str(DEFAULT)]) == 0
 
     out = capsys.readouterr().out
-    assert out.startswith(f"{DEFAULT}: valid\nlistens on 127.0.0.1:8080, policy threshold\n")
+    assert out.startswith(f"{DEFAULT}: valid\nlistens on 127.0.0.1:8080, policy adaptive\n")
     assert "\n  max_temperature: 0.7\n" in out
 
 

@@ -101,7 +101,7 @@ def test_for_people_it_says_what_it_assumes_what_it_read_and_why(
     assert "request /v1/chat/completions [bold]m" in out
     assert "stream; choices 1; unsupported min_p" in out
     assert "rule unsupported: speculating servers refuse min_p" in out
-    assert "goes to plain (127.0.0.1:8002) reason unsupported (in force: threshold)" in out
+    assert "goes to plain (127.0.0.1:8002) reason unsupported (in force: adaptive)" in out
     assert "error line 2: invalid_request_error: the body is not valid JSON" in out
 
 

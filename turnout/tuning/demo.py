@@ -155,7 +155,9 @@ def _plans() -> list[ServerPlan]:
     ]
 
 
-def gateway_config(servers: Sequence[Server], thresholds: Mapping[str, object]) -> str:
+def gateway_config(
+    servers: Sequence[Server], thresholds: Mapping[str, object], *, learnt: Path
+) -> str:
     """Return a config in YAML: a pool for each server, and what differs from the defaults."""
     pools = [
         {
@@ -166,7 +168,7 @@ def gateway_config(servers: Sequence[Server], thresholds: Mapping[str, object]) 
         }
         for server in servers
     ]
-    config: dict[str, object] = {"pools": pools}
+    config: dict[str, object] = {"pools": pools, "learning": {"state_file": str(learnt)}}
     if thresholds:
         config["thresholds"] = dict(thresholds)
     return yaml.safe_dump(config, sort_keys=False)
@@ -182,7 +184,9 @@ def _play(
 ) -> Result:
     """Play the acts in order and print what each showed."""
     workload = Workload(max_tokens=pace.max_tokens, emulated=pace.preset is not None)
-    gateway.start(gateway_config(servers, {}))
+    learnt = gateway.config.with_name("learnt.json")
+    learnt.unlink(missing_ok=True)
+    gateway.start(gateway_config(servers, {}, learnt=learnt))
     backends = ", ".join(f"{server.plan.name} {server.url}" for server in servers)
     console.print(f"Gateway {gateway.url}; {backends}\n", soft_wrap=True)
     cells, chosen = asyncio.run(_compare(gateway.url, workload, pace, console))
@@ -194,7 +198,7 @@ def _play(
     in_flight = {"high": marks.high, "low": marks.low}
     thresholds = {"in_flight": in_flight, "dwell_s": pace.dwell_s}
     _print_marks(console, by_kind, marks, gateway.config, thresholds)
-    gateway.start(gateway_config(servers, thresholds))
+    gateway.start(gateway_config(servers, thresholds, learnt=learnt))
 
     steps, killed = asyncio.run(
         _disturb(gateway.url, workload, lab, servers[0].plan, console=console)

@@ -19,6 +19,8 @@ from turnout.tuning.load import LoadGenerator, OnSample
 from turnout.tuning.prompts import Workload
 from turnout.tuning.sample import Job, Sample
 
+LEARNT = "learnt.json"
+"""Where an arm's gateway keeps what it has learnt, in the arm's folder."""
 REPEATS = 2
 """How often a cell is measured again whose servers did not all live through it."""
 
@@ -103,7 +105,7 @@ class Bench:
         folder = self._folder / arm.name
         folder.mkdir(parents=True, exist_ok=True)
         with Gateway(folder=folder, port=self._port) as gateway:
-            gateway.start(gateway_config(arm, self._servers, learnt=folder / "learnt.json"))
+            gateway.start(gateway_config(arm, self._servers, learnt=folder / LEARNT))
             rows = asyncio.run(self._traffic(gateway.url, cell, on_sample, salt))
             gateway.require_running()
         return rows

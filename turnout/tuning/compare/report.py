@@ -2,12 +2,14 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
 
 from turnout.simulation.plots import Drawn
+from turnout.tuning.advice import Advice
+from turnout.tuning.compare.advised import SPLITS, advices
 from turnout.tuning.compare.page import (
     Table,
     html_figure,
@@ -31,7 +33,14 @@ from turnout.tuning.compare.statistics import (
     ratios,
     summarise,
 )
-from turnout.tuning.compare.verdicts import Findings, Verdict, Winner, judge, winners
+from turnout.tuning.compare.verdicts import (
+    Findings,
+    Verdict,
+    Winner,
+    judge,
+    judge_advice,
+    winners,
+)
 
 _UNKNOWN = "-"
 
@@ -49,6 +58,7 @@ class Report:
         winners: The fastest arms.
         summaries: Each arm at each load.
         ratios: Adaptive over the other arms.
+        advice: By load, what the advice on pools makes of what adaptive had learnt by the end.
     """
 
     protocol: Protocol
@@ -58,10 +68,14 @@ class Report:
     winners: Sequence[Winner]
     summaries: Sequence[Summary]
     ratios: Sequence[Ratio]
+    advice: Mapping[str, Advice]
 
 
-def report_of(protocol: Protocol, rows: Sequence[Row]) -> Report:
-    """Return the report of complete rows."""
+def report_of(
+    protocol: Protocol, rows: Sequence[Row], advice: Mapping[str, Advice] | None = None
+) -> Report:
+    """Return the report of complete rows, with the `advice` that goes with them."""
+    advice = advice or {}
     by_load = defaultdict(list)
     for row in rows:
         by_load[row.load].append(row)
@@ -77,17 +91,30 @@ def report_of(protocol: Protocol, rows: Sequence[Row]) -> Report:
         protocol=protocol,
         rounds={load: len({row.round for row in those}) for load, those in by_load.items()},
         latest_s=max((row.late_s for row in rows), default=0.0),
-        verdicts=judge(findings, protocol),
+        verdicts=[*judge(findings, protocol), *_advised(findings, by_load, advice)],
         winners=list(winners(findings, protocol)),
         summaries=summaries,
         ratios=found,
+        advice=advice,
     )
+
+
+def _advised(
+    findings: Findings, by_load: Mapping[str, Sequence[Row]], advice: Mapping[str, Advice]
+) -> Iterator[Verdict]:
+    for load, given in advice.items():
+        advised = SPLITS[given.best.speculating]
+        measured = {row.arm for row in by_load[load]}
+        best = findings.best(load, "e2e_s", "mean", among=SPLITS)
+        known = best[0] if best and measured.issuperset(SPLITS) else None
+        yield judge_advice(load, advised, ratios(by_load[load], advised), known)
 
 
 def write_report(results: Results) -> str:
     """Write `report.html`, `.json` and `.md` beside the rows; return the verdicts to print."""
     rows = complete(results.rows, results.protocol)
-    report = report_of(results.protocol, rows)
+    advice = advices(results.folder, results.protocol, rows)
+    report = report_of(results.protocol, rows, advice)
     drawn = draw(report.protocol, rows, report.summaries, report.ratios)
     files = {
         "report.json": json.dumps(asdict(report), indent=2) + "\n",
@@ -153,9 +180,11 @@ def _claim(verdict: Verdict) -> str:
 
 
 def fastest(report: Report) -> Iterator[str]:
-    """Yield who won at each load, in a line."""
+    """Yield who won at each load, and what is advised there, in a line each."""
     for load, won in groupby(report.winners, key=lambda winner: winner.load):
         yield f"Fastest at {load} load: " + "; ".join(map(_won, won))
+    for load, given in report.advice.items():
+        yield f"Advice at {load} load: {given.sentence}"
 
 
 def _won(winner: Winner) -> str:

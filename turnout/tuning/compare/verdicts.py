@@ -105,6 +105,29 @@ def _listed(ratios: Mapping[str, Interval]) -> str:
     return "; ".join(f"{ratio} {what}" for what, ratio in ratios.items())
 
 
+def judge_advice(load: str, advised: str, ratios: Sequence[Ratio], best: str | None) -> Verdict:
+    """Judge whether the split that was advised won, or could not be told from the one that did.
+
+    Args:
+        load: Name of the load.
+        advised: The arm of that split.
+        ratios: It over the other arms at that load.
+        best: The split that won, by mean latency; None if not all were measured.
+    """
+    over = {
+        found.other: found.interval
+        for found in ratios
+        if (found.metric, found.statistic) == ("e2e_s", "mean")
+    }
+    ratio = over.get(best) if best else None
+    return Verdict(
+        claim=f"{load} load: the advice names the split of the servers with the best mean E2E, "
+        "or one that cannot be told from it",
+        held=None if best is None else best == advised or (ratio is not None and ratio.low <= 1.0),
+        found=f"advised {advised}, best {best}" + (f", {ratio} of it" if ratio else ""),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Winner:
     """The fastest arm at a load by one statistic.

@@ -1,0 +1,57 @@
+"""What a gateway has learnt, read from the file that it keeps it in."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from proxy.memory import FORMAT
+from routing.learner import Learner
+from routing.pools import Backend, Pool, Speculation
+from routing.state import VERSION, UnusableState, load
+
+
+class Learnt(NamedTuple):
+    """A learner as it was when it was saved, at moment 0, and the pools that it knows.
+
+    Attributes:
+        learner: What is known.
+        pools: As they were, with the backends whose steps were seen.
+    """
+
+    learner: Learner
+    pools: dict[str, Pool]
+
+
+def read_learnt(file: Path) -> Learnt:
+    """Return what is in `file`, the `learning.state_file` of a gateway.
+
+    Raises:
+        UnusableState: If it is no such file, or of another version; the message says which.
+        OSError: If it cannot be read.
+    """
+    try:
+        state = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UnusableState(f"{file} is not JSON: {error}") from None
+    known = (state.get("format"), state.get("version")) if isinstance(state, dict) else None
+    if known != (FORMAT, VERSION):
+        raise UnusableState(f"{file} is not what a gateway of this version has learnt")
+    try:
+        pools = {name: _pool(name, described) for name, described in state["pools"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UnusableState(f"{file} does not describe its pools: {error!r}") from None
+    learner = load(state, now=0.0, away_s=0.0, pools=pools)
+    for pool, backend in learner.steps.sums:
+        pools[pool].backends.append(Backend(name=backend))
+    return Learnt(learner, pools)
+
+
+def _pool(name: str, described: Mapping[str, Any]) -> Pool:
+    return Pool(
+        name=name,
+        model=str(described["model"]),
+        speculation=Speculation(described["speculation"]),
+        k=int(described["k"]),
+        max_num_seqs=int(described["max_num_seqs"]),
+    )
