@@ -58,7 +58,8 @@ def test_every_arm_is_measured_and_reported(tmp_path: Path) -> None:
     assert [(each["requests"], each["errors"]) for each in report["summaries"]] == [(20, 0)] * 6
     assert [each["speculating"] for each in report["summaries"]][:3] == [0, 1, 1]
     assert {row["tokens"] for row in rows(tmp_path / "out")} == {80}
-    assert [each["held"] is None for each in report["verdicts"]] == [True, False, False]
+    claims = [each["held"] is None for each in report["verdicts"]]
+    assert claims[:3] == [True, False, False]  # and one on the advice, if enough was learnt
     assert "[6/6] round 1, saturated load, 1+1-adaptive: TPOT" in done.stdout
     assert (tmp_path / "out" / "gateways" / ADAPTIVE / "learnt.json").exists()
 

@@ -8,7 +8,13 @@ from tests.tuning.compared import protocol
 from turnout.simulation.statistics import Interval
 from turnout.tuning.compare.protocol import ADAPTIVE, ARMS, LOADS
 from turnout.tuning.compare.statistics import Ratio, Summary
-from turnout.tuning.compare.verdicts import Findings, Verdict, judge, winners
+from turnout.tuning.compare.verdicts import (
+    Findings,
+    Verdict,
+    judge,
+    judge_advice,
+    winners,
+)
 
 TABLE = {
     # seconds by arm, of every metric and statistic at every load
@@ -160,3 +166,32 @@ def test_adaptive_that_wins_is_set_against_nobody() -> None:
 
 def test_the_table_has_every_arm() -> None:
     assert TABLE.keys() == {arm.name for arm in ARMS}
+
+
+def over(other: str, low: float, value: float, *, statistic: str = "mean") -> Ratio:
+    interval = Interval(value, low, value + (value - low))
+    return Ratio(
+        load="low", arm="2x-spec", other=other, metric="e2e_s", statistic=statistic,
+        interval=interval,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("why", "ratios", "best", "held"),
+    [
+        ("it won", [over("2x-plain", 0.8, 0.9)], "2x-spec", True),
+        ("it cannot be told from the winner", [over("2x-plain", 0.98, 1.03)], "2x-plain", True),
+        ("another won clearly", [over("2x-plain", 1.05, 1.1)], "2x-plain", False),
+        (
+            "only its tail is as good",
+            [over("2x-plain", 0.9, 1, statistic="p95")],
+            "2x-plain",
+            False,
+        ),
+        ("not all splits were measured", [], None, None),
+    ],
+)
+def test_advice_is_right_if_it_names_the_winner_or_its_like(
+    why: str, ratios: list[Ratio], best: str | None, held: bool | None
+) -> None:
+    assert judge_advice("low", "2x-spec", ratios, best).held is held, why
