@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from config.settings import PoolSettings, Settings, ThresholdSettings
 from routing.pools import Speculation
 
-_MARKS = ("in_flight", "qps")
+_MARKS = ("in_flight", "qps", "kv_usage")
 
 
 def summary(settings: Settings) -> Iterator[str]:

@@ -172,6 +172,11 @@ class ThresholdSettings(Section):
     qps: Marks = Field(
         default=Marks(), description="Marks on the requests per second for the model; off if null."
     )
+    kv_usage: Marks = Field(
+        default=Marks(high=0.9, low=0.75),
+        description="Marks on the KV-cache usage, in [0, 1], of a speculating pool's fullest "
+        "backend; as shipped they bind `adaptive` too.",
+    )
     dwell_s: Seconds = Field(default=5.0, description="Seconds a mark holds before it may change.")
 
     @model_validator(mode="after")
@@ -204,6 +209,7 @@ class ThresholdSettings(Section):
             unloaded_acceptance=self.unloaded_acceptance,
             in_flight=self.in_flight.band(self.dwell_s),
             qps=self.qps.band(self.dwell_s),
+            kv_usage=self.kv_usage.band(self.dwell_s),
             written=frozenset(written),
         )
 

@@ -176,6 +176,9 @@ class Prober:
             return
         self._missed[member.name] = 0
         member.scraped_at = self._clock()
+        # Two readings in a row have to agree: one may be of a moment.
+        usage = exposition.values.get("kv_cache_usage", 0.0)
+        member.load.kv_usage = min(usage, member.gauges.get("kv_cache_usage", 0.0))
         member.gauges = exposition.values
         before, self._scraped[member.name] = self._scraped.get(member.name), exposition
         if before is not None and exposition.restarted_since(before):
@@ -197,3 +200,4 @@ class Prober:
         if missed == STALE_AFTER:
             log.warning("backend %s: its metrics are stale: %s", member.name, why)
             member.gauges = {}
+            member.load.kv_usage = 0.0

@@ -88,6 +88,7 @@ class Adaptive:
     """
 
     name = "adaptive"
+    weighs_load = True
 
     def __init__(
         self, learner: Learner, knobs: AdaptiveKnobs, *, prefixes: PrefixMap, fallback: Policy

@@ -37,12 +37,14 @@ class Backend:
         in_flight: Requests sent by us and not finished.
         pending_tokens: Prompt tokens, about, of those of them that have no output yet: prefill
             that is still to be done.
+        kv_usage: Share of its KV cache in use, in [0, 1], as last read twice; 0 while unknown.
         healthy: Whether it may be given requests.
     """
 
     name: str
     in_flight: int = 0
     pending_tokens: float = 0.0
+    kv_usage: float = 0.0
     healthy: bool = True
 
 
@@ -91,6 +93,11 @@ class Pool:
                 in_flight += backend.in_flight
                 pending += backend.pending_tokens
         return (in_flight / healthy, pending / healthy) if healthy else (0.0, 0.0)
+
+    @property
+    def kv_usage(self) -> float:
+        """Largest KV-cache usage of a healthy backend, in [0, 1]."""
+        return max((b.kv_usage for b in self.backends if b.healthy), default=0.0)
 
     @property
     def fullness(self) -> float:

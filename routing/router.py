@@ -146,10 +146,17 @@ class Router:
     def shedding(self, pool: Pool, *, now: float) -> bool:
         """Whether `pool` is over a load mark that applies at `now`; moves its switches on."""
         strict = self.policy.strict((pool,), now=now)
-        return pool.speculates and self._mark_passed(pool, now, strict=strict) is not None
+        return (
+            pool.speculates
+            and self._mark_passed(self.policy, pool, now, strict=strict) is not None
+        )
 
-    def _mark_passed(self, pool: Pool, now: float, *, strict: bool) -> Verdict | None:
-        return self.rules.mark_passed(pool, now=now, all_rules=strict)
+    def _mark_passed(
+        self, policy: Policy, pool: Pool, now: float, *, strict: bool
+    ) -> Verdict | None:
+        return self.rules.mark_passed(
+            pool, now=now, all_rules=strict, weighs_load=policy.weighs_load
+        )
 
     def _pinned(
         self, request: RoutingRequest, pools: Sequence[Pool], draws: Draws, steps: list[RuleStep]
@@ -215,7 +222,7 @@ class Router:
             preferred = other._replace(reason=reason, step=verdict.step)
         if request.features.unsupported and steps and steps[0].rule == "unsupported":
             return preferred._replace(reason=Reason.UNSUPPORTED, step=steps[0])
-        return self._shed(preferred, permitted, now, steps, strict=strict)
+        return self._shed(policy, preferred, permitted, now, steps, strict=strict)
 
     def _objections(
         self, request: RoutingRequest, pools: Sequence[Pool], now: float, *, strict: bool
@@ -232,6 +239,7 @@ class Router:
 
     def _shed(
         self,
+        policy: Policy,
         choice: Choice,
         permitted: Sequence[Pool],
         now: float,
@@ -242,7 +250,7 @@ class Router:
         """Move `choice` off a pool that is over a mark, if another permitted pool is less full."""
         if not choice.pool.speculates:
             return choice
-        passed = self._mark_passed(choice.pool, now, strict=strict)
+        passed = self._mark_passed(policy, choice.pool, now, strict=strict)
         if passed is None:
             return choice
         others = [
@@ -250,7 +258,7 @@ class Router:
             for pool in permitted
             if pool is not choice.pool
             and pool.available()
-            and not (pool.speculates and self._mark_passed(pool, now, strict=strict))
+            and not (pool.speculates and self._mark_passed(policy, pool, now, strict=strict))
         ]
         steps.append(passed.step)
         if others:

@@ -27,6 +27,8 @@ class Policy(Protocol):
     """Chooses among pools."""
 
     name: str
+    weighs_load: bool
+    """Whether it would rather not send to a pool that has no room."""
 
     def strict(self, pools: Sequence[Pool], *, now: float) -> bool:
         """Whether shipped thresholds apply to a choice of `pools`, or only written ones."""
@@ -46,6 +48,8 @@ def _chosen(pool: Pool, rule: str, template: str, *numbers: object) -> Choice:
 
 class _Static:
     """A policy that learns nothing."""
+
+    weighs_load = False
 
     def strict(self, pools: Sequence[Pool], *, now: float) -> bool:
         """Whether shipped thresholds apply: they do not."""
@@ -107,6 +111,7 @@ class Threshold(_Static):
     """Speculate where the rules of practice allow it."""
 
     name = "threshold"
+    weighs_load = True
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules

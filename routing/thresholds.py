@@ -22,6 +22,10 @@ IN_FLIGHT_BAND = Band(high=32, low=24, dwell_s=5.0)
 """Per backend. A 1:9 draft with k=4 and acceptance 0.5 breaks even at 25 to 50 requests in flight
 (roofline calibrated on Llama-3-70B TP4, H100; SpecDecode-Bench constants, arXiv 2601.11580)."""
 
+KV_USAGE_BAND = Band(high=0.9, low=0.75, dwell_s=5.0)
+"""Beyond nine tenths vLLM soon preempts, and computes again what it had; no cost foresees that, so
+the mark holds for every policy that weighs load."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
@@ -35,6 +39,7 @@ class Thresholds:
         unloaded_acceptance: Under it a class stays only while the pool is unloaded.
         in_flight: Mark on the mean in-flight requests per backend, or None.
         qps: Mark on the requests per second that arrive for the model, or None.
+        kv_usage: Mark on the KV-cache usage of the pool's fullest backend, or None.
         written: Keys the user wrote; `tasks.<method>.<task>` for table entries.
     """
 
@@ -47,6 +52,7 @@ class Thresholds:
     unloaded_acceptance: float = 0.65
     in_flight: Band | None = IN_FLIGHT_BAND
     qps: Band | None = None
+    kv_usage: Band | None = KV_USAGE_BAND
     written: frozenset[str] = frozenset()
 
 
@@ -146,22 +152,33 @@ class Rules:
     def _verdict(self, key: str, template: str, *numbers: object) -> Verdict:
         return Verdict(key, key in self.thresholds.written, RuleStep(key, template, numbers))
 
-    def mark_passed(self, pool: Pool, *, now: float, all_rules: bool) -> Verdict | None:
-        """Return the load mark that `pool` is over at `now`, if any."""
+    def mark_passed(
+        self, pool: Pool, *, now: float, all_rules: bool, weighs_load: bool = False
+    ) -> Verdict | None:
+        """Return the load mark that `pool` is over at `now`, if any.
+
+        Args:
+            pool: A pool that speculates.
+            now: Seconds, monotonic.
+            all_rules: Apply the shipped marks as well, not only what the user wrote.
+            weighs_load: Apply the shipped mark on KV-cache usage.
+        """
         knobs = self.thresholds
-        if not all_rules and not knobs.written:
+        if not (all_rules or weighs_load or knobs.written):
             return None
         for key, band, value in (
             ("in_flight", knobs.in_flight, pool.in_flight),
             ("qps", knobs.qps, self._rate(pool.model, now)),
+            ("kv_usage", knobs.kv_usage, pool.kv_usage),
         ):
-            if band is None or not (all_rules or key in knobs.written):
+            ships = all_rules or (weighs_load and key == "kv_usage")
+            if band is None or not (ships or key in knobs.written):
                 continue
             before = self._switches.get((pool.name, key), _OFF)
             switch = before.step(value, now=now, band=band)
             self._switches[pool.name, key] = switch
             if switch.on:
-                template = "{} is over its {} mark ({:.1f}, marks {:g}/{:g})"
+                template = "{} is over its {} mark ({:.3g}, marks {:g}/{:g})"
                 return self._verdict(
                     key, template, pool.name, _MARK_WORDS[key], value, band.high, band.low
                 )
@@ -173,7 +190,7 @@ class Rules:
 
 
 _OFF = Switch()
-_MARK_WORDS = {"in_flight": "in-flight", "qps": "QPS"}
+_MARK_WORDS = {"in_flight": "in-flight", "qps": "QPS", "kv_usage": "KV-cache"}
 
 
 def least_full(pools: Sequence[Pool]) -> Pool:

@@ -129,6 +129,7 @@ def test_the_summary_says_what_binds() -> None:
         "  min_acceptance: 0.5",
         "  unloaded_acceptance: 0.65",
         "  in_flight: 32 / 24",
+        "  kv_usage: 0.9 / 0.75",
         "  dwell_s: 5",
     ]
 

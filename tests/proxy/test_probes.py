@@ -227,6 +227,25 @@ async def test_gauges_are_cleared_after_three_misses_and_their_age_is_kept(
     assert world.spec.gauges["running"] == 2.0
 
 
+async def test_a_full_cache_counts_when_it_was_read_twice_and_not_when_stale(
+    world: World,
+) -> None:
+    await world.started()
+    full = world.server.metrics().replace("} 0.25\n", "} 0.97\n")
+    world.server.answers["/metrics"] = httpx.Response(200, text=full)
+
+    seen = []
+    for _ in range(2):
+        await world.prober.scrape(world.spec)
+        seen.append(world.spec.load.kv_usage)
+    world.server.answers["/metrics"] = httpx.Response(500)
+    for _ in range(STALE_AFTER):
+        await world.prober.scrape(world.spec)
+
+    assert seen == [0.25, 0.97]
+    assert world.spec.load.kv_usage == 0.0
+
+
 async def test_misses_with_a_scrape_between_them_are_not_in_a_row(world: World) -> None:
     await world.started()
 

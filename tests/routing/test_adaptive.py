@@ -220,6 +220,17 @@ def test_of_two_plain_pools_the_cheaper_is_certain() -> None:
     assert found.probabilities == {"plain": 1.0, "other": 0.0}
 
 
+def test_a_pool_whose_cache_is_full_is_left_for_one_that_is_not() -> None:
+    router, spec, plain = world()
+    spec.backends[0].in_flight = 5
+    spec.backends[0].kv_usage = 0.97
+
+    found = decide(router, request(*CHAT), spec, plain)
+
+    assert (found.pool, found.reason) == (plain, Reason.SHED)
+    assert found.sentence == "plain: spec is over its KV-cache mark (0.97, marks 0.9/0.75)"
+
+
 # --- measurements missing -------------------------------------------------------------------
 
 

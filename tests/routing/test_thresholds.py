@@ -152,7 +152,7 @@ def test_a_mark_says_its_load_and_its_two_values() -> None:
     verdict = passed(rules(), in_flight=40)
 
     assert verdict is not None
-    assert verdict.step.text == "spec is over its in-flight mark (40.0, marks 32/24)"
+    assert verdict.step.text == "spec is over its in-flight mark (40, marks 32/24)"
     assert not verdict.written
 
 
@@ -182,6 +182,21 @@ def test_marks_that_are_off_or_not_written_are_never_passed() -> None:
 
     assert rules(in_flight=None).mark_passed(busy, now=NOW, all_rules=True) is None
     assert rules().mark_passed(busy, now=NOW, all_rules=False) is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "weighs_load", "key"),
+    [(0.95, True, "kv_usage"), (0.95, False, None), (0.9, True, None)],
+)
+def test_a_full_cache_is_a_mark_for_policies_that_weigh_load(
+    usage: float, weighs_load: bool, key: str | None
+) -> None:
+    full = pool("spec", "ngram", in_flight=(1, 1))
+    full.backends[1].kv_usage = usage
+
+    verdict = rules().mark_passed(full, now=NOW, all_rules=False, weighs_load=weighs_load)
+
+    assert (verdict.key if verdict else None) == key
 
 
 def test_the_least_full_of_equals_is_the_first_by_name() -> None:
