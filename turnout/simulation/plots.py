@@ -1,16 +1,13 @@
 """The report's plots, as SVG to put into a page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
 from math import exp, log
-from typing import TYPE_CHECKING, NamedTuple
-
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from turnout.simulation.arms import ABLATIONS, ADAPTIVE, ORACLE, SAME_KIND
 from turnout.simulation.loads import Shape, load_named
 from turnout.simulation.mixes import SCENARIOS
+from turnout.simulation.page import Drawn, Panels, svg
 from turnout.simulation.statistics import ALL_KINDS, Comparison
 
 if TYPE_CHECKING:
@@ -30,13 +27,6 @@ COLOURS: Mapping[str, str] = {
 _MUTED = "#9a9a9a"
 _TOP = 2.0
 """Ratios above it are drawn at it, with their value."""
-
-
-class Drawn(NamedTuple):
-    """A plot and what it shows."""
-
-    svg: str
-    caption: str
 
 
 def draw(comparisons: Sequence[Comparison]) -> list[Drawn]:
@@ -67,7 +57,7 @@ def _by_load(by_engine: _ByEngine) -> Drawn:
     def tail(comparison: Comparison, arm: str) -> float:
         return comparison.summaries[arm].e2e_s[2]
 
-    def fill(grid: Sequence[Sequence["Axes"]]) -> None:
+    def fill(grid: Panels) -> None:
         for (engine, each), line in zip(by_engine.items(), grid, strict=True):
             for (name, read), axes in zip((("Mean", mean), ("P99", tail)), line, strict=True):
                 _relative(axes, each, read)
@@ -78,7 +68,7 @@ def _by_load(by_engine: _ByEngine) -> Drawn:
         "Latency over that of the better of 2x spec and 2x plain (by mean), by load: percent of "
         f"plain capacity, then what changes meanwhile. Above {_TOP:g} the value is written."
     )
-    return Drawn(_svg((5.0, 2.6), (len(by_engine), 2), fill, "by load"), caption)
+    return Drawn(svg((5.0, 2.6), (len(by_engine), 2), fill, "by load"), caption)
 
 
 def _relative(
@@ -122,7 +112,7 @@ def _load(name: str) -> str:
 
 
 def _regrets(by_engine: _ByEngine) -> Drawn:
-    def fill(grid: Sequence[Sequence["Axes"]]) -> None:
+    def fill(grid: Panels) -> None:
         for (engine, each), axes in zip(by_engine.items(), grid[0], strict=True):
             arms = [name for name in each[0].summaries if name != ORACLE]
             _bars(axes, each, arms, ORACLE)
@@ -132,18 +122,18 @@ def _regrets(by_engine: _ByEngine) -> Drawn:
         "Mean E2E over the oracle's: bars and numbers are the (geometric) mean over loads, "
         "ticks the worst load. The oracle has one server of each kind: 2x arms can be below it."
     )
-    return Drawn(_svg((3.6, 3.6), (1, len(by_engine)), fill, "regrets"), caption)
+    return Drawn(svg((3.6, 3.6), (1, len(by_engine)), fill, "regrets"), caption)
 
 
 def _ablations(by_engine: _ByEngine) -> Drawn:
-    def fill(grid: Sequence[Sequence["Axes"]]) -> None:
+    def fill(grid: Panels) -> None:
         for (engine, each), axes in zip(by_engine.items(), grid[0], strict=True):
             arms = [name for name in (*ABLATIONS, "wrong-priors") if name in each[0].summaries]
             _bars(axes, each, arms, ADAPTIVE)
             axes.set_title(f"{engine}: over adaptive, %", loc="left")
 
     caption = "What adaptive loses when one part is taken out; bars and ticks as above."
-    return Drawn(_svg((3.6, 2.2), (1, len(by_engine)), fill, "ablations"), caption)
+    return Drawn(svg((3.6, 2.2), (1, len(by_engine)), fill, "ablations"), caption)
 
 
 def _bars(axes: "Axes", comparisons: Sequence[Comparison], arms: Sequence[str], over: str) -> None:
@@ -165,7 +155,7 @@ def _bars(axes: "Axes", comparisons: Sequence[Comparison], arms: Sequence[str], 
 
 
 def _scenarios(comparisons: Sequence[Comparison]) -> Drawn:
-    def fill(grid: Sequence[Sequence["Axes"]]) -> None:
+    def fill(grid: Panels) -> None:
         for each, line in zip(comparisons, grid, strict=True):
             _acceptances(line[0], each)
             _latencies(line[1], each)
@@ -175,7 +165,7 @@ def _scenarios(comparisons: Sequence[Comparison]) -> Drawn:
         "spec), and the average that a dashboard shows (line), which is none of them. Right: mean "
         "E2E, s."
     )
-    return Drawn(_svg((4.4, 2.6), (len(comparisons), 2), fill, "scenarios"), caption)
+    return Drawn(svg((4.4, 2.6), (len(comparisons), 2), fill, "scenarios"), caption)
 
 
 def _acceptances(axes: "Axes", comparison: Comparison) -> None:
@@ -205,32 +195,6 @@ def _latencies(axes: "Axes", comparison: Comparison) -> None:
     axes.set_yticks(range(len(arms)), [_shown(arm) for arm in reversed(arms)])
     axes.margins(x=0.12)
     axes.set_title(f"Mean E2E at {_load(comparison.place.load)}, s", loc="left")
-
-
-def _svg(
-    size_in: tuple[float, float],
-    shape: tuple[int, int],
-    fill: Callable[[Sequence[Sequence["Axes"]]], None],
-    salt: str,
-) -> str:
-    """Return the SVG of a grid of panels of `size_in` each, `shape` down and across."""
-    with mpl.rc_context(
-        {
-            "font.size": 9,
-            "axes.titlesize": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "svg.fonttype": "none",  # text stays text: small, and it can be searched
-            "svg.hashsalt": salt,  # ids differ from those of the page's other plots
-        }
-    ):
-        down, across = shape
-        figure = Figure(figsize=(size_in[0] * across, size_in[1] * down), layout="constrained")
-        fill(figure.subplots(down, across, squeeze=False).tolist())
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
 
 
 def _shown(arm: str) -> str:

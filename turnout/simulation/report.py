@@ -5,13 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
 
 from turnout.simulation.arms import ADAPTIVE, ORACLE
 from turnout.simulation.cells import Results
 from turnout.simulation.mixes import SCENARIOS
+from turnout.simulation.page import (
+    Drawn,
+    Table,
+    html_figure,
+    html_page,
+    html_table,
+    html_verdict,
+    markdown_table,
+)
 from turnout.simulation.plan import Plan
-from turnout.simulation.plots import Drawn, draw
+from turnout.simulation.plots import draw
 from turnout.simulation.servers import PRESET
 from turnout.simulation.statistics import (
     BLOCK,
@@ -110,14 +118,6 @@ def method(report: Report) -> str:
     )
 
 
-class Table(NamedTuple):
-    """A table of text, with a heading."""
-
-    heading: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 def overviews(report: Report) -> Iterator[Table]:
     """Yield an overview per kind of server, and of each scenario."""
     grid = [each for each in report.comparisons if each.place.mix not in SCENARIOS]
@@ -129,6 +129,7 @@ def overviews(report: Report) -> Iterator[Table]:
             ("arm", *loads),
             [(_shown(arm), *(f"{each.mean(arm):.3f}" for each in mine))
              for arm in report.plan.arms],
+            strong=ADAPTIVE,
         )  # fmt: skip
         if ORACLE in report.plan.arms:
             yield Table(
@@ -136,6 +137,7 @@ def overviews(report: Report) -> Iterator[Table]:
                 ("arm", *loads),
                 [(_shown(arm), *(str(each.regret(arm)) for each in mine))
                  for arm in report.plan.arms if arm != ORACLE],
+                strong=ADAPTIVE,
             )  # fmt: skip
     for each in report.comparisons:
         if each.place.mix in SCENARIOS:
@@ -149,14 +151,14 @@ def _scenario(comparison: Comparison) -> Table:
         accepted = ", ".join(f"{kind} {rate:.2f}" for kind, rate in summary.acceptance.items())
         rows.append((_shown(arm), f"{summary.e2e_s[0]:.3f}", accepted or _UNKNOWN))
     heads = ("arm", "mean E2E, s", "accepted / drafted of what was drafted")
-    return Table(f"Scenario {comparison.place}", heads, rows)
+    return Table(f"Scenario {comparison.place}", heads, rows, strong=ADAPTIVE)
 
 
 def details(report: Report) -> Iterator[Table]:
     """Yield all numbers of each place."""
     for each in report.comparisons:
         rows = [_numbers(each, summary) for summary in each.summaries.values()]
-        yield Table(f"{each.place}, {each.seeds} seeds", _HEADS, rows)
+        yield Table(f"{each.place}, {each.seeds} seeds", _HEADS, rows, strong=ADAPTIVE)
 
 
 _HEADS = (
@@ -212,63 +214,27 @@ def sentence(verdict: Verdict) -> str:
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
     verdicts = (f"- **{word(each)}**: {sentence(each)}" for each in report.verdicts)
-    parts = [method(report), "\n".join(verdicts)]
-    for table in overviews(report):
-        rule = ["---", *["---:"] * (len(table.heads) - 1)]
-        lines = (f"| {' | '.join(cells)} |" for cells in (table.heads, rule, *table.rows))
-        parts.append(f"**{table.heading}**\n\n" + "\n".join(lines))
+    parts = (method(report), "\n".join(verdicts), *map(markdown_table, overviews(report)))
     return "\n\n".join(parts) + "\n"
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto;
-       padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.05rem; margin-top: 2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .8rem }
-td, th { padding: .2rem .55rem; border-bottom: 1px solid #ddd; text-align: right;
-         white-space: nowrap }
-td:first-child, th:first-child { text-align: left }
-tr.adaptive { font-weight: 600 }
-.held { color: #1a7f37 } .failed { color: #b42318 } .open { color: #777 }
-ul.verdicts { list-style: none; padding: 0; font-weight: 600 }
-ul.verdicts span { font-weight: 400 }
-figure { margin: 1.5rem 0; overflow-x: auto } figcaption { color: #555; font-size: .85rem }
-figure svg { max-width: 100%; height: auto } div { overflow-x: auto }
-"""
 
 
 def html(report: Report, figures: Sequence[Drawn]) -> str:
     """Return the report as one HTML file that needs nothing else."""
-    drawn = "".join(
-        f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
-        for figure in figures
-    )
-    cut = f"<p class=failed>{report.unfinished} cells were not simulated.</p>"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{TITLE}</title><style>{_STYLE}</style></head><body><h1>{TITLE}</h1>"
-        f"{cut if report.unfinished else ''}"
-        f'<ul class="verdicts">{"".join(map(_verdict_item, report.verdicts))}</ul>'
-        f"<p>{escape(method(report))}</p>{drawn}{''.join(map(_html_table, overviews(report)))}"
-        f"<details><summary>All numbers</summary>{''.join(map(_html_table, details(report)))}"
-        "</details></body></html>\n"
+    verdicts = "".join(map(_verdict_item, report.verdicts))
+    numbers = "".join(map(html_table, details(report)))
+    cut = f'<p class="not-held">{report.unfinished} cells were not simulated.</p>'
+    return html_page(
+        TITLE,
+        (
+            cut if report.unfinished else "",
+            f"<ul>{verdicts}</ul><p>{escape(method(report))}</p>",
+            *map(html_figure, figures),
+            *map(html_table, overviews(report)),
+            f"<details><summary>All numbers</summary>{numbers}</details>",
+        ),
     )
 
 
 def _verdict_item(verdict: Verdict) -> str:
-    kind = "open" if verdict.held is None else "held" if verdict.held else "failed"
-    rest = f"{verdict.found}; worst {worst(verdict)}" if verdict.worst else verdict.found
-    return (
-        f'<li><b class="{kind}">{word(verdict)}</b>: {escape(verdict.claim)} '
-        f"<span>({escape(rest)})</span></li>"
-    )
-
-
-def _html_table(table: Table) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        marked = ' class="adaptive"' if cells[0] == ADAPTIVE else ""
-        return f"<tr{marked}>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    body = "".join(row("td", cells) for cells in table.rows)
-    head = row("th", table.heads)
-    return f"<h2>{escape(table.heading)}</h2><div><table>{head}{body}</table></div>"
+    found = f"{verdict.found}; worst {worst(verdict)}" if verdict.worst else verdict.found
+    return html_verdict(verdict.claim, held=verdict.held, word=word(verdict), found=found)

@@ -1,14 +1,11 @@
 """The report's plots, as SVG to put into a page."""
 
 from collections.abc import Callable, Sequence
-from io import StringIO
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from turnout.simulation.plots import COLOURS, Drawn
+from turnout.simulation.page import Drawn, Panels, svg
+from turnout.simulation.plots import COLOURS
 from turnout.tuning.compare.protocol import ADAPTIVE, SPLIT, Protocol
 from turnout.tuning.compare.rows import Row
 from turnout.tuning.compare.statistics import METRICS, SPECULATING, Ratio, Summary
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 _MARKS = {"p50": "|", "mean": "o", "p95": ">", "p99": "x"}
 _METRICS = ("tpot_s", "e2e_s")
-_WIDTH_IN, _HEIGHT_IN = 3.4, 2.2
+_PANEL_IN = (3.4, 2.2)
 
 
 def draw(
@@ -55,8 +52,8 @@ def _latencies(protocol: Protocol, summaries: Sequence[Summary]) -> Drawn:
         axes.set_xlim(left=0)
         axes.set_title(f"{METRICS[metric]}, {load} load, s", loc="left")
 
-    svg = _grid(protocol, _METRICS, panel)
-    return Drawn(svg, "Latency of each arm: bar P50, dot mean, triangle P95, cross P99.")
+    drawn = _grid(protocol, _METRICS, panel)
+    return Drawn(drawn, "Latency of each arm: bar P50, dot mean, triangle P95, cross P99.")
 
 
 def _against(protocol: Protocol, ratios: Sequence[Ratio]) -> Drawn:
@@ -73,11 +70,11 @@ def _against(protocol: Protocol, ratios: Sequence[Ratio]) -> Drawn:
         _heights(axes, names)
         axes.set_title(f"Mean {METRICS[metric]}, {load} load", loc="left")
 
-    svg = _grid(protocol, _METRICS, panel)
+    drawn = _grid(protocol, _METRICS, panel)
     caption = (
         "Ratio of adaptive to each other arm, with 95 % intervals; left of the line it is faster."
     )
-    return Drawn(svg, caption)
+    return Drawn(drawn, caption)
 
 
 def _routes(protocol: Protocol, rows: Sequence[Row]) -> Drawn:
@@ -97,8 +94,8 @@ def _routes(protocol: Protocol, rows: Sequence[Row]) -> Drawn:
         axes.set_title(f"Share to spec, {load} load", loc="left")
         axes.legend(frameon=False, fontsize=6, ncols=3, loc="upper left", handlelength=1)
 
-    svg = _grid(protocol, ("route",), panel)
-    return Drawn(svg, "Where the arms with one server of each kind sent what.")
+    drawn = _grid(protocol, ("route",), panel)
+    return Drawn(drawn, "Where the arms with one server of each kind sent what.")
 
 
 def _to_spec(rows: Sequence[Row]) -> float:
@@ -107,25 +104,13 @@ def _to_spec(rows: Sequence[Row]) -> float:
 
 def _grid(protocol: Protocol, metrics: Sequence[str], panel: _Panel) -> str:
     """Return the SVG of a panel for each metric (down) and load (across)."""
-    down, across = len(metrics), len(protocol.loads)
-    with mpl.rc_context(
-        {
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "svg.fonttype": "none",  # text stays text: small, and it can be searched
-            "svg.hashsalt": panel.__qualname__,  # ids differ from those of the page's other plots
-        }
-    ):
-        figure = Figure(figsize=(_WIDTH_IN * across, _HEIGHT_IN * down), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
+
+    def fill(grid: Panels) -> None:
         for metric, line in zip(metrics, grid, strict=True):
             for load, axes in zip(protocol.loads, line, strict=True):
                 panel(axes, load.name, metric)
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+
+    return svg(_PANEL_IN, (len(metrics), len(protocol.loads)), fill, panel.__qualname__)
 
 
 def _heights(axes: "Axes", names: Sequence[str]) -> None:

@@ -7,16 +7,17 @@ from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
 
-from turnout.simulation.plots import Drawn
-from turnout.tuning.advice import Advice
-from turnout.tuning.compare.advised import SPLITS, advices
-from turnout.tuning.compare.page import (
+from turnout.simulation.page import (
+    Drawn,
     Table,
     html_figure,
     html_page,
     html_table,
+    html_verdict,
     markdown_table,
 )
+from turnout.tuning.advice import Advice
+from turnout.tuning.compare.advised import SPLITS, advices
 from turnout.tuning.compare.plots import draw
 from turnout.tuning.compare.protocol import ADAPTIVE, REAL, Protocol
 from turnout.tuning.compare.rows import Results, Row
@@ -143,7 +144,7 @@ def tables(report: Report) -> Iterator[Table]:
         )
         rows = [(_name(each.arm), *_latencies(each, latencies), str(each.errors),
                  f"{each.speculating:.0%}") for each in found]  # fmt: skip
-        yield Table(heading, ("arm", *heads), rows)
+        yield Table(heading, ("arm", *heads), rows, strong=_name(ADAPTIVE))
     if report.ratios:
         yield Table(
             "Adaptive over the other arms, with 95 % intervals; under 1 adaptive is faster",
@@ -246,6 +247,4 @@ def html(report: Report, drawn: Sequence[Drawn]) -> str:
 
 def _verdict_item(verdict: Verdict) -> str:
     word = _word(verdict.held)
-    kind = word.replace(" ", "-")
-    claim, found = escape(verdict.claim), escape(verdict.found)
-    return f'<li><b><span class="{kind}">{word}</span>: {claim}</b><br>{found}</li>'
+    return html_verdict(verdict.claim, held=verdict.held, word=word, found=verdict.found)
