@@ -54,7 +54,7 @@ AFTER_DRIFT = 0.1
 
 SUPPOSED = 0.5
 """What a supposed request counts beside one that was served: its tokens are only alike."""
-BELIEF_S = 0.5
+BELIEF_S = 2.0
 """A belief is worked out anew this often, and when its own class shows something."""
 
 _NORMAL = NormalDist()

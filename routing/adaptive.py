@@ -73,8 +73,6 @@ class _Offer(NamedTuple):
     """tau by the draw."""
     value: float
     """J at that tau, s; less a margin for the pool that the class is on."""
-    key: tuple[float, float, str]
-    """Orders offers: the value, then how full the pool is, then its name."""
 
 
 class Adaptive:
@@ -122,7 +120,8 @@ class Adaptive:
         chance = objective is not Objective.TTFT and not request.features.seeded
         if chance and draws.holdout < self._knobs.holdout:
             return _held_out(pools, draws.holdout / self._knobs.holdout)
-        if blank := self._unmeasured(pools, now):
+        figures = [self._learner.measured(pool, now=now) for pool in pools]
+        if None in figures and (blank := self._unmeasured(pools, now)):
             return self._stale(request, pools, blank, now, draws, chance=chance)
         length = self._length(request, traffic_class)
         if objective is Objective.TTFT:
@@ -130,7 +129,7 @@ class Adaptive:
         if length <= SHORT_TOKENS and objective is Objective.TPOT:
             return self._queue_alone(request, pools, now, Reason.SHORT_OUTPUT, length)
         current = self._current.get(traffic_class)
-        offers = self._offers(request, traffic_class, pools, length, now, draws)
+        offers = self._offers(request, traffic_class, pools, figures, length, now, draws)
         if not offers:  # none is measured, and none is up
             return self._fallback.choose(request, pools, now=now, draws=draws)
         best = min(offers, key=_value)
@@ -168,6 +167,7 @@ class Adaptive:
         request: RoutingRequest,
         traffic_class: TrafficClass,
         pools: Sequence[Pool],
+        figures: Sequence[Measured | None],
         length: float,
         now: float,
         draws: Draws,
@@ -176,8 +176,7 @@ class Adaptive:
         objective = self._knobs.objectives.get(traffic_class.task, Objective.TPOT)
         current = self._current.get(traffic_class)
         offers = []
-        for pool, draw in zip(pools, draws.pools, strict=False):
-            measured = self._learner.measured(pool, now=now)
+        for pool, measured, draw in zip(pools, figures, draws.pools, strict=False):
             if measured is None:
                 continue
             priced = self._cost(pool, measured, request, length, objective)
@@ -185,9 +184,7 @@ class Adaptive:
                 priced = priced.times(1.0 - self._knobs.margin)
             believed = self._learner.acceptance.believed(pool, traffic_class, now=now)
             drawn = believed.drawn(draw)
-            value = priced.at(drawn)
-            key = value, pool.fullness, pool.name
-            offers.append(_Offer(pool, priced, believed, drawn, value, key))
+            offers.append(_Offer(pool, priced, believed, drawn, priced.at(drawn)))
         return offers
 
     def _cost(
@@ -312,11 +309,11 @@ class Adaptive:
             shown = min(speculating, key=_value, default=rival)
             reason, bar = Reason.BELOW_BAR, shown.cost.bar(best.value)
             template = "tau {:.2f} for {} is under the bar {:.2f} at {:.1f} in flight"
-        label, in_flight = traffic_class.label, shown.pool.in_flight
-        numbers: tuple[object, ...] = (shown.drawn, label, bar, in_flight)
+        in_flight = shown.pool.in_flight
+        numbers: tuple[object, ...] = (shown.drawn, traffic_class, bar, in_flight)
         if isinf(bar):
             template = "tau {:.2f} for {} cannot make up for wait and prefill at {:.1f} in flight"
-            numbers = (shown.drawn, label, in_flight)
+            numbers = (shown.drawn, traffic_class, in_flight)
         if best.pool.name == current:
             unmargined = best.value / (1.0 - self._knobs.margin)
             if rival.value < unmargined:
@@ -356,7 +353,7 @@ def _look(best: _Offer, other: _Offer, draw: float) -> Choice:
 
 
 _name = attrgetter("name")
-_value = attrgetter("key")
+_value = attrgetter("value")  # of equals the first by name: offers are in that order
 
 
 _CELLS = 8

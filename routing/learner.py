@@ -16,7 +16,7 @@ from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
 from routing.work import LengthBook, ServiceBook
 
-MEASURED_S = 0.25
+MEASURED_S = 0.5
 """How long a pool's figures are used before they are worked out anew."""
 
 

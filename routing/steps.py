@@ -187,14 +187,6 @@ class StepSums:
             mine.merge(theirs)
         self.recent.merge(other.recent)
 
-    def quick(self, now: float) -> float:
-        """Return the factor of the present; near 1 where little is recent."""
-        weight = self.recent.weight * _fresh(self.recent.seen_at, now, QUICK_HALF_LIFE_S)
-        if weight < _NEGLIGIBLE:
-            return 1.0
-        trust = weight / (weight + QUICK_STEPS / 4)
-        return float(self.recent.quantile**trust)
-
 
 class _Point(NamedTuple):
     crowd: float
@@ -241,15 +233,14 @@ class StepBook:
 
     def curve(self, pool: Pool, *, now: float) -> StepCurve | None:
         """Return `pool`'s curve at `now`; None while it is not measured."""
-        merged = StepSums()
-        for (name, _), sums in self.sums.items():
-            if name == pool.name:
-                merged.merge(sums)
-        fitted = _fitted(merged, pool, now)
-        for (name, _), sums in self.sums.items():
-            if name == pool.name:
-                sums.curve = fitted
-        return fitted and fitted._replace(quick=merged.quick(now))
+        mine = [sums for (name, _), sums in self.sums.items() if name == pool.name]
+        fitted = _fitted(dict(_points(mine, now)), pool)
+        for sums in mine:
+            sums.curve = fitted
+        if fitted is None:
+            return None
+        recent = _together([sums.recent for sums in mine])
+        return fitted._replace(quick=_quick(recent, now))
 
     def merge(self, other: "StepBook") -> None:
         """Add what another worker has seen."""
@@ -267,8 +258,27 @@ def request_share(pool: Pool) -> float:
     return REQUEST_SHARE + TOKEN_SHARE * (1.0 + drafting * pool.k)
 
 
-def _fitted(sums: StepSums, pool: Pool, now: float) -> StepCurve | None:
-    points = dict(_points(sums, now))
+def _together(histograms: Sequence[GapHistogram]) -> GapHistogram:
+    """Return the histograms as one; they stay as they are."""
+    seen = [each for each in histograms if each.counts]
+    if len(seen) == 1:
+        return seen[0]
+    together = GapHistogram()
+    for each in seen:
+        together.merge(each)
+    return together
+
+
+def _quick(recent: GapHistogram, now: float) -> float:
+    """Return the factor of the present; near 1 where little is recent."""
+    weight = recent.weight * _fresh(recent.seen_at, now, QUICK_HALF_LIFE_S)
+    if weight < _NEGLIGIBLE:
+        return 1.0
+    trust = weight / (weight + QUICK_STEPS / 4)
+    return float(recent.quantile**trust)
+
+
+def _fitted(points: Mapping[int, _Point], pool: Pool) -> StepCurve | None:
     if sum(point.weight for point in points.values()) < MEASURED_STEPS:
         return None
     start, slope = _line(points, request_share(pool))
@@ -294,8 +304,10 @@ def _added(values: Sequence[float], slope: float) -> Iterator[float]:
         yield rise / (knots[index + 1] - knots[index - 1])
 
 
-def _points(sums: StepSums, now: float) -> Iterator[tuple[int, _Point]]:
-    for index, gaps in enumerate(sums.bins):
+def _points(backends: Sequence[StepSums], now: float) -> Iterator[tuple[int, _Point]]:
+    """Yield what the backends' bins say, by number."""
+    for index in range(len(KNOTS)):
+        gaps = _together([sums.bins[index] for sums in backends])
         weight = gaps.weight * _fresh(gaps.seen_at, now, HALF_LIFE_S)
         if weight > _NEGLIGIBLE:
             crowd = gaps.crowd / sum(gaps.counts.values())

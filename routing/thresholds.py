@@ -78,6 +78,15 @@ class Rules:
         self.acceptance = acceptance or AcceptanceBook()
         self._switches: dict[tuple[str, str], Switch] = {}
         self._arrivals: dict[str, ArrivalRate] = {}
+        self._marks = [
+            (key, band, load)
+            for key, band, load in (
+                ("in_flight", thresholds.in_flight, self._in_flight),
+                ("qps", thresholds.qps, self._rate),
+                ("kv_usage", thresholds.kv_usage, self._kv_usage),
+            )
+            if band is not None
+        ]
         self._rules: tuple[Callable[[RoutingRequest, Pool, float], Verdict | None], ...] = (
             self._temperature,
             self._task,
@@ -86,7 +95,9 @@ class Rules:
 
     def arrive(self, model: str, *, now: float) -> None:
         """Count a request for `model`, for the QPS mark."""
-        self._arrivals.setdefault(model, ArrivalRate()).arrive(now)
+        if (arrivals := self._arrivals.get(model)) is None:
+            arrivals = self._arrivals[model] = ArrivalRate()
+        arrivals.arrive(now)
 
     def objection(
         self, request: RoutingRequest, pool: Pool, *, now: float, all_rules: bool
@@ -163,20 +174,15 @@ class Rules:
             all_rules: Apply the shipped marks as well, not only what the user wrote.
             weighs_load: Apply the shipped mark on KV-cache usage.
         """
-        knobs = self.thresholds
-        if not (all_rules or weighs_load or knobs.written):
-            return None
-        for key, band, value in (
-            ("in_flight", knobs.in_flight, pool.in_flight),
-            ("qps", knobs.qps, self._rate(pool.model, now)),
-            ("kv_usage", knobs.kv_usage, pool.kv_usage),
-        ):
+        for key, band, load in self._marks:
             ships = all_rules or (weighs_load and key == "kv_usage")
-            if band is None or not (ships or key in knobs.written):
+            if not (ships or key in self.thresholds.written):
                 continue
+            value = load(pool, now)
             before = self._switches.get((pool.name, key), _OFF)
             switch = before.step(value, now=now, band=band)
-            self._switches[pool.name, key] = switch
+            if switch is not before:
+                self._switches[pool.name, key] = switch
             if switch.on:
                 template = "{} is over its {} mark ({:.3g}, marks {:g}/{:g})"
                 return self._verdict(
@@ -184,8 +190,16 @@ class Rules:
                 )
         return None
 
-    def _rate(self, model: str, now: float) -> float:
-        arrivals = self._arrivals.get(model)
+    def _in_flight(self, pool: Pool, now: float) -> float:
+        del now
+        return pool.in_flight
+
+    def _kv_usage(self, pool: Pool, now: float) -> float:
+        del now
+        return pool.kv_usage
+
+    def _rate(self, pool: Pool, now: float) -> float:
+        arrivals = self._arrivals.get(pool.model)
         return arrivals.at(now) if arrivals else 0.0
 
 

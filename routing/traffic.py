@@ -42,6 +42,9 @@ class TrafficClass:
     def __hash__(self) -> int:
         return self._hash
 
+    def __str__(self) -> str:
+        return self.label
+
     @property
     def label(self) -> str:
         """Short form for headers and logs, such as `code_edit@T<=0.2`."""

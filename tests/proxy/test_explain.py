@@ -41,13 +41,12 @@ def test_an_explanation_has_what_was_read_each_rule_and_the_decision() -> None:
     assert shown["evidence"]
     assert (shown["temperature"], shown["class"]) == (0.2, "code@T<=0.2")
     assert (shown["pool"], shown["backend"]) == ("spec", "127.0.0.1:8001")
-    assert (shown["reason"], shown["rule"], shown["policy"]) == (
-        "policy",
-        "temperature",
-        "threshold",
+    reason = "stale_fallback"
+    assert (shown["reason"], shown["rule"], shown["policy"]) == (reason, reason, "adaptive")
+    assert shown["sentence"] == (
+        "spec: no step times of plain, spec yet; T 0.2 is at or under 0.5, code may speculate"
     )
-    assert shown["sentence"] == "spec: T 0.2 is at or under 0.5, code may speculate"
-    assert [rule["rule"] for rule in shown["rules"]] == ["temperature"]
+    assert [rule["rule"] for rule in shown["rules"]] == [reason]
     assert shown["features"]["max_tokens"] == 50
     assert "error" not in shown
 

@@ -92,7 +92,10 @@ def test_a_decision_names_an_available_backend_of_a_pool_given(
         assert decision.backend.healthy
         assert decision.backend.name not in asked.excluded
         assert decision.steps[-1].rule == decision.rule
-        assert decision.probabilities == {decision.pool.name: 1.0}
+        if decision.reason is Reason.HOLDOUT:
+            assert decision.probabilities == {pool.name: 1 / len(pools) for pool in pools}
+        else:
+            assert decision.probabilities == {decision.pool.name: 1.0}
 
 
 @given(*WORLD)
