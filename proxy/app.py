@@ -107,7 +107,7 @@ def create_app(
     totals = SpecTotals(fleet, client, clock=clock)
 
     def restarted(member: Member) -> None:
-        router.learner.forget(member.pool.name)
+        router.learner.restarted(member.pool, member.load)
         router.prefixes.forget(member.name)
 
     prober = Prober(

@@ -201,8 +201,20 @@ class Learner:
             self.lookups.setdefault(name, AcceptanceSums(seen_at=sums.seen_at)).merge(sums)
         self._measured.clear()
 
+    def restarted(self, pool: Pool, backend: Backend) -> None:
+        """Drop what a new process of `backend` makes void.
+
+        Its steps are; what its pool accepts only if it is the pool: a server out of several that
+        is started again is one like the others, and if it is not, their requests show it.
+        """
+        if len(pool.backends) > 1:
+            self.steps.forget_backend(pool.name, backend.name)
+            self._measured.pop(pool.name, None)
+        else:
+            self.forget(pool.name)
+
     def forget(self, pool: str) -> None:
-        """Drop what was learnt about `pool`: its servers started anew, perhaps as others."""
+        """Drop what was learnt about `pool`: its servers are others now."""
         self.acceptance.forget(pool)
         self.steps.forget(pool)
         self.service.forget(pool)

@@ -247,6 +247,10 @@ class StepBook:
         for key, sums in other.sums.items():
             self.sums.setdefault(key, StepSums()).merge(sums)
 
+    def forget_backend(self, pool: str, backend: str) -> None:
+        """Drop what was learnt about one backend of `pool`."""
+        self.sums.pop((pool, backend), None)
+
     def forget(self, pool: str) -> None:
         """Drop what was learnt about `pool`."""
         self.sums = {key: sums for key, sums in self.sums.items() if key[0] != pool}

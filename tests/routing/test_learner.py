@@ -134,6 +134,31 @@ def test_workers_know_together_what_each_has_seen() -> None:
     assert {"spec", "plain"} == set(one.lookups) == set(one.service.prefill)
 
 
+def test_a_restart_of_one_server_of_several_voids_its_own_steps_alone() -> None:
+    twins = pool("spec", "ngram", in_flight=(0, 0))
+    learner = taught(twins)
+    other = twins.backends[1]
+    for _ in range(30):
+        learner.stepped(twins, other, 0.06, in_flight=4, now=0.0, count=4)
+    before = tau(learner)
+
+    learner.restarted(twins, twins.backends[0])
+
+    measured = learner.measured(twins, now=0.0)
+    assert measured is not None
+    assert measured.curve.at(4)[0] == pytest.approx(0.06, rel=0.05)
+    assert tau(learner) == before
+
+
+def test_a_restart_of_a_pool_of_one_voids_all_of_it() -> None:
+    learner = taught(SPEC, PLAIN)
+
+    learner.restarted(SPEC, SPEC.backends[0])
+
+    assert learner.measured(SPEC, now=0.0) is None
+    assert learner.measured(PLAIN, now=0.0) is not None
+
+
 def test_a_forgotten_pool_is_as_if_it_had_never_been_seen() -> None:
     learner = taught(SPEC, PLAIN)
     assert learner.measured(SPEC, now=0.0) is not None

@@ -247,8 +247,8 @@ class Routed:
         )
 
     def restarted(self, replica: Replica) -> None:
-        """Have the learner forget the pool."""
-        self.router.learner.forget(replica.pool.name)
+        """Tell the learner."""
+        self.router.learner.restarted(replica.pool, replica.backend)
         if self._arm.policy == "adaptive" and not self._arm.learns_steps:
             self._tell_idle(replica)
 
