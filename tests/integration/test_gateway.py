@@ -70,7 +70,8 @@ def _in_front_of(lab: Lab, folder: Any) -> Iterator[Deployment]:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     command = gateway_command(port, "--spec", urls["spec"], "--plain", urls["plain"])
-    with running(command, ready=f"{url}/ready", log=folder / "gateway.log"):
+    rules = {"TURNOUT_POLICY": "threshold"}  # leaves nothing to chance
+    with running(command, ready=f"{url}/ready", log=folder / "gateway.log", env=rules):
         deployment = Deployment(url=url, lab=lab)
         for pool in ("spec", "plain"):
             eventually(lambda pool=pool: deployment.up(pool), within_s=60, what=f"{pool} is up")  # type: ignore[misc]  # bound in the loop
