@@ -10,9 +10,10 @@ its weight goes, then made monotone. A quick factor on top follows what a long m
 see.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import exp, exp2, floor, inf, log2
 from typing import NamedTuple
 
@@ -112,7 +113,8 @@ class GapHistogram:
     """What a step weighs now. Instead of fading what is there, what comes weighs more."""
 
     def add(self, gap_s: float, *, in_flight: int, weight: float, now: float) -> None:
-        """Add a gap that weighs `weight` steps."""
+        """Add a gap that weighs `weight` steps, and not more than are remembered."""
+        weight = min(weight, self.memory)
         self._growth *= exp(weight / self.memory)
         grown, bucket = weight * self._growth, floor(log2(gap_s) * PER_OCTAVE)
         self.counts[bucket] = self.counts.get(bucket, 0.0) + grown
@@ -146,13 +148,13 @@ class GapHistogram:
     @property
     def quantile(self) -> float:
         """The quantile of the gaps that stands for all of them; there must be some."""
-        left = QUANTILE * sum(self.counts.values())
-        for bucket in sorted(self.counts):
-            weight = self.counts[bucket]
-            if left <= weight:
-                break
-            left -= weight
-        return exp2((bucket + left / weight) / PER_OCTAVE)
+        buckets = sorted(self.counts)
+        upto = list(accumulate(self.counts[bucket] for bucket in buckets))
+        wanted = QUANTILE * upto[-1]
+        at = bisect_left(upto, wanted)
+        weight = self.counts[buckets[at]]
+        within = (wanted - upto[at] + weight) / weight
+        return exp2((buckets[at] + within) / PER_OCTAVE)
 
 
 def _fresh(then: float, now: float, half_life_s: float) -> float:

@@ -147,6 +147,8 @@ def changed(file: Path, **values: Any) -> None:
         ({"lengths": [["m", "code", None, 1, 1, 1, -1]]}, "a negative number"),
         ({"steps": [["spec", "a:1", []]]}, "are not 9 bins"),
         ({"steps": [["spec", "a:1", [3] * 9]]}, "3 is not a bin"),
+        ({"steps": [["spec", "a:1", [[[[1]], 0, 0]] * 9]]}, "[1] is not a bucket and its weight"),
+        ({"steps": [["spec", "a:1", [[[[9999, 1]], 0, 0]] * 9]]}, "cannot be a step time"),
         ({"causal": [["spec", "m", "code", "T<=9", 1, 1, 1, 0]]}, "is not a TemperatureBucket"),
         (
             {"acceptance": [["spec", "m", None, None, 1, -5, 1, 1, 1, 0]]},
@@ -197,6 +199,17 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     memory(tmp_path / "absent" / "learnt.json", taught()).save()
 
     assert "could not be written" in caplog.text
+
+
+def test_a_learner_that_has_seen_nothing_can_be_kept(tmp_path: Path) -> None:
+    file = tmp_path / "learnt.json"
+    memory(file, Learner()).save()
+    again = Learner()
+
+    memory(file, again).load()
+
+    assert again.demand.began_at is None
+    assert file.exists()
 
 
 def test_without_a_file_nothing_is_kept_or_read(tmp_path: Path) -> None:

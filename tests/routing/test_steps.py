@@ -129,6 +129,17 @@ def test_a_forgotten_pool_is_not_measured() -> None:
     assert made.curve(PLAIN, now=0.0) is None
 
 
+def test_any_number_of_steps_can_be_told_of() -> None:
+    made = StepBook()
+    for number in range(60):
+        gap_s = truth(1) if number % 2 else 10 * truth(1)  # of each, the later ones weigh more
+        made.add("plain", "plain-0", gap_s, in_flight=1, now=0.0, count=10**9)
+    weight = made.sums["plain", "plain-0"].bins[0].weight
+
+    assert curve(made, PLAIN).at(1)[0] == pytest.approx(truth(1), rel=0.05)
+    assert 300 < weight < 1000
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=1, max_size=9))
 def test_rising_keeps_the_weighted_mean_and_never_falls(pairs: list[tuple[float, float]]) -> None:
     values, weights = [v for v, _ in pairs], [w for _, w in pairs]
