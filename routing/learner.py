@@ -17,8 +17,8 @@ from routing.traffic import TemperatureBucket, TrafficClass
 from routing.work import LengthBook, ServiceBook
 
 MEASURED_S = 0.25
-"""How long a pool's figures are used before they are worked out anew. Twice as long costs a tenth of
-mean latency in a simulation of overload: dozens of requests then follow a first, wrong curve."""
+"""How long a pool's figures are used before they are worked out anew. Twice as long cost a tenth
+of mean latency in one simulated overload: dozens of requests followed a first, wrong curve."""
 
 
 class Measured(NamedTuple):
