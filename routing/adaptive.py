@@ -130,8 +130,9 @@ class Adaptive:
             return self._queue_alone(request, pools, now, Reason.SHORT_OUTPUT, length)
         current = self._current.get(traffic_class)
         offers = self._offers(request, traffic_class, pools, figures, length, now, draws)
-        if not offers:  # none is measured, and none is up
-            return self._fallback.choose(request, pools, now=now, draws=draws)
+        if len(offers) < 2:  # the others are not measured, and not up
+            left = [offer.pool for offer in offers] or pools
+            return self._fallback.choose(request, left, now=now, draws=draws)
         best = min(offers, key=_value)
         if chance and draws.explore < self._knobs.exploration:
             looked_at = self._explored(traffic_class, best, offers, now)
@@ -337,7 +338,7 @@ class Adaptive:
 
 def _held_out(pools: Sequence[Pool], draw: float) -> Choice:
     """Send to a pool by lot."""
-    pool = pools[int(draw * len(pools))]
+    pool = pools[min(int(draw * len(pools)), len(pools) - 1)]
     step = RuleStep("holdout", "by lot, to keep {} pools measured", (len(pools),))
     share = 1.0 / len(pools)
     return Choice(pool, Reason.HOLDOUT, step, lambda: {pool.name: share for pool in pools})
@@ -386,7 +387,7 @@ def chances(offers: Sequence[_Offer]) -> list[float]:
                     beaten *= 1.0 - other.believed.chance_above(other.cost.bar(value))
             total += beaten
         won.append(total / cells)
-    scale = sum(won)
+    scale = sum(won) or 1.0  # what midpoints miss
     return [win / scale for win in won]
 
 

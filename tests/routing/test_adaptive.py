@@ -274,6 +274,21 @@ def test_a_pool_that_is_down_and_unmeasured_holds_nothing_up() -> None:
     assert (found.pool, found.reason) == (spec, Reason.SPECULATES)
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_where_all_others_are_down_and_unmeasured_there_is_no_choice(measured: bool) -> None:
+    router, spec, plain = world()
+    up, down = (plain if measured else spec), pool("down", "ngram", healthy=False)
+    if not measured:
+        router.learner.forget("spec")
+        spec.backends[0].healthy = False
+
+    found = router.decide(request(*CHAT), [up, down], now=1.0, draws=HALVES)
+
+    assert isinstance(found, Decision) is measured
+    if isinstance(found, Decision):
+        assert (found.pool, found.reason) == (plain, Reason.POLICY)
+
+
 def test_a_single_pool_is_no_choice() -> None:
     router, spec, _ = world()
 
