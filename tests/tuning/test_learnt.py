@@ -17,7 +17,7 @@ from routing.state import UnusableState
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
 from tests.tuning.compared import protocol, rows_of
-from turnout.tuning.compare.advised import SPLITS, advices
+from turnout.tuning.compare.advised import SPLITS, advice_by_load
 from turnout.tuning.compare.protocol import ADAPTIVE
 from turnout.tuning.learnt import read_learnt
 
@@ -94,7 +94,7 @@ def test_each_load_that_was_measured_gets_its_advice(kept: Path) -> None:
     rows = [row for row in rows_of(ADAPTIVE) if row.arm == ADAPTIVE]
     unclassed = [replace(row, traffic_class=None) for row in rows[:2]]
 
-    given = advices(kept, protocol(), [*rows, *unclassed])
+    given = advice_by_load(kept, protocol(), [*rows, *unclassed])
 
     assert set(given) == {"low"}
     assert SPLITS[given["low"].best.speculating] == "2x-spec"
@@ -102,4 +102,4 @@ def test_each_load_that_was_measured_gets_its_advice(kept: Path) -> None:
 
 
 def test_without_what_was_learnt_there_is_no_advice(tmp_path: Path) -> None:
-    assert advices(tmp_path, protocol(), rows_of(ADAPTIVE)) == {}
+    assert advice_by_load(tmp_path, protocol(), rows_of(ADAPTIVE)) == {}

@@ -21,7 +21,7 @@ _PROMPT_TOKENS = 100.0
 """Of a class whose prompts nobody counted."""
 
 
-def advices(folder: Path, protocol: Protocol, rows: Sequence[Row]) -> dict[str, Advice]:
+def advice_by_load(folder: Path, protocol: Protocol, rows: Sequence[Row]) -> dict[str, Advice]:
     """Return the advice by load; empty where nothing was learnt yet."""
     try:
         learnt = read_learnt(folder / "gateways" / ADAPTIVE / LEARNT)

@@ -17,7 +17,7 @@ from turnout.simulation.page import (
     markdown_table,
 )
 from turnout.tuning.advice import Advice
-from turnout.tuning.compare.advised import SPLITS, advices
+from turnout.tuning.compare.advised import SPLITS, advice_by_load
 from turnout.tuning.compare.plots import draw
 from turnout.tuning.compare.protocol import ADAPTIVE, REAL, Protocol
 from turnout.tuning.compare.rows import Results, Row
@@ -114,7 +114,7 @@ def _advised(
 def write_report(results: Results) -> str:
     """Write `report.html`, `.json` and `.md` beside the rows; return the verdicts to print."""
     rows = complete(results.rows, results.protocol)
-    advice = advices(results.folder, results.protocol, rows)
+    advice = advice_by_load(results.folder, results.protocol, rows)
     report = report_of(results.protocol, rows, advice)
     drawn = draw(report.protocol, rows, report.summaries, report.ratios)
     files = {
