@@ -128,7 +128,9 @@ def teach(router: Router, of: Pool, classes: Sequence[TrafficClass]) -> None:
     """Show step times at several loads, and some requests of each class."""
     for backend, in_flight in product(of.backends, (1, 4, 16)):
         gap_s = 0.03 + 0.001 * in_flight
-        router.stepped(of, backend, gap_s, in_flight=in_flight, now=99.0, count=50 * in_flight)
+        router.learner.stepped(
+            of, backend, gap_s, in_flight=in_flight, now=99.0, count=50 * in_flight
+        )
     for number, each in enumerate([*classes] * 5):
         router.observe(
             Outcome(

@@ -114,7 +114,7 @@ def create_app(
         fleet, client, discovery, settings=settings.probes, clock=clock, on_restart=restarted
     )
     counterfactual = Counterfactual(
-        lambda *found: router.looked_up(*found, now=clock()),
+        lambda *found: router.learner.looked_up(*found, now=clock()),
         share=settings.observation.counterfactual_share,
     )
     pipeline = Pipeline(

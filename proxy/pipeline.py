@@ -214,7 +214,7 @@ class Pipeline:
         downstream = exchange.downstream
         features, record = exchange.request.features, exchange.record
         watch = Watch(
-            self._router,
+            self._router.learner,
             decision,
             prompt_tokens=features.prompt_tokens if features.stream else 0.0,
         )

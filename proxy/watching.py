@@ -1,16 +1,16 @@
 """What one request on its way tells of its backend: prefill still to be done, and steps taken."""
 
 from routing.decision import Decision
-from routing.router import Router
+from routing.learner import Learner
 
 
 class Watch:
-    """Keeps a backend's load current for one request, and tells the router of its steps.
+    """Keeps a backend's load current for one request, and tells the learner of its steps.
 
     What it counts up it counts down exactly once, at `close` at the latest.
 
     Args:
-        router: Learns step times.
+        learner: Told of steps.
         decision: Where the request goes.
         prompt_tokens: Length of its prompt, about; 0 where its first output will not be seen,
             as in an answer that does not stream.
@@ -20,8 +20,8 @@ class Watch:
         pending_tokens: Prompt tokens of others to be read there before its own.
     """
 
-    def __init__(self, router: Router, decision: Decision, *, prompt_tokens: float) -> None:
-        self._router = router
+    def __init__(self, learner: Learner, decision: Decision, *, prompt_tokens: float) -> None:
+        self._learner = learner
         self._decision = decision
         self._unread = prompt_tokens
         self._stalled = False
@@ -39,7 +39,7 @@ class Watch:
     def gap(self, gap_s: float, now: float) -> None:
         """A chunk came `gap_s` after the one before, at `now` (s, monotonic)."""
         backend = self._decision.backend
-        self._router.stepped(
+        self._learner.stepped(
             self._decision.pool,
             backend,
             gap_s,

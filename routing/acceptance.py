@@ -19,10 +19,12 @@ alike, so the Gamma is widened by 1 + (steps per request) / `ALIKE`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import erfc, exp2, inf, sqrt
+from math import erfc, inf, sqrt
 from statistics import NormalDist
+from typing import ClassVar, Self
 
 from routing.expectations import Expectation, expectation
+from routing.fading import Fading
 from routing.pools import Pool, Speculation
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
@@ -62,7 +64,7 @@ _SQRT_2 = sqrt(2.0)
 
 
 @dataclass(slots=True)
-class AcceptanceSums:
+class AcceptanceSums(Fading):
     """Decayed sums of one node on one pool; additive over workers.
 
     Attributes:
@@ -81,6 +83,8 @@ class AcceptanceSums:
     expected: float = 0.0
     seen_at: float = 0.0
 
+    _sums: ClassVar = ("requests", "steps", "accepted", "drafted", "expected")
+
     def add(
         self, *, steps: float, accepted: float, drafted: float, expected: float, now: float
     ) -> None:
@@ -97,29 +101,9 @@ class AcceptanceSums:
             )
         )
 
-    def scale(self, share: float) -> None:
-        """Keep `share` of the evidence."""
-        self.requests *= share
-        self.steps *= share
-        self.accepted *= share
-        self.drafted *= share
-        self.expected *= share
-
-    def merge(self, other: "AcceptanceSums") -> None:
+    def merge(self, other: Self, *, half_life_s: float = HALF_LIFE_S) -> None:
         """Add what another worker has seen; the older of both fades to the age of the newer."""
-        now = max(self.seen_at, other.seen_at)
-        self.scale(self.fresh(now))
-        share = other.fresh(now)
-        self.requests += share * other.requests
-        self.steps += share * other.steps
-        self.accepted += share * other.accepted
-        self.drafted += share * other.drafted
-        self.expected += share * other.expected
-        self.seen_at = now
-
-    def fresh(self, now: float) -> float:
-        """Return the share of the evidence that still counts at `now`."""
-        return exp2(-max(0.0, now - self.seen_at) / HALF_LIFE_S)
+        Fading.merge(self, other, half_life_s=half_life_s)
 
     @property
     def rate(self) -> float:

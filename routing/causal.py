@@ -7,7 +7,7 @@ of the holdout and of exploration were sent by a coin: their difference is the p
 from math import exp, log, sqrt
 from typing import NamedTuple
 
-from routing.fading import Moments
+from routing.fading import Moments, fresh
 from routing.traffic import TrafficClass
 
 HALF_LIFE_S = 6 * 3600.0
@@ -44,10 +44,7 @@ class CausalBook:
     def add(self, pool: str, traffic_class: TrafficClass, tpot_s: float, *, now: float) -> None:
         """Add a request that chance sent to `pool`; `tpot_s` > 0."""
         sums = self.sums.setdefault((pool, traffic_class), Moments(seen_at=now))
-        faded = Moments(seen_at=now)
-        faded.merge(sums, half_life_s=HALF_LIFE_S)
-        faded.add(log(tpot_s), memory=1.0, now=now)
-        self.sums[pool, traffic_class] = faded
+        sums.add(log(tpot_s), memory=fresh(sums.seen_at, now, HALF_LIFE_S), now=now)
 
     def speed_up(self, pool: str, than: str, traffic_class: TrafficClass) -> SpeedUp | None:
         """Return how much faster `pool` is than `than` for a class; None while unknown."""
@@ -62,10 +59,6 @@ class CausalBook:
             high=exp(difference + error),
             requests=min(one.count, other.count),
         )
-
-    def classes(self) -> set[TrafficClass]:
-        """Return every class seen."""
-        return {traffic_class for _, traffic_class in self.sums}
 
     def merge(self, other: "CausalBook") -> None:
         """Add what another worker has seen."""

@@ -3,7 +3,7 @@
 from math import exp2, log
 from typing import NamedTuple
 
-from routing.fading import Moments
+from routing.fading import Moments, fresh
 from routing.traffic import TrafficClass
 
 HALF_LIFE_S = 1800.0
@@ -38,7 +38,7 @@ class DemandBook:
         if self.began_at is None:
             self.began_at = now
         sums = self.sums.setdefault(traffic_class, Moments(seen_at=now))
-        sums.add(prompt_tokens, memory=exp2(-(now - sums.seen_at) / HALF_LIFE_S), now=now)
+        sums.add(prompt_tokens, memory=fresh(sums.seen_at, now, HALF_LIFE_S), now=now)
 
     def of(self, model: str, *, now: float) -> dict[TrafficClass, Demand]:
         """Return what is asked for of `model` at `now` (s, monotonic)."""
@@ -49,7 +49,7 @@ class DemandBook:
         seconds = (1.0 - faded) * HALF_LIFE_S / log(2.0)
         return {
             traffic_class: Demand(
-                sums.count * exp2(-max(0.0, now - sums.seen_at) / HALF_LIFE_S) / seconds, sums.mean
+                sums.count * fresh(sums.seen_at, now, HALF_LIFE_S) / seconds, sums.mean
             )
             for traffic_class, sums in self.sums.items()
             if traffic_class.model == model and sums.count

@@ -111,15 +111,6 @@ _BETA: Mapping[TaskType, float] = {
     T.ROLEPLAY: 0.35,
     T.CREATIVE: 0.40,
 }
-_TEMPERATURE: Mapping[TemperatureBucket, float] = {
-    TemperatureBucket.UP_TO_02: 0.1,
-    TemperatureBucket.UP_TO_05: 0.4,
-    TemperatureBucket.UP_TO_07: 0.6,
-    TemperatureBucket.UP_TO_10: 0.9,
-    TemperatureBucket.ABOVE_10: 1.2,
-}
-"""One temperature for each bucket, where most of its requests are."""
-
 _OTHER_DRAFT = 0.25
 """A deployment's draft is not the one that was measured: such rows count for a quarter."""
 
@@ -136,7 +127,7 @@ def expectation(
         bucket: The class's temperature.
     """
     k = max(1, k)
-    kept = 1.0 - _BETA[task] * _TEMPERATURE[bucket] ** 1.6
+    kept = 1.0 - _BETA[task] * bucket.typical**1.6
     if speculation in _COPYING:
         tau, steps = _COPYING[speculation][task]
         return Expectation((tau - 1.0) * 0.9 ** ((5 - k) / 2) * kept, steps)

@@ -2,11 +2,41 @@
 
 from dataclasses import dataclass
 from math import exp2
-from typing import Self
+from typing import ClassVar, Self
+
+
+def fresh(then: float, now: float, half_life_s: float) -> float:
+    """Return the share of what was seen at `then` that still counts at `now`, in (0, 1]."""
+    return exp2(-max(0.0, now - then) / half_life_s)
+
+
+class Fading:
+    """Sums in the fields `_sums`, and the moment at which one was last added to.
+
+    Attributes:
+        seen_at: That moment (s, monotonic).
+    """
+
+    _sums: ClassVar[tuple[str, ...]]
+    seen_at: float
+
+    def scale(self, share: float) -> None:
+        """Keep `share` of the evidence."""
+        for name in self._sums:
+            setattr(self, name, share * getattr(self, name))
+
+    def merge(self, other: Self, *, half_life_s: float) -> None:
+        """Add another worker's; the older of both fades to the age of the newer."""
+        now = max(self.seen_at, other.seen_at)
+        mine = fresh(self.seen_at, now, half_life_s)
+        theirs = fresh(other.seen_at, now, half_life_s)
+        for name in self._sums:
+            setattr(self, name, mine * getattr(self, name) + theirs * getattr(other, name))
+        self.seen_at = now
 
 
 @dataclass(slots=True)
-class Moments:
+class Moments(Fading):
     """Count, sum and sum of squares of values.
 
     Attributes:
@@ -21,21 +51,13 @@ class Moments:
     squares: float = 0.0
     seen_at: float = 0.0
 
+    _sums: ClassVar = ("count", "total", "squares")
+
     def add(self, value: float, *, memory: float, now: float) -> None:
         """Add `value`, keeping `memory` of what was before."""
         self.count = memory * self.count + 1.0
         self.total = memory * self.total + value
         self.squares = memory * self.squares + value * value
-        self.seen_at = now
-
-    def merge(self, other: Self, *, half_life_s: float) -> None:
-        """Add another worker's; the older of both fades to the age of the newer."""
-        now = max(self.seen_at, other.seen_at)
-        mine = exp2(-(now - self.seen_at) / half_life_s)
-        theirs = exp2(-(now - other.seen_at) / half_life_s)
-        self.count = mine * self.count + theirs * other.count
-        self.total = mine * self.total + theirs * other.total
-        self.squares = mine * self.squares + theirs * other.squares
         self.seen_at = now
 
     @property
@@ -53,7 +75,7 @@ class Moments:
 
 
 @dataclass(slots=True)
-class Slope:
+class Slope(Fading):
     """How much a second quantity rises with a first: the sums of a linear regression.
 
     Attributes:
@@ -72,6 +94,8 @@ class Slope:
     xy: float = 0.0
     seen_at: float = 0.0
 
+    _sums: ClassVar = ("count", "x", "y", "xx", "xy")
+
     def add(self, x: float, y: float, *, memory: float, weight: float, now: float) -> None:
         """Add a pair, keeping `memory` of what was before."""
         self.count = memory * self.count + weight
@@ -79,18 +103,6 @@ class Slope:
         self.y = memory * self.y + weight * y
         self.xx = memory * self.xx + weight * x * x
         self.xy = memory * self.xy + weight * x * y
-        self.seen_at = now
-
-    def merge(self, other: Self, *, half_life_s: float) -> None:
-        """Add another worker's; the older of both fades to the age of the newer."""
-        now = max(self.seen_at, other.seen_at)
-        mine = exp2(-(now - self.seen_at) / half_life_s)
-        theirs = exp2(-(now - other.seen_at) / half_life_s)
-        self.count = mine * self.count + theirs * other.count
-        self.x = mine * self.x + theirs * other.x
-        self.y = mine * self.y + theirs * other.y
-        self.xx = mine * self.xx + theirs * other.xx
-        self.xy = mine * self.xy + theirs * other.xy
         self.seen_at = now
 
     @property

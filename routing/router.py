@@ -24,12 +24,10 @@ from routing.decision import (
     certain,
 )
 from routing.learner import Learner
-from routing.lookup import Lookup
 from routing.policies import make_policy
-from routing.pools import Backend, Pool
+from routing.pools import Pool
 from routing.static import Choice, Policy
 from routing.thresholds import Rules, Thresholds, Verdict, least_full
-from routing.traffic import TrafficClass
 
 
 class Router:
@@ -114,34 +112,6 @@ class Router:
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
         self.learner.observe(outcome, now=now)
-
-    def stepped(
-        self,
-        pool: Pool,
-        backend: Backend,
-        gap_s: float,
-        *,
-        in_flight: int,
-        now: float,
-        count: int = 1,
-        stalled: bool = False,
-    ) -> None:
-        """Learn from the gap between two chunks of a stream (`Learner.stepped`)."""
-        self.learner.stepped(
-            pool, backend, gap_s, in_flight=in_flight, now=now, count=count, stalled=stalled
-        )
-
-    def looked_up(
-        self,
-        traffic_class: TrafficClass,
-        pool: Pool,
-        lookup: Lookup,
-        outcome: Outcome | None,
-        *,
-        now: float,
-    ) -> None:
-        """Learn what an n-gram pool would have accepted (`Learner.looked_up`)."""
-        self.learner.looked_up(traffic_class, pool, lookup, outcome, now=now)
 
     def shedding(self, pool: Pool, *, now: float) -> bool:
         """Whether `pool` is over a load mark that applies at `now`; moves its switches on."""

@@ -17,6 +17,7 @@ from itertools import accumulate
 from math import exp, exp2, floor, inf, log2
 from typing import NamedTuple
 
+from routing.fading import fresh
 from routing.pools import Pool
 
 KNOTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -133,8 +134,8 @@ class GapHistogram:
     def merge(self, other: "GapHistogram") -> None:
         """Add another worker's; the older of both fades to the age of the newer."""
         now = max(self.seen_at, other.seen_at)
-        self.scale(_fresh(self.seen_at, now, HALF_LIFE_S))
-        share = _fresh(other.seen_at, now, HALF_LIFE_S) / other._growth
+        self.scale(fresh(self.seen_at, now, HALF_LIFE_S))
+        share = fresh(other.seen_at, now, HALF_LIFE_S) / other._growth
         for bucket, weight in other.counts.items():
             self.counts[bucket] = self.counts.get(bucket, 0.0) + share * weight
         self.crowd += share * other.crowd
@@ -155,10 +156,6 @@ class GapHistogram:
         weight = self.counts[buckets[at]]
         within = (wanted - upto[at] + weight) / weight
         return exp2((buckets[at] + within) / PER_OCTAVE)
-
-
-def _fresh(then: float, now: float, half_life_s: float) -> float:
-    return exp2(-max(0.0, now - then) / half_life_s)
 
 
 @dataclass(slots=True)
@@ -277,7 +274,7 @@ def _together(histograms: Sequence[GapHistogram]) -> GapHistogram:
 
 def _quick(recent: GapHistogram, now: float) -> float:
     """Return the factor of the present; near 1 where little is recent."""
-    weight = recent.weight * _fresh(recent.seen_at, now, QUICK_HALF_LIFE_S)
+    weight = recent.weight * fresh(recent.seen_at, now, QUICK_HALF_LIFE_S)
     if weight < _NEGLIGIBLE:
         return 1.0
     trust = weight / (weight + QUICK_STEPS / 4)
@@ -314,7 +311,7 @@ def _points(backends: Sequence[StepSums], now: float) -> Iterator[tuple[int, _Po
     """Yield what the backends' bins say, by number."""
     for index in range(len(KNOTS)):
         gaps = _together([sums.bins[index] for sums in backends])
-        weight = gaps.weight * _fresh(gaps.seen_at, now, HALF_LIFE_S)
+        weight = gaps.weight * fresh(gaps.seen_at, now, HALF_LIFE_S)
         if weight > _NEGLIGIBLE:
             crowd = gaps.crowd / sum(gaps.counts.values())
             yield index, _Point(crowd, gaps.quantile, weight)

@@ -21,9 +21,15 @@ class TemperatureBucket(StrEnum):
         """Return the bucket whose upper edge is the first at or above `temperature`."""
         return _BUCKETS[bisect_left(_EDGES, temperature)]
 
+    @property
+    def typical(self) -> float:
+        """One temperature for the bucket, where most of its requests are."""
+        return _TYPICAL[self]
+
 
 _EDGES = (0.2, 0.5, 0.7, 1.0)
 _BUCKETS = tuple(TemperatureBucket)
+_TYPICAL = dict(zip(_BUCKETS, (0.1, 0.4, 0.6, 0.9, 1.2), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """How much work a request is: tokens it will write, what its prompt and its wait cost a pool."""
 
-from math import exp, exp2, inf, log
+from math import exp, inf, log
 
-from routing.fading import Moments, Slope
+from routing.fading import Moments, Slope, fresh
 from routing.pools import Pool
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
@@ -44,7 +44,7 @@ class LengthBook:
             return
         for key in _length_keys(traffic_class):
             sums = self.sums.setdefault(key, Moments(seen_at=now))
-            kept = REQUESTS_KEPT * exp2(-max(0.0, now - sums.seen_at) / HALF_LIFE_S)
+            kept = REQUESTS_KEPT * fresh(sums.seen_at, now, HALF_LIFE_S)
             sums.add(log(tokens), memory=kept, now=now)
         self._beliefs.clear()
 

@@ -403,7 +403,7 @@ def teach(world: World) -> None:
     for pool, gap_s in zip(world.fleet.pools, (0.03, 0.02), strict=True):
         backend = pool.backends[0]
         for _ in range(20):
-            world.router.stepped(pool, backend, gap_s, in_flight=1, now=world.clock())
+            world.router.learner.stepped(pool, backend, gap_s, in_flight=1, now=world.clock())
             world.router.observe(
                 Outcome(
                     pool=pool,

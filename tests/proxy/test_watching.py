@@ -10,7 +10,7 @@ from tests.proxy.pieces import a_decision
 
 
 class Steps:
-    """A router that notes the steps it is told of."""
+    """A learner that notes the steps it is told of."""
 
     def __init__(self) -> None:
         self.told: list[tuple[float, int, bool]] = []
@@ -20,8 +20,8 @@ class Steps:
 
 
 def watch(decision: Decision, prompt_tokens: float, steps: Steps | None = None) -> Watch:
-    router: Any = steps or Steps()
-    return Watch(router, decision, prompt_tokens=prompt_tokens)
+    learner: Any = steps or Steps()
+    return Watch(learner, decision, prompt_tokens=prompt_tokens)
 
 
 def test_a_prompt_is_pending_until_its_first_output() -> None:

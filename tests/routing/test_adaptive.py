@@ -25,7 +25,9 @@ def teach_steps(router: Router, of: Pool, *, idle_s: float, token_s: float) -> N
         for in_flight in (1, 2, 4, 8, 16, 32, 64):
             gap_s = idle_s + token_s * in_flight
             for _ in range(40):
-                router.stepped(of, backend, gap_s, in_flight=in_flight, now=0.0, count=in_flight)
+                router.learner.stepped(
+                    of, backend, gap_s, in_flight=in_flight, now=0.0, count=in_flight
+                )
 
 
 def teach_tau(router: Router, of: Pool, task: str, temperature: float, tau: float) -> None:
@@ -477,7 +479,9 @@ def test_whatever_is_observed_a_decision_is_made_with_finite_numbers(
     assert asked.traffic_class is not None
     for gap_s, in_flight, count in gaps:
         for of in (spec, plain):
-            router.stepped(of, of.backends[0], gap_s, in_flight=in_flight, now=0.0, count=count)
+            router.learner.stepped(
+                of, of.backends[0], gap_s, in_flight=in_flight, now=0.0, count=count
+            )
     for tokens, accepted, seconds in outcomes:
         router.observe(
             Outcome(

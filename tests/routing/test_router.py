@@ -347,8 +347,8 @@ def test_what_was_looked_up_and_how_long_steps_take_is_learnt() -> None:
     asked = request().traffic_class
     assert asked is not None
 
-    acting.looked_up(asked, spec, Lookup(50, 100, 200), None, now=0.0)
-    acting.stepped(spec, spec.backends[0], 0.02, in_flight=1, now=0.0, count=20)
+    acting.learner.looked_up(asked, spec, Lookup(50, 100, 200), None, now=0.0)
+    acting.learner.stepped(spec, spec.backends[0], 0.02, in_flight=1, now=0.0, count=20)
 
     assert acting.learner.acceptance.of(spec, asked, now=0.0).accepted > 0
     assert acting.learner.measured(spec, now=0.0) is not None

@@ -175,7 +175,7 @@ class Routed:
         settings = replica.engine.settings
         cost = settings.cost
         idle_s = cost.fixed_s + cost.draft_s + cost.sequence_s + cost.token_s * (1 + settings.k)
-        self.router.stepped(
+        self.router.learner.stepped(
             replica.pool, replica.backend, idle_s, in_flight=1, now=0.0, count=IDLE_STEPS
         )
 
@@ -212,7 +212,7 @@ class Routed:
         """Tell the router of a chunk gap."""
         if self._steps:
             in_flight = replica.backend.in_flight
-            self.router.stepped(
+            self.router.learner.stepped(
                 replica.pool,
                 replica.backend,
                 gap_s,

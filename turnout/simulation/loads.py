@@ -68,7 +68,7 @@ def load_named(name: str) -> Load:
 
 
 WARM_UP = 0.1
-"""Share of the arrivals that comes first and is not counted."""
+"""Share of a cell's requests, the first, that no statistic counts."""
 WARM_UP_LOAD = 0.4
 """They come at this share of plain capacity at most: a load does not begin at its height."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from turnout.simulation.arms import ADAPTIVE, ORACLE
 from turnout.simulation.cells import Results
+from turnout.simulation.loads import WARM_UP
 from turnout.simulation.mixes import SCENARIOS
 from turnout.simulation.page import (
     Drawn,
@@ -24,7 +25,6 @@ from turnout.simulation.servers import PRESET
 from turnout.simulation.statistics import (
     BLOCK,
     RESAMPLES,
-    WARM_UP,
     Comparison,
     Summary,
     Targets,

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from turnout.simulation.arms import ORACLE
 from turnout.simulation.cells import Results
 from turnout.simulation.cluster import Rows
+from turnout.simulation.loads import WARM_UP
 
 Numbers = NDArray[np.float64]
 
-WARM_UP = 0.1
-"""Share of a cell's requests, the first, that no statistic counts."""
 BLOCK = 50
 """Consecutive arrivals that are resampled together: at 85 % load about as many run side by side,
 and requests that do are not independent."""

@@ -19,7 +19,7 @@ from routing.decision import Draws
 from routing.demand import Demand
 from routing.learner import Learner, Measured
 from routing.pools import Backend, Pool
-from routing.traffic import TemperatureBucket, TrafficClass
+from routing.traffic import TrafficClass
 from turnout.simulation.acceptance import Odds, alpha_of
 from turnout.simulation.acceptance import Speculation as SimulatedMethod
 from turnout.simulation.arms import ADAPTIVE, ARMS, Arm, Routed
@@ -41,13 +41,6 @@ _BLOCK = 30
 _RESAMPLES = 1000
 _LENGTH_SIGMA = 0.5
 """Spread of output lengths (of their logarithm) where fewer than ten were seen."""
-_TEMPERATURE: Mapping[TemperatureBucket, float] = {
-    TemperatureBucket.UP_TO_02: 0.1,
-    TemperatureBucket.UP_TO_05: 0.4,
-    TemperatureBucket.UP_TO_07: 0.6,
-    TemperatureBucket.UP_TO_10: 0.9,
-    TemperatureBucket.ABOVE_10: 1.2,
-}
 
 
 class NotKnown(Exception):
@@ -228,7 +221,7 @@ def _requests(
             SimulatedRequest(
                 index=index,
                 arrives_s=at,
-                kind=Kind(task=chosen.task, temperature=_TEMPERATURE[chosen.bucket], weight=1.0),
+                kind=Kind(task=chosen.task, temperature=chosen.bucket.typical, weight=1.0),
                 label=chosen.task,
                 prompt_tokens=max(1, round(demand[chosen].prompt_tokens)),
                 output_tokens=max(2, round(median * exp(sigma * random.gauss(0.0, 1.0)))),

@@ -28,7 +28,7 @@ from turnout.lab.progress import StageDisplay
 from turnout.tuning import demo_tables as tables
 from turnout.tuning.comparison import PLAIN, SPEC, Routed, pinned, routed, warm_up
 from turnout.tuning.crossover import Cell, DerivedMarks, Gains, derive_marks, gains
-from turnout.tuning.gateway import Gateway, GatewayFailed, free_port
+from turnout.tuning.gateway import Gateway, GatewayFailed, free_port, pool_config
 from turnout.tuning.holding import Advance
 from turnout.tuning.incidents import Outage, Step, outage, rise_and_fall
 from turnout.tuning.load import LoadGenerator
@@ -159,15 +159,7 @@ def gateway_config(
     servers: Sequence[Server], thresholds: Mapping[str, object], *, learnt: Path
 ) -> str:
     """Return a config in YAML: a pool for each server, and what differs from the defaults."""
-    pools = [
-        {
-            "name": server.plan.name,
-            "backends": [server.url],
-            "speculation": server.plan.speculation,
-            "max_num_seqs": server.plan.max_num_seqs,
-        }
-        for server in servers
-    ]
+    pools = [pool_config(server.plan.name, [server]) for server in servers]
     config: dict[str, object] = {"pools": pools, "learning": {"state_file": str(learnt)}}
     if thresholds:
         config["thresholds"] = dict(thresholds)

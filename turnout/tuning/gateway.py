@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Self
 
 import httpx
 
-from turnout.lab import processes
+from turnout.lab import Server, processes
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
@@ -20,6 +21,17 @@ _POLL_S = 0.1
 
 class GatewayFailed(Exception):
     """The gateway could not be started; the message says why, with its own last lines."""
+
+
+def pool_config(name: str, servers: Sequence[Server]) -> dict[str, object]:
+    """Return a pool of like servers of the lab, as a gateway's config has it."""
+    plan = servers[0].plan
+    return {
+        "name": name,
+        "backends": [server.url for server in servers],
+        "speculation": plan.speculation,
+        "max_num_seqs": plan.max_num_seqs,
+    }
 
 
 def free_port(port: int) -> int:

@@ -14,7 +14,7 @@ from turnout.lab.plans import MODEL_NAME
 from turnout.tuning.compare.material import kinds
 from turnout.tuning.compare.protocol import REAL, Arm, Cell, Load, Protocol
 from turnout.tuning.compare.rows import Row, to_rows
-from turnout.tuning.gateway import Gateway
+from turnout.tuning.gateway import Gateway, pool_config
 from turnout.tuning.load import LoadGenerator, OnSample
 from turnout.tuning.prompts import Workload
 from turnout.tuning.sample import Job, Sample
@@ -187,18 +187,9 @@ def gateway_config(arm: Arm, servers: Mapping[str, Server], *, learnt: Path) -> 
         servers: By name; at least the arm's.
         learnt: Where a policy that learns keeps what it has learnt from round to round.
     """
-    pools = []
-    for pool, names in arm.pools.items():
-        plan = servers[names[0]].plan
-        urls = [servers[name].url for name in names]
-        pools.append(
-            {
-                "name": pool,
-                "backends": urls,
-                "speculation": plan.speculation,
-                "max_num_seqs": plan.max_num_seqs,
-            }
-        )
+    pools = [
+        pool_config(pool, [servers[name] for name in names]) for pool, names in arm.pools.items()
+    ]
     config: dict[str, object] = {"policy": arm.policy, "pools": pools}
     if arm.policy == "adaptive":
         config["learning"] = {"state_file": str(learnt)}
