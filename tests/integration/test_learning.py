@@ -15,7 +15,12 @@ import yaml
 from tests.running import gateway_command, running
 from turnout.lab import Lab, ServerPlan
 
-TEXT = "The quick brown fox jumps over the lazy dog near the river bank, and the dog sleeps on."
+TEXT = (
+    "The quick brown fox jumps over the lazy dog near the river bank, and the dog sleeps on. "
+    "Later the fox returns with a friend, and both look at the boats that pass under the old "
+    "bridge, until the evening bell rings in the village and the fishermen carry their nets home."
+)
+"""Longer than an answer of 48 tokens, so that all of it repeats."""
 ECHO = {"content": f"Repeat this text exactly: {TEXT}", "temperature": 0.0}
 POEM = {"content": "Write a poem about the sea.", "temperature": 1.0}
 TASKS = {"echo": "extraction", "poem": "creative"}
