@@ -12,7 +12,7 @@ from routing.decision import Draws
 from routing.pools import Backend, Pool, Speculation
 from routing.tasks import TaskType
 from turnout.simulation.acceptance import Odds
-from turnout.simulation.arms import ARMS, Oracle, assembled
+from turnout.simulation.arms import ARMS, Oracle, assembled, averages
 from turnout.simulation.cells import capacity, simulate_cell
 from turnout.simulation.cluster import Chosen, Cluster, Flight, Outage, Replica
 from turnout.simulation.engine import Engine, EngineRequest, EngineSettings, StepCost
@@ -186,6 +186,20 @@ def test_the_oracle_takes_what_costs_least_and_is_up() -> None:
     assert (chosen(predictable), chosen(not_predictable)) == ("spec", "plain")
     replicas[0].backend.healthy = False
     assert chosen(predictable) == "plain"
+
+
+def test_the_class_oracle_takes_a_request_for_an_average_one_of_its_class() -> None:
+    lucky, unlucky = asked(output=40, alpha=0.9), asked(1, output=20)
+    known = averages([lucky, unlucky], SPEC.k)
+    replicas = [replica("spec", SPEC), replica("plain")]
+    oracle = Oracle(known)
+
+    ((odds, tokens),) = known.values()
+    steps = 40 / (1.0 + lucky.odds.accepted(SPEC.k)) + 20
+    assert 1.0 + odds.accepted(SPEC.k) == pytest.approx(60 / steps)
+    assert tokens == 30
+    chosen = [oracle.choose(each, replicas, now=0.0, again="").replica for each in (lucky, unlucky)]
+    assert chosen[0] is chosen[1]
 
 
 @pytest.mark.parametrize("arm", ARMS)

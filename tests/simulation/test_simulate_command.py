@@ -9,6 +9,7 @@ import pytest
 
 from turnout.cli import main
 from turnout.simulation import commands, plan
+from turnout.simulation.arms import ARMS
 from turnout.simulation.cells import Cell, simulate
 from turnout.simulation.cluster import Rows
 from turnout.simulation.mixes import DEFAULT_MIX, MIXES, SCENARIOS
@@ -30,7 +31,7 @@ def test_a_small_grid_runs_in_processes_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report"
-    arms = ("adaptive", "oracle", "2x-spec", "2x-plain", "least-loaded")
+    arms = ("adaptive", "oracle", "2x-spec", "2x-plain", "least-loaded", "selfish")
 
     status = main(
         ["simulate", *SMALL, "--arms", *arms, "--loads", "85", "--engines", "costly",
@@ -45,9 +46,11 @@ def test_a_small_grid_runs_in_processes_and_is_reported(
     assert [summary["arm"] for summary in place["arms"]] == list(arms)
     assert report["unfinished_cells"] == 0
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert not any(word in page for word in (" src=", "<link", "<script", "@import"))
-    assert "| adaptive |" in (tmp_path / "tables.md").read_text()
+    tables = (tmp_path / "tables.md").read_text()
+    assert "| adaptive |" in tables
+    assert "| others' time |" in tables
 
 
 def test_an_interrupt_keeps_what_is_there(
@@ -143,7 +146,7 @@ def test_the_whole_grid_has_the_scenarios_on_a_part_of_it() -> None:
     cells = planned().cells
 
     grid = [cell for cell in cells if cell.mix == DEFAULT_MIX]
-    assert len(grid) == 3 * 7 * 16 * 5
+    assert len(grid) == 3 * 7 * len(ARMS) * 5
     rest = {(cell.engine, cell.mix, cell.load) for cell in cells if cell.mix != DEFAULT_MIX}
     assert rest == {("eagle3", name, load) for name in SCENARIOS for load in ("40", "85")}
 

@@ -181,7 +181,7 @@ def test_the_worst_place_is_the_one_furthest_over_its_own_limit() -> None:
 def test_wrong_priors_are_judged_once_there_was_time_to_learn() -> None:
     begins_badly = rows([5.0] * 300 + [1.02] * 100)
 
-    *_, wrong, _ = verdicts(compared(adaptive=1.0, wrong_priors=[begins_badly]))
+    *_, wrong, _, _ = verdicts(compared(adaptive=1.0, wrong_priors=[begins_badly]))
 
     assert wrong.held is True
     assert wrong.worst is not None
@@ -191,9 +191,30 @@ def test_wrong_priors_are_judged_once_there_was_time_to_learn() -> None:
 def test_altruism_is_judged_on_average() -> None:
     better, worse = compared(adaptive=0.9, selfish=1.0), compared(adaptive=1.05, selfish=1.0)
 
-    *_, altruism = verdicts(better, worse)
+    *_, altruism, _ = verdicts(better, worse)
 
     assert altruism.held is True
+
+
+def test_where_an_average_of_the_class_is_too_little_to_know_is_said() -> None:
+    within = compared(adaptive=1.0, oracle=1.0, class_oracle=1.0)
+    over = compared(PLACE._replace(load="85"), adaptive=1.06, oracle=1.0, class_oracle=1.05)
+
+    oracle, *_ = verdicts(within, over)
+
+    assert "over it in 1 of 2 cells (the class oracle in 1)" in oracle.found
+
+
+@pytest.mark.parametrize(("calm", "held"), [("adaptive", True), ("oracle", False)])
+def test_a_class_that_often_changes_pools_is_told_from_one_that_does_not(
+    calm: str, held: bool
+) -> None:
+    in_turn = [index % 2 for index in range(COUNT)]
+    arms = {name: [rows(pool=in_turn)] for name in ("adaptive", "oracle")} | {calm: [rows()]}
+
+    *_, switches = verdicts(compared(PLACE, **arms))
+
+    assert switches.held is held
 
 
 def test_a_claim_about_nothing_is_not_judged() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Literal
 
 from routing.adaptive import AdaptiveKnobs
@@ -14,6 +15,7 @@ from routing.router import Router
 from routing.tasks import TaskType
 from routing.thresholds import Thresholds
 from routing.traffic import TemperatureBucket, TrafficClass
+from turnout.simulation.acceptance import Odds
 from turnout.simulation.cluster import Chooser, Chosen, Flight, Replica, replicas_of
 from turnout.simulation.engine import EngineSettings
 from turnout.simulation.mixes import Mix
@@ -26,6 +28,8 @@ CHARS_PER_TOKEN = 4
 
 Layout = Literal["spec + plain", "2 spec", "2 plain", "2 dynamic"]
 Classes = Callable[[TaskType, TemperatureBucket], tuple[TaskType, TemperatureBucket]]
+_Class = tuple[TaskType, float]
+"""The task that a request is taken for, and its temperature."""
 
 
 def _as_they_are(task: TaskType, bucket: TemperatureBucket) -> tuple[TaskType, TemperatureBucket]:
@@ -59,7 +63,8 @@ class Arm:
 
     Attributes:
         layout: The two servers.
-        policy: Name of the router's policy; `oracle` knows the truth instead.
+        policy: Name of the router's policy. `oracle` knows the truth instead; `class-oracle` too,
+            but of a request itself no more than its class.
         thresholds: The router's rules.
         knobs: The adaptive policy's knobs.
         expected: What its learner expects of classes.
@@ -79,7 +84,7 @@ class Arm:
     learns_steps: bool = True
 
 
-ORACLE, ADAPTIVE = "oracle", "adaptive"
+ORACLE, CLASS_ORACLE, ADAPTIVE = "oracle", "class-oracle", "adaptive"
 ARMS: Mapping[str, Arm] = {
     "2x-spec": Arm(layout="2 spec", policy="least_loaded"),
     "2x-plain": Arm(layout="2 plain", policy="least_loaded"),
@@ -93,6 +98,7 @@ ARMS: Mapping[str, Arm] = {
     "wrong-priors": Arm(expected=_wrong),
     "selfish": Arm(knobs=AdaptiveKnobs(altruism=0.0)),
     ORACLE: Arm(policy=ORACLE),
+    CLASS_ORACLE: Arm(policy=CLASS_ORACLE),
     "no-classes": Arm(classes=_one_class),
     "no-temperature": Arm(classes=_task_alone),
     "frozen-steps": Arm(learns_steps=False),
@@ -102,16 +108,31 @@ ARMS: Mapping[str, Arm] = {
 
 SAME_KIND = ("2x-spec", "2x-plain")
 STATIC = ("round-robin", "least-loaded", "threshold", "fixed-shed")
-ABLATIONS = ("no-learning", "no-classes", "no-temperature", "frozen-steps", "no-margin", "selfish")
+ABLATIONS: Mapping[str, str] = {
+    "no-classes": "classes",
+    "no-temperature": "temperature in classes",
+    "frozen-steps": "step times learnt",
+    "no-learning": "all learning",
+    "selfish": "others' time",
+    "no-margin": "margin",
+}
+"""Arms that lack a part of the adaptive policy, and the part."""
 
 
-def assembled(arm: Arm, server: ServerKind, mix: Mix) -> tuple[list[Replica], Chooser]:
-    """Return an arm's replicas, the speculating one first, and what chooses among them."""
+def assembled(
+    arm: Arm, server: ServerKind, mix: Mix, requests: Sequence[SimulatedRequest] = ()
+) -> tuple[list[Replica], Chooser]:
+    """Return an arm's replicas, the speculating one first, and what chooses among them.
+
+    The class oracle takes its knowledge of classes from the `requests` to come.
+    """
     settings = _engines(arm.layout, server, mix)
     pools = [_pool(name, engines) for name, engines in settings.items()]
     replicas = replicas_of(pools, list(settings.values()))
     if arm.policy == ORACLE:
         return replicas, Oracle()
+    if arm.policy == CLASS_ORACLE:
+        return replicas, Oracle(averages(requests, server.k))
     return replicas, Routed(arm, pools, replicas)
 
 
@@ -159,7 +180,7 @@ class Routed:
         self._pools = pools
         self._replicas = {replica.backend.name: replica for replica in replicas}
         self._template = extract(Route.CHAT, {"model": MODEL, "messages": [], "stream": True})
-        self._classes: dict[tuple[TaskType, float], TrafficClass] = {}
+        self._classes: dict[_Class, TrafficClass] = {}
         self._steps = arm.policy == "adaptive" and arm.learns_steps
         self.router = Router(
             policy=arm.policy,
@@ -200,7 +221,7 @@ class Routed:
         return Chosen(self._replicas[decision.backend.name], randomised)
 
     def _class(self, request: SimulatedRequest) -> TrafficClass:
-        key = request.label, request.kind.temperature
+        key = _class(request)
         found = self._classes.get(key)
         if found is None:
             bucket = TemperatureBucket.of(request.kind.temperature)
@@ -254,13 +275,23 @@ class Routed:
 
 
 class Oracle:
-    """Chooses the replica on which a request really costs least, J and all."""
+    """Chooses the replica on which a request really costs least, J and all.
+
+    Args:
+        averages: Odds and length that it takes for a request's own, by class; the real ones where
+            a class is not in it.
+    """
+
+    def __init__(self, averages: Mapping[_Class, tuple[Odds, int]] | None = None) -> None:
+        self._averages = averages or {}
 
     def choose(
         self, request: SimulatedRequest, replicas: Sequence[Replica], *, now: float, again: str
     ) -> Chosen:
         """Return the healthy replica with the least true cost."""
         del now, again
+        if (known := self._averages.get(_class(request))) is not None:
+            request = replace(request, odds=known[0], output_tokens=known[1])
         up = [replica for replica in replicas if replica.backend.healthy]
         return Chosen(min(up, key=lambda replica: true_cost(replica.engine, request)))
 
@@ -272,3 +303,23 @@ class Oracle:
 
     def restarted(self, replica: Replica) -> None:
         """Know it already."""
+
+
+def averages(requests: Sequence[SimulatedRequest], k: int) -> Mapping[_Class, tuple[Odds, int]]:
+    """Return the odds and the output tokens of each class that the router can tell apart."""
+    classes: dict[_Class, list[SimulatedRequest]] = {}
+    for request in requests:
+        classes.setdefault(_class(request), []).append(request)
+    return {key: _average(each, k) for key, each in classes.items()}
+
+
+def _average(requests: Sequence[SimulatedRequest], k: int) -> tuple[Odds, int]:
+    odds = Odds(*map(fmean, zip(*(request.odds for request in requests), strict=True)))
+    tokens = sum(request.output_tokens for request in requests)
+    steps = sum(request.output_tokens / (1.0 + request.odds.accepted(k)) for request in requests)
+    scaled = odds.scaled((tokens / steps - 1.0) / odds.accepted(k), k)
+    return scaled, max(2, round(tokens / len(requests)))
+
+
+def _class(request: SimulatedRequest) -> _Class:
+    return request.label, request.kind.temperature

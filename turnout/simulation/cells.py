@@ -45,7 +45,7 @@ def simulate(cell: Cell, workload: Workload) -> Rows:
     server, load = SERVER_KINDS[cell.engine], load_named(cell.load)
     rate = load.share * capacity(workload)
     requests = workload.requests(server, load, rate=rate, count=cell.requests, seed=cell.seed)
-    replicas, chooser = assembled(ARMS[cell.arm], server, workload.mix)
+    replicas, chooser = assembled(ARMS[cell.arm], server, workload.mix, requests)
     outage = _outage(requests) if load.shape is Shape.RESTART else None
     return Cluster(replicas, chooser).run(requests, outage)
 

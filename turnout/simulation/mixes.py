@@ -55,8 +55,15 @@ MIXES: Mapping[str, Mix] = {
     ),
     "hidden-average": (_kind(T.CODE, 0.2, 60, 0.82), _kind(T.CREATIVE, 1.0, 40, 0.38)),
     "json-and-creative": (_kind(T.STRUCTURED, 0.1, 50, 0.80), _kind(T.CREATIVE, 1.0, 50, 0.35)),
+    "two-temperatures": (
+        _kind(T.CHAT, 0.0, 30),
+        _kind(T.CHAT, 1.2, 30),
+        _kind(T.CREATIVE, 0.0, 20),
+        _kind(T.CREATIVE, 1.2, 20),
+    ),
 }
-"""The default mix, and the named scenarios: classes whose average acceptance fits neither."""
+"""The default mix, and the named scenarios: classes whose average acceptance fits neither, and
+tasks that are asked for at more than one temperature."""
 
 SCENARIOS = tuple(name for name in MIXES if name != DEFAULT_MIX)
 

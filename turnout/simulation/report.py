@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
+from statistics import fmean, geometric_mean
 
-from turnout.simulation.arms import ADAPTIVE, ORACLE
+from turnout.simulation.arms import ABLATIONS, ADAPTIVE, ORACLE
 from turnout.simulation.cells import Results
 from turnout.simulation.loads import WARM_UP
 from turnout.simulation.mixes import SCENARIOS
@@ -113,8 +114,9 @@ def method(report: Report) -> str:
         "between requests; labels err as the classifier was measured to. All arms serve the same "
         "requests with the same luck. The oracle knows each request's acceptance and length and "
         "the engines' costs, and takes what costs least by the same formula, one request at a "
-        f"time. Intervals: {RESAMPLES} paired bootstrap samples of blocks of {BLOCK} consecutive "
-        "arrivals."
+        "time. The class oracle takes a request for an average one of its class: nobody can know "
+        f"more of it when it comes. Intervals: {RESAMPLES} paired bootstrap samples of blocks of "
+        f"{BLOCK} consecutive arrivals."
     )
 
 
@@ -139,9 +141,32 @@ def overviews(report: Report) -> Iterator[Table]:
                  for arm in report.plan.arms if arm != ORACLE],
                 strong=ADAPTIVE,
             )  # fmt: skip
+    if ADAPTIVE in report.plan.arms and not ABLATIONS.keys().isdisjoint(report.plan.arms):
+        yield _parts(report)
     for each in report.comparisons:
         if each.place.mix in SCENARIOS:
             yield _scenario(each)
+
+
+def _parts(report: Report) -> Table:
+    """Return what each part of the adaptive policy is worth: what it costs to do without."""
+    rows = []
+    for arm, part in ABLATIONS.items():
+        without = [
+            (interval.value, each)
+            for each in report.comparisons
+            if (interval := each.ratio(arm, ADAPTIVE))
+        ]
+        if not without:
+            continue
+        most, where = max(without, key=lambda found: found[0])
+        switches = fmean(each.summaries[arm].switches for _, each in without)
+        average = geometric_mean([ratio for ratio, _ in without])
+        rows.append((part, f"{average:.3f}", f"{most:.3f}, {where.place}", f"{switches:.0f}"))
+    switches = fmean(each.summaries[ADAPTIVE].switches for each in report.comparisons)
+    rows.append(("nothing", "1.000", _UNKNOWN, f"{switches:.0f}"))
+    heads = ("without", "mean E2E over adaptive's, all cells", "most", "switches / 100")
+    return Table("What each part is worth", heads, rows, strong="nothing")
 
 
 def _scenario(comparison: Comparison) -> Table:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from statistics import fmean, geometric_mean
 from typing import NamedTuple
 
-from turnout.simulation.arms import ADAPTIVE, ORACLE, SAME_KIND, STATIC
+from turnout.simulation.arms import ADAPTIVE, CLASS_ORACLE, ORACLE, SAME_KIND, STATIC
 from turnout.simulation.loads import Shape, load_named
 from turnout.simulation.statistics import Comparison, Interval, Place
 
@@ -16,6 +16,8 @@ OVER_SAME_KIND = 1.12
 WRONG_PRIORS, LEARNT_AFTER = 1.03, 300
 """Most that wrong expectations may cost, and the requests after which that is asked."""
 
+_NOT_SIMULATED = "not simulated"
+
 
 class Found(NamedTuple):
     """A ratio of mean latencies somewhere, and the most that it may be."""
@@ -23,6 +25,11 @@ class Found(NamedTuple):
     place: Place
     ratio: Interval
     limit: float
+
+    @property
+    def over(self) -> bool:
+        """Whether it is more."""
+        return self.ratio.value > self.limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +52,12 @@ class Verdict:
 def judge(comparisons: Sequence[Comparison]) -> list[Verdict]:
     """Return the verdict on every claim."""
     return [
-        _everywhere(
+        _also(
+            "the class oracle",
+            CLASS_ORACLE,
             f"Within {STEADY - 1:.0%} of the oracle at steady loads, {UNSTEADY - 1:.0%} else",
             comparisons,
-            lambda each: each.ratio(ADAPTIVE, ORACLE),
+            lambda each, arm: each.ratio(arm, ORACLE),
             lambda each: STEADY if _steady(each.place) else UNSTEADY,
         ),
         _everywhere(
@@ -57,7 +66,14 @@ def judge(comparisons: Sequence[Comparison]) -> list[Verdict]:
             lambda each: _over_best(ADAPTIVE, each, STATIC),
             lambda _: OVER_STATIC,
         ),
-        _over_same_kind(comparisons),
+        _also(
+            "the oracle",
+            ORACLE,
+            f"At most {OVER_SAME_KIND - 1:.0%} behind the better of 2x spec and 2x plain",
+            comparisons,
+            lambda each, arm: _over_best(arm, each, SAME_KIND),
+            lambda _: OVER_SAME_KIND,
+        ),
         _everywhere(
             f"Wrong priors cost at most {WRONG_PRIORS - 1:.0%} after {LEARNT_AFTER} requests",
             comparisons,
@@ -69,20 +85,39 @@ def judge(comparisons: Sequence[Comparison]) -> list[Verdict]:
             comparisons,
             lambda each: each.ratio(ADAPTIVE, "selfish"),
         ),
+        _switches(comparisons),
     ]
 
 
-def _over_same_kind(comparisons: Sequence[Comparison]) -> Verdict:
-    """Judge adaptive against two servers of the better kind, and say how the oracle does."""
-    verdict = _everywhere(
-        f"At most {OVER_SAME_KIND - 1:.0%} behind the better of 2x spec and 2x plain",
-        comparisons,
-        lambda each: _over_best(ADAPTIVE, each, SAME_KIND),
-        lambda _: OVER_SAME_KIND,
-    )
-    ideal = [_over_best(ORACLE, each, SAME_KIND) for each in comparisons]
-    over = sum(ratio is not None and ratio.value > OVER_SAME_KIND for ratio in ideal)
-    return replace(verdict, found=f"{verdict.found} (the oracle in {over})") if over else verdict
+def _also(
+    called: str,
+    ideal: str,
+    claim: str,
+    comparisons: Sequence[Comparison],
+    ratio: Callable[[Comparison, str], Interval | None],
+    limit: Callable[[Comparison], float],
+) -> Verdict:
+    """Judge adaptive in each place, and say in how many places the `ideal` arm is over as well."""
+    verdict = _everywhere(claim, comparisons, lambda each: ratio(each, ADAPTIVE), limit)
+    over = sum(found.over for found in _found(comparisons, lambda each: ratio(each, ideal), limit))
+    return replace(verdict, found=f"{verdict.found} ({called} in {over})") if over else verdict
+
+
+def _switches(comparisons: Sequence[Comparison]) -> Verdict:
+    """Judge whether adaptive moves classes between pools more often than the oracle does."""
+    found = [
+        (each.summaries[ADAPTIVE].switches, each.summaries[ORACLE].switches)
+        for each in comparisons
+        if {ADAPTIVE, ORACLE} <= each.summaries.keys()
+    ]
+    claim = "No oscillation: a class changes pools no more often than with the oracle"
+    if not found:
+        return Verdict(claim=claim, held=None, found=_NOT_SIMULATED, worst=None)
+    mine, ideal = map(fmean, zip(*found, strict=True))
+    more = sum(switches > most for switches, most in found)
+    numbers = f"{mine:.0f} and {ideal:.0f} times per 100 requests on average"
+    said = f"{numbers}, more often in {more} of {len(found)} cells"
+    return Verdict(claim=claim, held=not more, found=said, worst=None)
 
 
 def _steady(place: Place) -> bool:
@@ -118,8 +153,8 @@ def _everywhere(
     """Judge a claim that is to hold in each place."""
     every = _found(comparisons, ratio, limit)
     if not every:
-        return Verdict(claim=claim, held=None, found="not simulated", worst=None)
-    over = sum(found.ratio.value > found.limit for found in every)
+        return Verdict(claim=claim, held=None, found=_NOT_SIMULATED, worst=None)
+    over = sum(found.over for found in every)
     found = f"{_average(every):.3f} on average, over it in {over} of {len(every)} cells"
     return Verdict(claim=claim, held=not over, found=found, worst=every[0])
 
@@ -128,7 +163,7 @@ def _on_average(claim: str, comparisons: Sequence[Comparison], ratio: _Ratio) ->
     """Judge a claim that is to hold over all places."""
     every = _found(comparisons, ratio, lambda _: 1.0)
     if not every:
-        return Verdict(claim=claim, held=None, found="not simulated", worst=None)
+        return Verdict(claim=claim, held=None, found=_NOT_SIMULATED, worst=None)
     average = _average(every)
     found = f"{average:.3f} on average over {len(every)} cells"
     return Verdict(claim=claim, held=average <= 1.0, found=found, worst=every[0])
@@ -136,4 +171,4 @@ def _on_average(claim: str, comparisons: Sequence[Comparison], ratio: _Ratio) ->
 
 def _average(every: Sequence[Found]) -> float:
     """Return the geometric mean of ratios."""
-    return exp(sum(log(found.ratio.value) for found in every) / len(every))
+    return geometric_mean([found.ratio.value for found in every])
