@@ -42,6 +42,7 @@ def protocol(*, arms: tuple[str, ...] = (), loads: tuple[str, ...] = (), request
         loads=[load for load in LOADS if not loads or load.name in loads],
         rounds=rounds,
         requests=requests,
+        capacity_per_s=2.5,
     )
 
 

@@ -76,7 +76,7 @@ def test_each_round_visits_every_load_with_every_arm_and_begins_with_another_arm
         ((load.name, arm.name) for load in LOADS for arm in ARMS), 3
     )
     assert [cell.load for cell in cells[::6]] == [load.name for load in LOADS] * 3
-    assert [cell.arm for cell in cells[::18]] == [arm.name for arm in ARMS[:3]]
+    assert [cell.arm for cell in cells[:: 6 * len(LOADS)]] == [arm.name for arm in ARMS[:3]]
 
 
 def test_a_protocol_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -102,13 +102,19 @@ def test_what_differs_is_named_with_both_values(other: Protocol, said: list[str]
     assert protocol().differences(other) == said
 
 
-def test_a_load_that_has_another_rate_differs_though_its_name_does_not() -> None:
-    slower = replace(protocol(), loads=[replace(LOADS[0], rate_per_s=0.1), *LOADS[1:]])
+def test_a_load_that_has_another_share_differs_though_its_name_does_not() -> None:
+    slower = replace(protocol(), loads=[replace(LOADS[0], share=0.1), *LOADS[1:]])
 
     (said,) = protocol().differences(slower)
 
-    assert '"rate_per_s": 0.7' in said
-    assert '"rate_per_s": 0.1' in said
+    assert '"share": 0.25' in said
+    assert '"share": 0.1' in said
+
+
+def test_rates_are_shares_of_a_capacity_that_must_have_been_measured() -> None:
+    assert protocol().rate_per_s("medium") == pytest.approx(1.5)
+    with pytest.raises(ValueError, match="was not measured yet"):
+        replace(protocol(), capacity_per_s=None).rate_per_s("medium")
 
 
 def test_the_machine_is_named_by_its_processor_and_cores(tmp_path: Path) -> None:
@@ -158,10 +164,12 @@ def test_requests_are_streamed_to_their_limit_at_the_temperature_of_their_kind()
 def test_emulated_time_is_as_fast_for_arrivals_as_for_servers() -> None:
     emulated = replace(protocol(), lab="cpu-smollm2", time_scale=5.0)
 
-    assert traffic_of(emulated, 0, "low", count=1, salt="").rate_per_s == pytest.approx(3.5)
+    assert traffic_of(emulated, 0, "low", count=1, salt="").rate_per_s == pytest.approx(
+        5.0 * 0.625
+    )
     assert "vllm_xargs" in traffic_of(emulated, 0, "low", count=1, salt="").jobs[0].body
 
 
 def test_the_warm_up_is_spread_over_the_loads() -> None:
-    assert [count for _, count in warm_up_of(protocol())] == [17, 17, 16]
+    assert [count for _, count in warm_up_of(protocol())] == [13, 13, 12, 12]
     assert [count for _, count in warm_up_of(protocol(loads=("low",)))] == [50]

@@ -143,3 +143,10 @@ def test_a_line_holds_a_request(tmp_path: Path) -> None:
 
     lines = (tmp_path / "requests.jsonl").read_text().splitlines()
     assert [json.loads(line)["arrival"] for line in lines] == [0, 1]
+
+
+def test_a_capacity_once_measured_is_that_of_whoever_continues(tmp_path: Path) -> None:
+    not_yet = replace(SMALL, capacity_per_s=None)
+    Results.of(tmp_path, not_yet).set_capacity(2.7)
+
+    assert Results.of(tmp_path, not_yet).protocol.capacity_per_s == 2.7

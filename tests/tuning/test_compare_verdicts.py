@@ -72,30 +72,37 @@ def held(seconds: dict[str, float], *, spread: float = 0.02) -> list[bool | None
     return [verdict.held for verdict in judged(seconds, spread=spread)]
 
 
+def expected(
+    at_low_load: bool | None, on_split: bool | None, full: bool | None
+) -> list[bool | None]:
+    """Return verdicts: on the gain at low load, on the other 1+1 arms, on gains when full."""
+    return [at_low_load, *[on_split] * len(LOADS), full, full]
+
+
 def test_all_claims_hold_where_adaptive_is_far_ahead() -> None:
-    assert held(TABLE | {ADAPTIVE: 0.8}) == [True] * 5
+    assert held(TABLE | {ADAPTIVE: 0.8}) == [True] * 7
 
 
 @pytest.mark.parametrize(
-    ("seconds", "spread", "expected"),
+    ("seconds", "spread", "verdicts"),
     [
-        # 10 % over 1+1 least loaded at low load, and over both pure arms at saturation
-        ({"1+1-least-loaded": 1.12}, 0.02, [True, True, True, True, True]),
-        ({"1+1-least-loaded": 1.10}, 0.02, [False, True, True, True, True]),
-        ({"2x-plain": 1.10}, 0.02, [False, True, True, True, False]),
-        ({"2x-spec": 1.10}, 0.02, [False, True, True, True, False]),
+        # 10 % over 1+1 least loaded at low load, and over both pure arms from saturation on
+        ({"1+1-least-loaded": 1.12}, 0.02, expected(True, True, True)),
+        ({"1+1-least-loaded": 1.10}, 0.02, expected(False, True, True)),
+        ({"2x-plain": 1.10}, 0.02, expected(False, True, False)),
+        ({"2x-spec": 1.10}, 0.02, expected(False, True, False)),
         # an interval that reaches into the slack holds, one wholly over it doesn't
-        ({"1+1-threshold": 0.94}, 0.02, [False, True, True, True, True]),
-        ({"1+1-threshold": 0.92}, 0.02, [False, False, False, False, True]),
-        ({"1+1-threshold": 0.92}, 0.06, [False, True, True, True, True]),
+        ({"1+1-threshold": 0.94}, 0.02, expected(False, True, True)),
+        ({"1+1-threshold": 0.92}, 0.02, expected(False, False, True)),
+        ({"1+1-threshold": 0.92}, 0.06, expected(False, True, True)),
         # the arms that are not 1+1 are no rivals there
-        ({"2x-dynamic": 0.5}, 0.02, [False, True, True, True, True]),
+        ({"2x-dynamic": 0.5}, 0.02, expected(False, True, True)),
     ],
 )
 def test_a_claim_holds_up_to_its_limit(
-    seconds: dict[str, float], spread: float, expected: list[bool]
+    seconds: dict[str, float], spread: float, verdicts: list[bool | None]
 ) -> None:
-    assert held(TABLE | seconds, spread=spread) == expected
+    assert held(TABLE | seconds, spread=spread) == verdicts
 
 
 def test_a_tail_may_be_further_behind_than_a_mean() -> None:
@@ -122,12 +129,12 @@ def test_nothing_is_said_of_what_was_not_measured(absent: str) -> None:
 
     verdicts = [v.held for v in judge(Findings(summaries(seconds), found), protocol())]
 
-    expected = {
-        ADAPTIVE: [None] * 5,
-        "1+1-least-loaded": [None, True, True, True, True],
-        "2x-plain": [False, True, True, True, None],
+    wanted = {
+        ADAPTIVE: expected(None, None, None),
+        "1+1-least-loaded": expected(None, True, True),
+        "2x-plain": expected(False, True, None),
     }
-    assert verdicts == expected[absent]
+    assert verdicts == wanted[absent]
 
 
 def test_only_measured_loads_are_judged() -> None:
@@ -135,7 +142,12 @@ def test_only_measured_loads_are_judged() -> None:
 
     claims = [v.claim for v in judge(findings, protocol(loads=("low",)))]
 
-    assert [claim.partition(" ")[0] for claim in claims] == ["low", "low", "saturated"]
+    assert [claim.partition(" ")[0] for claim in claims] == [
+        "low",
+        "low",
+        "saturated",
+        "overloaded",
+    ]
 
 
 def test_a_verdict_names_the_arm_it_stands_on_with_its_interval() -> None:

@@ -39,7 +39,9 @@ def _by_load(
         mine = [row for row in rows if row.arm == ADAPTIVE and row.load == load.name]
         if spec is None or plain is None or not mine:
             continue
-        demand = _demand(learnt, spec, mine, rate_per_s=load.rate_per_s * protocol.time_scale)
+        demand = _demand(
+            learnt, spec, mine, rate_per_s=protocol.rate_per_s(load.name) * protocol.time_scale
+        )
         try:
             yield load.name, advise(learnt.learner, spec, plain, now=0.0, demand=demand)
         except NotKnown:

@@ -12,7 +12,7 @@ import yaml
 from turnout.lab import Lab, LabError, Server
 from turnout.lab.plans import MODEL_NAME
 from turnout.tuning.compare.material import kinds
-from turnout.tuning.compare.protocol import REAL, Arm, Cell, Load, Protocol
+from turnout.tuning.compare.protocol import CAPACITY_MIX, REAL, Arm, Cell, Load, Protocol
 from turnout.tuning.compare.rows import Row, to_rows
 from turnout.tuning.gateway import Gateway, pool_config
 from turnout.tuning.load import LoadGenerator, OnSample
@@ -21,6 +21,8 @@ from turnout.tuning.sample import Job, Sample
 
 LEARNT = "learnt.json"
 """Where an arm's gateway keeps what it has learnt, in the arm's folder."""
+CAPACITY_BATCHES = 4
+"""How often the servers' batches are filled to measure what they can do."""
 REPEATS = 2
 """How often a cell is measured again whose servers did not all live through it."""
 
@@ -143,6 +145,54 @@ class Bench:
         )
 
 
+def measured_capacity(
+    protocol: Protocol,
+    servers: Sequence[Server],
+    *,
+    folder: Path,
+    port: int,
+    on_sample: OnSample,
+) -> float:
+    """Return the requests per second, in engine time, that the first arm's servers can do.
+
+    Their batches are kept full. The first of them does not count: servers have yet to warm up.
+
+    Args:
+        protocol: How it is measured.
+        servers: At least the arm's.
+        folder: Where the gateway keeps its config and its log.
+        port: The gateway's.
+        on_sample: Called at each request's end.
+
+    Raises:
+        GatewayFailed: If the gateway doesn't start, or ends by itself.
+    """
+    arm = protocol.arms[0]
+    by_name = {server.plan.name: server for server in servers}
+    together = sum(by_name[name].plan.max_num_seqs for name in arm.servers)
+    seed = protocol.seed_of("capacity")
+    jobs = _jobs(
+        protocol, CAPACITY_MIX, count=CAPACITY_BATCHES * together, seed=seed, salt="capacity"
+    )
+    ends: list[float] = []
+
+    def take(sample: Sample) -> None:
+        ends.append(sample.ended_s)
+        on_sample(sample)
+
+    async def fill(url: str) -> None:
+        async with LoadGenerator(url, model=MODEL_NAME) as generator:
+            await generator.closed(jobs, in_flight=together, on_sample=take)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with Gateway(folder=folder, port=port) as gateway:
+        gateway.start(gateway_config(arm, by_name, learnt=folder / LEARNT))
+        asyncio.run(fill(gateway.url))
+        gateway.require_running()
+    counted = ends[together - 1 :]
+    return (len(counted) - 1) / (counted[-1] - counted[0]) / protocol.time_scale
+
+
 def traffic_of(
     protocol: Protocol, part: int | str, load: str, *, count: int, salt: str
 ) -> Traffic:
@@ -157,19 +207,24 @@ def traffic_of(
             takes 1 to 128 characters, none of them `@`, `/` or a backslash (`cache_salt`).
     """
     seed = protocol.seed_of(part, load)
-    level = protocol.load(load)
+    jobs = _jobs(protocol, protocol.load(load).mix, count=count, seed=seed, salt=salt)
+    return Traffic(jobs, rate_per_s=protocol.rate_per_s(load) * protocol.time_scale, seed=seed)
+
+
+def _jobs(
+    protocol: Protocol, mix: Mapping[str, float], *, count: int, seed: int, salt: str
+) -> list[Job]:
     workload = Workload(
         max_tokens=protocol.output_tokens,
         emulated=protocol.lab != REAL,
-        kinds=kinds(level.mix, protocol.temperatures, count=count, seed=seed),
+        kinds=kinds(mix, protocol.temperatures, count=count, seed=seed),
         streams=(True,),
         ignore_eos=True,
     )
-    jobs = [
+    return [
         replace(job, body={**job.body, "cache_salt": salt})
         for job in islice(workload.mixed(seed=seed), count)
     ]
-    return Traffic(jobs, rate_per_s=level.rate_per_s * protocol.time_scale, seed=seed)
 
 
 def warm_up_of(protocol: Protocol) -> list[tuple[Load, int]]:

@@ -1,14 +1,15 @@
 """Measures the cells that are missing in a folder, one after the other."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from turnout.lab import Lab
+from turnout.lab import Lab, Server
 from turnout.lab.progress import StageDisplay
-from turnout.tuning.compare.bench import Bench
-from turnout.tuning.compare.progress import CellDisplay, left_s
+from turnout.tuning.compare.bench import Bench, measured_capacity
+from turnout.tuning.compare.progress import CellDisplay, counting, left_s
 from turnout.tuning.compare.protocol import REAL, Cell, Protocol, plans
 from turnout.tuning.compare.rows import Results, alone
 from turnout.tuning.gateway import free_port
@@ -31,6 +32,7 @@ def measure(folder: Path, protocol: Protocol, console: Console) -> None:
 def _measure(results: Results, console: Console) -> None:
     protocol = results.protocol
     stages = StageDisplay(console)
+    folder, port = results.folder.absolute() / "gateways", free_port(0)
     with Lab(
         emulated=None if protocol.lab == REAL else protocol.lab,
         time_scale=protocol.time_scale,
@@ -38,17 +40,25 @@ def _measure(results: Results, console: Console) -> None:
     ) as lab:
         with stages:
             servers = lab.up(plans(protocol.arms, sorted(os.sched_getaffinity(0))))
-        display = CellDisplay(console, protocol)
-        bench = Bench(
-            lab,
-            servers,
-            protocol,
-            folder=results.folder.absolute() / "gateways",
-            port=free_port(0),
-            say=display.say,
-        )
+        if protocol.capacity_per_s is None:
+            results.set_capacity(_capacity(protocol, servers, folder, port, console))
+        display = CellDisplay(console, results.protocol)
+        bench = Bench(lab, servers, results.protocol, folder=folder, port=port, say=display.say)
         for cell in results.missing:
             _measure_cell(cell, bench, results, display)
+
+
+def _capacity(
+    protocol: Protocol, servers: Sequence[Server], folder: Path, port: int, console: Console
+) -> float:
+    """Measure what the first arm's servers can do, and say it."""
+    with counting(console, "what the servers can do", total=None) as count:
+        capacity = measured_capacity(
+            protocol, servers, folder=folder / "capacity", port=port, on_sample=count
+        )
+    line = f"{protocol.arms[0].name}: {capacity:.2f} requests/s with full batches"
+    console.print(line, markup=False, highlight=False)
+    return capacity
 
 
 def _measure_cell(cell: Cell, bench: Bench, results: Results, display: CellDisplay) -> None:

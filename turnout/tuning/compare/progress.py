@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import ceil
 from statistics import fmean
 
@@ -38,8 +38,9 @@ def left_s(
     total = 0.0
     for load in protocol.loads:
         cells = sum(cell.load == load.name for cell in missing)
-        expected = fmean(took[load.name] or [protocol.requests / load.rate_per_s + DRAIN_S])
-        total += cells * expected + cold * (warm_up / load.rate_per_s + DRAIN_S)
+        rate = protocol.rate_per_s(load.name)
+        expected = fmean(took[load.name] or [protocol.requests / rate + DRAIN_S])
+        total += cells * expected + cold * (warm_up / rate + DRAIN_S)
     return total / protocol.time_scale + len(missing) * GATEWAY_S
 
 
@@ -51,6 +52,26 @@ def _seconds_by_load(rows: Sequence[Row]) -> dict[str, list[float]]:
     for cell, end in ends.items():
         by_load[cell.load].append(end)
     return by_load
+
+
+_Count = Callable[[object], None]
+
+
+@contextmanager
+def counting(console: Console, what: str, *, total: int | None) -> Iterator[_Count]:
+    """Show requests as a bar on a terminal; the value is to be called at each."""
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed} requests"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task(what, total=total)
+        yield lambda _: progress.advance(task)
 
 
 class CellDisplay:
@@ -65,26 +86,11 @@ class CellDisplay:
         self._console = console
         self._protocol = protocol
         self._cells = len(list(protocol.cells()))
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed} requests"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
 
-    @contextmanager
-    def measuring(self, cell: Cell, *, warm: bool) -> Iterator[Callable[[object], None]]:
+    def measuring(self, cell: Cell, *, warm: bool) -> AbstractContextManager[_Count]:
         """Show that a cell is measured; the value is to be called at each of its requests."""
         total = self._protocol.requests + (0 if warm else self._protocol.warm_up)
-        with self._progress:
-            task = self._progress.add_task(str(cell), total=total)
-            try:
-                yield lambda _: self._progress.advance(task)
-            finally:
-                self._progress.remove_task(task)
+        return counting(self._console, str(cell), total=total)
 
     def finished(self, cell: Cell, rows: Sequence[Row], *, left: int, left_s: float) -> None:
         """Say what a cell showed, how many cells are left and how long they will take."""

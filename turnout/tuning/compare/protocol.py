@@ -24,27 +24,30 @@ _SCHEDULE = ((1, 4, 5), (5, 8, 2), (9, 16, 0))  # speculation pays up to some ei
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A rate of arrivals and what arrives.
+    """How much arrives, and what.
 
     Attributes:
         name: Its name in results.
-        rate_per_s: Requests per second, Poisson.
+        share: Of the capacity; arrivals are Poisson.
         mix: Share of each kind of prompt.
     """
 
     name: str
-    rate_per_s: float
+    share: float
     mix: Mapping[str, float]
 
 
 _MIXED = {"echo": 0.30, "json": 0.20, "code": 0.15, "creative": 0.35}
 _MOSTLY_CREATIVE = {"echo": 0.25, "json": 0.10, "code": 0.05, "creative": 0.60}
 LOADS = (
-    Load(name="low", rate_per_s=0.7, mix=_MIXED),
-    Load(name="medium", rate_per_s=1.6, mix=_MIXED),
-    Load(name="saturated", rate_per_s=4.0, mix=_MOSTLY_CREATIVE),
+    Load(name="low", share=0.25, mix=_MIXED),
+    Load(name="medium", share=0.6, mix=_MIXED),
+    Load(name="saturated", share=0.85, mix=_MOSTLY_CREATIVE),
+    Load(name="overloaded", share=1.2, mix=_MOSTLY_CREATIVE),
 )
-"""For two servers of a core each: idle, busy, and more than they can do."""
+"""Idle servers, busy ones, ones whose batches are mostly full, and more than they can do."""
+CAPACITY_MIX = _MOSTLY_CREATIVE
+"""What the servers' capacity is measured with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,8 @@ class Protocol:
         temperatures: Of each kind of prompt.
         seed: Of arrivals and prompts.
         output_tokens: Of every request.
+        capacity_per_s: Requests per second that the first arm's two servers do when their batches
+            are full, in engine time; None before it was measured.
     """
 
     lab: str
@@ -134,6 +139,7 @@ class Protocol:
     temperatures: Mapping[str, float] = field(default_factory=lambda: TEMPERATURES)
     seed: int = 1
     output_tokens: int = OUTPUT_TOKENS
+    capacity_per_s: float | None = None
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -162,6 +168,16 @@ class Protocol:
             for load in self.loads:
                 for arm in (*self.arms[first:], *self.arms[:first]):
                     yield Cell(number, load.name, arm.name)
+
+    def rate_per_s(self, load: str) -> float:
+        """Return the requests per second of a load, in engine time.
+
+        Raises:
+            ValueError: If the capacity was not measured yet.
+        """
+        if self.capacity_per_s is None:
+            raise ValueError("the capacity of the servers was not measured yet")
+        return self.load(load).share * self.capacity_per_s
 
     def load(self, name: str) -> Load:
         """Return a load by its name."""

@@ -137,9 +137,9 @@ def tables(report: Report) -> Iterator[Table]:
         "speculating",
     )
     for load, found in groupby(report.summaries, key=lambda summary: summary.load):
-        rate = report.protocol.load(load).rate_per_s
+        rate = report.protocol.rate_per_s(load)
         heading = (
-            f"{load} load: {rate:g} requests/s, rounds: {report.rounds[load]}; TPOT in ms, TTFT "
+            f"{load} load: {rate:.2f} requests/s, rounds: {report.rounds[load]}; TPOT in ms, TTFT "
             "and E2E in s"
         )
         rows = [(_name(each.arm), *_latencies(each, latencies), str(each.errors),
@@ -205,7 +205,7 @@ def method(report: Report) -> str:
     if protocol.lab != REAL:
         servers = f"emulated servers ({protocol.lab}, {protocol.time_scale:g} times as fast)"
     mixes = "; ".join(
-        f"{load.name} {load.rate_per_s:g}/s with "
+        f"{load.name} {load.share:.0%} with "
         + ", ".join(f"{share:.0%} {kind}" for kind, share in load.mix.items())
         for load in protocol.loads
     )
@@ -213,7 +213,9 @@ def method(report: Report) -> str:
     return (
         f"On {protocol.machine}. Each arm sends to two {servers}, a core each, through a gateway "
         f"of its own; clients, gateway and servers share the machine. Open loop with Poisson "
-        f"arrivals, the same times and prompts for every arm of a round: {mixes}. "
+        f"arrivals, the same times and prompts for every arm of a round; loads are shares of the "
+        f"{protocol.capacity_per_s:.2f} requests/s that {_name(protocol.arms[0].name)} did with "
+        f"full batches: {mixes}. "
         f"{protocol.output_tokens} output tokens at temperature {heats}; {protocol.requests} "
         f"requests per round, arm and load, after {protocol.warm_up} of warm-up per arm. Arms "
         "take turns in a round, in an order that differs from round to round. Latencies count "

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -153,7 +153,8 @@ class Results:
         if not (folder / _PROTOCOL).exists():
             protocol.write(folder / _PROTOCOL)
         there = Protocol.read(folder / _PROTOCOL)
-        if differences := there.differences(protocol):
+        asked = replace(protocol, capacity_per_s=there.capacity_per_s)
+        if differences := there.differences(asked):
             raise FolderRefused(
                 f"folder {folder} was measured with other settings: {'; '.join(differences)}. "
                 "Ask for the same to continue it, or name another folder with --out"
@@ -184,6 +185,11 @@ class Results:
         """The cells that are still to be measured, in order."""
         finished = {row.cell for row in self.rows}
         return [cell for cell in self.protocol.cells() if cell not in finished]
+
+    def set_capacity(self, per_s: float) -> None:
+        """Keep what the servers can do, requests per second of engine time."""
+        self.protocol = replace(self.protocol, capacity_per_s=per_s)
+        self.protocol.write(self.folder / _PROTOCOL)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep the rows of one cell; they are on the disk when this returns."""
