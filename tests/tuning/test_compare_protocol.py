@@ -107,12 +107,12 @@ def test_a_load_that_has_another_share_differs_though_its_name_does_not() -> Non
 
     (said,) = protocol().differences(slower)
 
-    assert '"share": 0.25' in said
+    assert '"share": 0.4' in said
     assert '"share": 0.1' in said
 
 
 def test_rates_are_shares_of_a_capacity_that_must_have_been_measured() -> None:
-    assert protocol().rate_per_s("medium") == pytest.approx(1.5)
+    assert protocol().rate_per_s("medium") == pytest.approx(1.75)
     with pytest.raises(ValueError, match="was not measured yet"):
         replace(protocol(), capacity_per_s=None).rate_per_s("medium")
 
@@ -164,12 +164,10 @@ def test_requests_are_streamed_to_their_limit_at_the_temperature_of_their_kind()
 def test_emulated_time_is_as_fast_for_arrivals_as_for_servers() -> None:
     emulated = replace(protocol(), lab="cpu-smollm2", time_scale=5.0)
 
-    assert traffic_of(emulated, 0, "low", count=1, salt="").rate_per_s == pytest.approx(
-        5.0 * 0.625
-    )
+    assert traffic_of(emulated, 0, "low", count=1, salt="").rate_per_s == pytest.approx(5.0 * 1.0)
     assert "vllm_xargs" in traffic_of(emulated, 0, "low", count=1, salt="").jobs[0].body
 
 
 def test_the_warm_up_is_spread_over_the_loads() -> None:
-    assert [count for _, count in warm_up_of(protocol())] == [13, 13, 12, 12]
+    assert [count for _, count in warm_up_of(protocol())] == [17, 17, 16]
     assert [count for _, count in warm_up_of(protocol(loads=("low",)))] == [50]

@@ -98,7 +98,7 @@ def test_each_load_that_was_measured_gets_its_advice(kept: Path) -> None:
 
     assert set(given) == {"low"}
     assert SPLITS[given["low"].best.speculating] == "2x-spec"
-    assert given["low"].rate_per_s == pytest.approx(0.625)
+    assert given["low"].rate_per_s == pytest.approx(1.0)
 
 
 def test_without_what_was_learnt_there_is_no_advice(tmp_path: Path) -> None:

@@ -40,12 +40,11 @@ class Load:
 _MIXED = {"echo": 0.30, "json": 0.20, "code": 0.15, "creative": 0.35}
 _MOSTLY_CREATIVE = {"echo": 0.25, "json": 0.10, "code": 0.05, "creative": 0.60}
 LOADS = (
-    Load(name="low", share=0.25, mix=_MIXED),
-    Load(name="medium", share=0.6, mix=_MIXED),
-    Load(name="saturated", share=0.85, mix=_MOSTLY_CREATIVE),
-    Load(name="overloaded", share=1.2, mix=_MOSTLY_CREATIVE),
+    Load(name="low", share=0.4, mix=_MIXED),
+    Load(name="medium", share=0.7, mix=_MIXED),
+    Load(name="saturated", share=1.0, mix=_MOSTLY_CREATIVE),
 )
-"""Idle servers, busy ones, ones whose batches are mostly full, and more than they can do."""
+"""Servers that have time, busy ones, and ones that are given as much as they can do."""
 CAPACITY_MIX = _MOSTLY_CREATIVE
 """What the servers' capacity is measured with."""
 

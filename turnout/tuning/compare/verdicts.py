@@ -65,10 +65,7 @@ def judge(findings: Findings, protocol: Protocol) -> list[Verdict]:
     return [
         _gain(findings, "low", "tpot_s", ("1+1-least-loaded",)),
         *(_not_behind(findings, load.name) for load in protocol.loads),
-        *(
-            _gain(findings, load, "e2e_s", ("2x-plain", "2x-spec"))
-            for load in ("saturated", "overloaded")
-        ),
+        _gain(findings, "saturated", "e2e_s", ("2x-plain", "2x-spec")),
     ]
 
 
