@@ -18,13 +18,13 @@ alike, so the Gamma is widened by 1 + (steps per request) / `ALIKE`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import erfc, inf, sqrt
 from statistics import NormalDist
 from typing import ClassVar, Self
 
 from routing.expectations import Expectation, expectation
-from routing.fading import Fading
+from routing.fading import Fading, fresh
 from routing.pools import Pool, Speculation
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
@@ -59,7 +59,7 @@ SUPPOSED = 0.5
 BELIEF_S = 2.0
 """A belief is worked out anew this often, and when its own class shows something."""
 
-_NORMAL = NormalDist()
+_z = NormalDist().inv_cdf
 _SQRT_2 = sqrt(2.0)
 
 
@@ -111,6 +111,9 @@ class AcceptanceSums(Fading):
         return self.accepted / self.drafted if self.drafted else 0.0
 
 
+_UNSEEN = AcceptanceSums()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
     """What is believed of a class on a pool.
@@ -124,31 +127,32 @@ class Acceptance:
     tau: float
     sd: float
     steps: float
+    _middle: float = field(init=False, repr=False, compare=False, default=1.0)
+    _slope: float = field(init=False, repr=False, compare=False, default=0.0)
+    """The cube root of the Gamma over its mean is about normal: `_middle + _slope z` (Wilson and
+    Hilferty, 1931)."""
+
+    def __post_init__(self) -> None:
+        if self.sd:
+            shape = ((self.tau - 1.0) / self.sd) ** 2
+            object.__setattr__(self, "_middle", 1.0 - 1.0 / (9.0 * shape))
+            object.__setattr__(self, "_slope", 1.0 / (3.0 * sqrt(shape)))
 
     def drawn(self, draw: float) -> float:
-        """Return a tau that the belief allows, for a `draw` in [0, 1): Thompson sampling.
-
-        The Gamma's quantile by Wilson and Hilferty (1931), which needs no generator.
-        """
-        mean = self.tau - 1.0
+        """Return a tau that the belief allows, for a `draw` in [0, 1): Thompson sampling."""
         if not self.sd:
             return self.tau
-        shape = (mean / self.sd) ** 2
-        z = _NORMAL.inv_cdf(min(max(draw, 1e-6), 1.0 - 1e-6))
-        root = 1.0 - 1.0 / (9.0 * shape) + z / (3.0 * sqrt(shape))
-        return 1.0 + mean * max(0.0, root) ** 3
+        root = self._middle + self._slope * _z(min(max(draw, 1e-6), 1.0 - 1e-6))
+        return 1.0 + (self.tau - 1.0) * max(0.0, root) ** 3
 
     def chance_above(self, tau: float) -> float:
         """Return the probability that `drawn` gives more than `tau`."""
-        mean = self.tau - 1.0
         if not self.sd:
             return float(self.tau > tau)
         if tau <= 1.0:
             return 1.0
-        shape = (mean / self.sd) ** 2
-        root = ((tau - 1.0) / mean) ** (1.0 / 3.0)
-        z = (root - 1.0 + 1.0 / (9.0 * shape)) * 3.0 * sqrt(shape)
-        return 0.5 * erfc(z / _SQRT_2)
+        root = ((tau - 1.0) / (self.tau - 1.0)) ** (1.0 / 3.0)
+        return 0.5 * erfc((root - self._middle) / self._slope / _SQRT_2)
 
 
 WITHOUT_DRAFTS = Acceptance(tau=1.0, sd=0.0, steps=0.0)
@@ -225,11 +229,12 @@ class AcceptanceBook:
         *,
         steps: float,
         accepted: float,
+        drafted: float,
         now: float,
     ) -> None:
         """Fold in what `pool` would have accepted of a request that it did not serve."""
         share = SUPPOSED
-        self._add(pool, traffic_class, share * steps, share * accepted, 0.0, now)
+        self._add(pool, traffic_class, share * steps, share * accepted, share * drafted, now)
 
     def _add(
         self,
@@ -278,29 +283,31 @@ class AcceptanceBook:
         return kept[1]
 
     def _believed(self, pool: Pool, traffic_class: TrafficClass, now: float) -> Acceptance:
-        of_pool, of_task, of_class = (self._at(key, now) for key in _path(pool, traffic_class))
+        nodes = [self.sums.get(key, _UNSEEN) for key in _path(pool, traffic_class)]
         m0, n0 = self._expected(pool.speculation, pool.k, traffic_class.task, traffic_class.bucket)
-        factor = (of_pool.accepted + POOL_TOKENS) / (of_pool.expected + POOL_TOKENS)
-        factor = (of_task.accepted + n0 * m0 * factor) / (of_task.expected + n0 * m0)
-        shape = of_class.accepted + CLASS_STEPS * m0 * factor
-        steps = of_class.steps + CLASS_STEPS
+        factor = 1.0
+        for node, weight in zip(nodes, (POOL_TOKENS, n0 * m0), strict=False):
+            share = fresh(node.seen_at, now, HALF_LIFE_S)
+            factor = (share * node.accepted + weight * factor) / (share * node.expected + weight)
+        of_class = nodes[-1]
+        share = fresh(of_class.seen_at, now, HALF_LIFE_S)
+        shape = share * of_class.accepted + CLASS_STEPS * m0 * factor
+        steps = share * of_class.steps + CLASS_STEPS
         each = of_class.steps / of_class.requests if of_class.requests else 0.0
         widened = 1.0 + each / ALIKE[pool.speculation.drafts_every_step]
         return Acceptance(
-            tau=1.0 + shape / steps, sd=sqrt(shape * widened) / steps, steps=of_class.steps
+            tau=1.0 + shape / steps,
+            sd=sqrt(shape * widened) / steps,
+            steps=share * of_class.steps,
         )
-
-    def _at(self, key: _Key, now: float) -> AcceptanceSums:
-        """Return a node's sums as they count at `now`."""
-        faded = AcceptanceSums(seen_at=now)
-        if (sums := self.sums.get(key)) is not None:
-            faded.merge(sums)
-        return faded
 
     def of(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> AcceptanceSums:
         """Return what was seen of the class itself, as it counts at `now`."""
         *_, key = _path(pool, traffic_class)
-        return self._at(key, now)
+        faded = AcceptanceSums(seen_at=now)
+        if (sums := self.sums.get(key)) is not None:
+            faded.merge(sums)
+        return faded
 
     def unseen_s(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> float:
         """Return seconds since the class was last seen on `pool`; infinite if it never was."""

@@ -129,7 +129,9 @@ class Adaptive:
         if length <= SHORT_TOKENS and objective is Objective.TPOT:
             return self._queue_alone(request, pools, now, Reason.SHORT_OUTPUT, length)
         current = self._current.get(traffic_class)
-        offers = self._offers(request, traffic_class, pools, figures, length, now, draws)
+        offers = self._offers(
+            request, traffic_class, pools, figures, length, objective, now, draws
+        )
         if len(offers) < 2:  # the others are not measured, and not up
             left = [offer.pool for offer in offers] or pools
             return self._fallback.choose(request, left, now=now, draws=draws)
@@ -170,11 +172,11 @@ class Adaptive:
         pools: Sequence[Pool],
         figures: Sequence[Measured | None],
         length: float,
+        objective: Objective,
         now: float,
         draws: Draws,
     ) -> list[_Offer]:
         """Return what each measured pool costs."""
-        objective = self._knobs.objectives.get(traffic_class.task, Objective.TPOT)
         current = self._current.get(traffic_class)
         offers = []
         for pool, measured, draw in zip(pools, figures, draws.pools, strict=False):
@@ -198,13 +200,13 @@ class Adaptive:
     ) -> Cost:
         """Return what `request` costs on a pool with these figures."""
         in_flight, pending_tokens = pool.load
-        others = min(in_flight, float(pool.max_num_seqs))
-        prompt_tokens = self._to_compute(pool, request)
-        queued = in_flight + 1.0 - pool.max_num_seqs
-        wait_s = pending_tokens * measured.prompt_token_s
+        curve, prompt_token_s = measured
+        others, queued = in_flight, in_flight + 1.0 - pool.max_num_seqs
+        wait_s = pending_tokens * prompt_token_s
         if queued > 0.0:
+            others = min(in_flight, float(pool.max_num_seqs))
             wait_s += self._learner.service.wait_s(pool, queued=queued, running=others)
-        step_s, added_s = measured.curve.at(others + 1.0)
+        step_s, added_s = curve.at(others + 1.0)
         altruism = self._knobs.altruism
         if objective is Objective.THROUGHPUT:  # its share of each step, and all that it adds
             step_s, wait_s, altruism = step_s / (others + 1.0), 0.0, 1.0
@@ -214,7 +216,7 @@ class Adaptive:
             added_s=added_s,
             others=others,
             wait_s=wait_s,
-            prefill_s=measured.prompt_token_s * prompt_tokens,
+            prefill_s=prompt_token_s * self._to_compute(pool, request),
             altruism=altruism,
         )
 
@@ -300,14 +302,16 @@ class Adaptive:
         *,
         chance: bool,
     ) -> Choice:
-        rivals = [offer for offer in offers if offer.pool is not best.pool]
-        rival = min(rivals, key=_value)
+        rivals = [offer for offer in offers if offer is not best]
+        rival = rivals[0] if len(rivals) == 1 else min(rivals, key=_value)
         if best.pool.speculates:
             reason, bar, shown = Reason.SPECULATES, best.cost.bar(rival.value), best
             template = "tau {:.2f} for {} beats bar {:.2f} at {:.1f} in flight"
         else:
-            speculating = [offer for offer in rivals if offer.pool.speculates]
-            shown = min(speculating, key=_value, default=rival)
+            shown = rival
+            if not rival.pool.speculates:
+                speculating = [offer for offer in rivals if offer.pool.speculates]
+                shown = min(speculating, key=_value, default=rival)
             reason, bar = Reason.BELOW_BAR, shown.cost.bar(best.value)
             template = "tau {:.2f} for {} is under the bar {:.2f} at {:.1f} in flight"
         in_flight = shown.pool.in_flight

@@ -101,8 +101,7 @@ class RuleStep(NamedTuple):
         return self.template.format(*self.numbers)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """Where a request goes, and why.
 
     Attributes:

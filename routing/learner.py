@@ -148,7 +148,12 @@ class Learner:
         if outcome is None:
             factor = (worth.accepted + POOL_TOKENS) / (worth.expected + POOL_TOKENS)
             self.acceptance.suppose(
-                pool, traffic_class, steps=lookup.steps, accepted=lookup.accepted * factor, now=now
+                pool,
+                traffic_class,
+                steps=lookup.steps,
+                accepted=lookup.accepted * factor,
+                drafted=lookup.drafted,
+                now=now,
             )
         elif outcome.accepted is not None and outcome.tokens > 1:
             steps = max(1, outcome.tokens - 1 - outcome.accepted)

@@ -97,7 +97,11 @@ class Pool:
     @property
     def kv_usage(self) -> float:
         """Largest KV-cache usage of a healthy backend, in [0, 1]."""
-        return max((b.kv_usage for b in self.backends if b.healthy), default=0.0)
+        usage = 0.0
+        for backend in self.backends:
+            if backend.healthy and backend.kv_usage > usage:
+                usage = backend.kv_usage
+        return usage
 
     @property
     def fullness(self) -> float:

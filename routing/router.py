@@ -25,7 +25,7 @@ from routing.decision import (
 )
 from routing.learner import Learner
 from routing.policies import make_policy
-from routing.pools import Pool
+from routing.pools import Backend, Pool
 from routing.static import Choice, Policy
 from routing.thresholds import Rules, Thresholds, Verdict, least_full
 
@@ -88,7 +88,8 @@ class Router:
             choice = self._choose_undecoded(request, supported)
         else:
             choice = self._choose(self.policy, request, supported, now, draws, steps)
-        if not choice.pool.available(request.excluded):
+        backends = choice.pool.available(request.excluded)
+        if not backends:
             rest = [pool for pool in supported if pool.available(request.excluded)]
             if not rest:
                 names = ", ".join(pool.name for pool in supported)
@@ -96,9 +97,10 @@ class Router:
                 return Refusal(reason=RefusalReason.NO_BACKEND, message=message)
             steps.append(choice.step)
             choice = self._without(choice.pool, request, rest, now, draws)
+            backends = choice.pool.available(request.excluded)
         if not steps or steps[-1] is not choice.step:
             steps.append(choice.step)
-        return self._decided(choice, request, draws, steps)
+        return self._decided(choice, backends, request, draws, steps)
 
     def shadowed(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
@@ -136,12 +138,13 @@ class Router:
             names = ", ".join(pool.name for pool in pools)
             message = f"pool {request.pin!r} does not serve this model; pools that do: {names}"
             return Refusal(reason=RefusalReason.UNKNOWN_POOL, message=message)
-        if not pool.available(request.excluded):
+        backends = pool.available(request.excluded)
+        if not backends:
             message = f"pinned pool {pool.name!r} has no healthy backend"
             return Refusal(reason=RefusalReason.PINNED_POOL_DOWN, message=message)
         steps.append(RuleStep("pin", "the request names it"))
         choice = Choice(pool, Reason.PINNED, steps[-1], certain(pool))
-        return self._decided(choice, request, draws, steps)
+        return self._decided(choice, backends, request, draws, steps)
 
     def _supported(
         self, request: RoutingRequest, pools: Sequence[Pool], steps: list[RuleStep]
@@ -177,12 +180,13 @@ class Router:
         """Apply limits, the policy and the load marks to `pools`, whatever their health."""
         strict = policy.strict(pools, now=now)
         objections = self._objections(request, pools, now, strict=strict)
+        permitted = pools
         if objections:
             draws = draws._replace(holdout=1.0, explore=1.0)
-        permitted = [pool for pool in pools if pool.name not in objections]
+            permitted = [pool for pool in pools if pool.name not in objections]
         if not permitted:
             steps.append(RuleStep("no_other_pool", "every pool has an objection, none binds"))
-            objections, permitted = {}, list(pools)
+            objections, permitted = {}, pools
         preferred = policy.choose(request, pools, now=now, draws=draws)
         verdict = objections.get(preferred.pool.name)
         if verdict is not None:
@@ -261,9 +265,14 @@ class Router:
         return choice._replace(reason=Reason.UNAVAILABLE, step=step)
 
     def _decided(
-        self, choice: Choice, request: RoutingRequest, draws: Draws, steps: list[RuleStep]
+        self,
+        choice: Choice,
+        backends: Sequence[Backend],
+        request: RoutingRequest,
+        draws: Draws,
+        steps: list[RuleStep],
     ) -> Decision:
-        backends, keys = choice.pool.available(request.excluded), request.features.prefix_keys
+        keys = request.features.prefix_keys
         backend = holder(backends, self.prefixes.cached(keys)) if keys else None
         backend = backend or pick(backends, draws.two_choice)
         if keys and not request.rehearsed:

@@ -4,14 +4,14 @@ One chunk of a stream is one engine step, so the gap between two of them is a st
 one step later: no loop through finished requests, whose delay makes routers swing. Gaps go into
 bins by in-flight count (1, 2 to 3, 4 to 7, ... 256 and more), as faded histograms per backend; a
 bin's step time is a quantile of its own, which odd gaps don't move. Those in which a prompt may
-have been read hardly count. A pool's curve is made of its backends' bins: a line through
-them, which fills what was never seen and says what one more request adds, then each bin as far as
-its weight goes, then made monotone. A quick factor on top follows what a long memory is slow to
-see.
+have been read hardly count. A pool's curve is made of the means of its backends' bins: a line
+through them, which fills what was never seen and says what one more request adds, then each bin as
+far as its weight goes, then made monotone. A quick factor on top follows what a long memory is
+slow to see.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import exp, exp2, floor, inf, log2
@@ -101,7 +101,7 @@ class GapHistogram:
 
     Attributes:
         counts: Weight in steps by bucket; bucket n holds gaps from 2 ** (n / `PER_OCTAVE`) s.
-        crowd: In-flight counts, weighted.
+        crowd: Sum of the in-flight counts, weighted.
         seen_at: When a gap was last added (s, monotonic).
         memory: Steps that it remembers.
     """
@@ -112,6 +112,11 @@ class GapHistogram:
     memory: float = MEMORY_STEPS
     _growth: float = 1.0
     """What a step weighs now. Instead of fading what is there, what comes weighs more."""
+    _total: float = field(init=False)
+    _quantile: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._total = sum(self.counts.values())
 
     def add(self, gap_s: float, *, in_flight: int, weight: float, now: float) -> None:
         """Add a gap that weighs `weight` steps, and not more than are remembered."""
@@ -121,6 +126,8 @@ class GapHistogram:
         self.counts[bucket] = self.counts.get(bucket, 0.0) + grown
         self.crowd += grown * in_flight
         self.seen_at = now
+        self._total += grown
+        self._quantile = None
         if self._growth > _GROWN:
             self.scale(1.0)
 
@@ -130,6 +137,7 @@ class GapHistogram:
         self.counts = {b: w * factor for b, w in self.counts.items() if w * factor > _NEGLIGIBLE}
         self.crowd *= factor
         self._growth = 1.0
+        self._total, self._quantile = sum(self.counts.values()), None
 
     def merge(self, other: "GapHistogram") -> None:
         """Add another worker's; the older of both fades to the age of the newer."""
@@ -140,15 +148,26 @@ class GapHistogram:
             self.counts[bucket] = self.counts.get(bucket, 0.0) + share * weight
         self.crowd += share * other.crowd
         self.seen_at = now
+        self._total, self._quantile = sum(self.counts.values()), None
 
     @property
     def weight(self) -> float:
         """Steps seen, faded."""
-        return sum(self.counts.values()) / self._growth
+        return self._total / self._growth
+
+    @property
+    def mean_crowd(self) -> float:
+        """The mean in-flight count; there must be some gaps."""
+        return self.crowd / self._total
 
     @property
     def quantile(self) -> float:
         """The quantile of the gaps that stands for all of them; there must be some."""
+        if self._quantile is None:
+            self._quantile = self._found_quantile()
+        return self._quantile
+
+    def _found_quantile(self) -> float:
         buckets = sorted(self.counts)
         upto = list(accumulate(self.counts[bucket] for bucket in buckets))
         wanted = QUANTILE * upto[-1]
@@ -185,12 +204,6 @@ class StepSums:
         for mine, theirs in zip(self.bins, other.bins, strict=True):
             mine.merge(theirs)
         self.recent.merge(other.recent)
-
-
-class _Point(NamedTuple):
-    crowd: float
-    step_s: float
-    weight: float
 
 
 class StepBook:
@@ -238,8 +251,7 @@ class StepBook:
             sums.curve = fitted
         if fitted is None:
             return None
-        recent = _together([sums.recent for sums in mine])
-        return fitted._replace(quick=_quick(recent, now))
+        return fitted._replace(quick=_quick([sums.recent for sums in mine], now))
 
     def merge(self, other: "StepBook") -> None:
         """Add what another worker has seen."""
@@ -261,24 +273,32 @@ def request_share(pool: Pool) -> float:
     return REQUEST_SHARE + TOKEN_SHARE * (1.0 + drafting * pool.k)
 
 
-def _together(histograms: Sequence[GapHistogram]) -> GapHistogram:
-    """Return the histograms as one; they stay as they are."""
-    seen = [each for each in histograms if each.counts]
-    if len(seen) == 1:
-        return seen[0]
-    together = GapHistogram()
-    for each in seen:
-        together.merge(each)
-    return together
+class _Point(NamedTuple):
+    """What several histograms say together: means over their weights."""
+
+    crowd: float
+    step_s: float
+    weight: float
 
 
-def _quick(recent: GapHistogram, now: float) -> float:
+def _together(histograms: Iterable[GapHistogram], now: float, half_life_s: float) -> _Point | None:
+    """Return what `histograms` say at `now`; None if it is next to nothing."""
+    crowd = step_s = total = 0.0
+    for gaps in histograms:
+        weight = gaps.weight * fresh(gaps.seen_at, now, half_life_s)
+        if weight > _NEGLIGIBLE:
+            crowd += weight * gaps.mean_crowd
+            step_s += weight * gaps.quantile
+            total += weight
+    return _Point(crowd / total, step_s / total, total) if total else None
+
+
+def _quick(recent: Iterable[GapHistogram], now: float) -> float:
     """Return the factor of the present; near 1 where little is recent."""
-    weight = recent.weight * fresh(recent.seen_at, now, QUICK_HALF_LIFE_S)
-    if weight < _NEGLIGIBLE:
+    if (point := _together(recent, now, QUICK_HALF_LIFE_S)) is None:
         return 1.0
-    trust = weight / (weight + QUICK_STEPS / 4)
-    return float(recent.quantile**trust)
+    trust = point.weight / (point.weight + QUICK_STEPS / 4)
+    return float(point.step_s**trust)
 
 
 def _fitted(points: Mapping[int, _Point], pool: Pool) -> StepCurve | None:
@@ -310,11 +330,9 @@ def _added(values: Sequence[float], slope: float) -> Iterator[float]:
 def _points(backends: Sequence[StepSums], now: float) -> Iterator[tuple[int, _Point]]:
     """Yield what the backends' bins say, by number."""
     for index in range(len(KNOTS)):
-        gaps = _together([sums.bins[index] for sums in backends])
-        weight = gaps.weight * fresh(gaps.seen_at, now, HALF_LIFE_S)
-        if weight > _NEGLIGIBLE:
-            crowd = gaps.crowd / sum(gaps.counts.values())
-            yield index, _Point(crowd, gaps.quantile, weight)
+        point = _together((sums.bins[index] for sums in backends), now, HALF_LIFE_S)
+        if point is not None:
+            yield index, point
 
 
 def _line(points: Mapping[int, _Point], share: float) -> tuple[float, float]:

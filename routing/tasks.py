@@ -33,6 +33,8 @@ class TaskType(StrEnum):
     CREATIVE = "creative"
     UNKNOWN = "unknown"
 
+    __hash__ = str.__hash__  # it is part of what is looked up in every decision; Enum's is slow
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskGuess:

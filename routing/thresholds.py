@@ -79,7 +79,7 @@ class Rules:
         self._switches: dict[tuple[str, str], Switch] = {}
         self._arrivals: dict[str, ArrivalRate] = {}
         self._marks = [
-            (key, band, load)
+            (key, band, load, key in thresholds.written)
             for key, band, load in (
                 ("in_flight", thresholds.in_flight, self._in_flight),
                 ("qps", thresholds.qps, self._rate),
@@ -94,7 +94,9 @@ class Rules:
         )
 
     def arrive(self, model: str, *, now: float) -> None:
-        """Count a request for `model`, for the QPS mark."""
+        """Count a request for `model`, if there is a QPS mark."""
+        if self.thresholds.qps is None:
+            return
         if (arrivals := self._arrivals.get(model)) is None:
             arrivals = self._arrivals[model] = ArrivalRate()
         arrivals.arrive(now)
@@ -174,9 +176,8 @@ class Rules:
             all_rules: Apply the shipped marks as well, not only what the user wrote.
             weighs_load: Apply the shipped mark on KV-cache usage.
         """
-        for key, band, load in self._marks:
-            ships = all_rules or (weighs_load and key == "kv_usage")
-            if not (ships or key in self.thresholds.written):
+        for key, band, load, written in self._marks:
+            if not (all_rules or written or (weighs_load and key == "kv_usage")):
                 continue
             value = load(pool, now)
             before = self._switches.get((pool.name, key), _OFF)

@@ -1,8 +1,8 @@
 """Traffic classes: requests alike in how much of a draft they will accept."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from routing.tasks import TaskType
 
@@ -15,6 +15,8 @@ class TemperatureBucket(StrEnum):
     UP_TO_07 = "T<=0.7"
     UP_TO_10 = "T<=1.0"
     ABOVE_10 = "T>1.0"
+
+    __hash__ = str.__hash__  # it is part of what is looked up in every decision; Enum's is slow
 
     @classmethod
     def of(cls, temperature: float) -> "TemperatureBucket":
@@ -32,21 +34,12 @@ _BUCKETS = tuple(TemperatureBucket)
 _TYPICAL = dict(zip(_BUCKETS, (0.1, 0.4, 0.6, 0.9, 1.2), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class TrafficClass:
+class TrafficClass(NamedTuple):
     """The key under which acceptance is learnt: model x task x temperature bucket."""
 
     model: str
     task: TaskType
     bucket: TemperatureBucket
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # It is looked up many times in a decision, and an enum's hash is slow.
-        object.__setattr__(self, "_hash", hash((self.model, self.task, self.bucket)))
-
-    def __hash__(self) -> int:
-        return self._hash
 
     def __str__(self) -> str:
         return self.label

@@ -198,7 +198,7 @@ def test_a_request_that_was_refused_has_no_pool(world: World) -> None:
 def test_a_limit_is_named_as_the_reason(world: World) -> None:
     record = world.record()
     assert record.decision
-    limited = replace(record.decision, reason=Reason.LIMIT, rule="max_temperature")
+    limited = record.decision._replace(reason=Reason.LIMIT, rule="max_temperature")
 
     world.metrics.observe(replace(record, decision=limited))
 

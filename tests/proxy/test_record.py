@@ -1,6 +1,5 @@
 """What follows from a request's times and counts."""
 
-from dataclasses import replace
 
 import pytest
 
@@ -80,7 +79,7 @@ def test_a_finished_request_teaches_its_counts() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.HOLDOUT, Reason.EXPLORE])
 def test_a_request_that_chance_sent_is_marked(reason: Reason) -> None:
-    sent = replace(a_decision(), reason=reason)
+    sent = a_decision()._replace(reason=reason)
     outcome = a_record(ending=Ending.FINISHED, completion_tokens=5, decision=sent).outcome()
 
     assert outcome is not None

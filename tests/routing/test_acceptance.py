@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -83,7 +82,7 @@ def test_a_class_without_requests_learns_from_its_task_and_from_its_pool() -> No
 
 def test_another_pool_or_model_learns_nothing() -> None:
     book, untouched = learn(AcceptanceBook(), *[(100, 40)] * 20), AcceptanceBook()
-    elsewhere = replace(CODE, model="other")
+    elsewhere = CODE._replace(model="other")
 
     for pool, of in ((OTHER, CODE), (NGRAM, elsewhere)):
         assert book.believed(pool, of, now=0) == untouched.believed(pool, of, now=0)

@@ -1,19 +1,24 @@
 """What advice says of servers whose truth is known, and what it needs to know."""
 
 from collections.abc import Callable
+from statistics import median
 
 import pytest
 
 from routing.learner import Learner
 from routing.pools import Pool
+from turnout.simulation.acceptance import TASKS, Odds
 from turnout.simulation.arms import ADAPTIVE, ARMS, Routed, assembled
 from turnout.simulation.cells import capacity
 from turnout.simulation.cluster import Cluster
+from turnout.simulation.engine import Engine, EngineRequest, EngineSettings
 from turnout.simulation.loads import load_named
 from turnout.simulation.mixes import DEFAULT_MIX, MIXES
 from turnout.simulation.servers import SERVER_KINDS
+from turnout.simulation.servers import plain as real_plain
 from turnout.simulation.workloads import Workload
-from turnout.tuning.advice import NotKnown, advise
+from turnout.tuning import advice
+from turnout.tuning.advice import NotKnown, advise, learnt_engines
 
 
 def taught(engine: str, load: str) -> tuple[Learner, Pool, Pool, float]:
@@ -79,6 +84,50 @@ def test_the_same_question_has_the_same_answer() -> None:
     one, other = (advise(learner, spec, plain, now=now, requests=100, seeds=1) for _ in range(2))
 
     assert one == other
+
+
+@pytest.mark.parametrize("engine", ["eagle3", "ngram"])
+def test_the_engines_are_as_they_really_were(engine: str) -> None:
+    """With eight requests of the class that is drafted for least and for most."""
+    learner, spec, plain, now = taught(engine, "40")
+    demand = learner.demand.of("simulated", now=now)
+
+    learnt = learnt_engines(learner, spec, plain, demand, now=now)
+
+    truth = SERVER_KINDS[engine].speculating(), real_plain()
+    for mine, real in zip(learnt, truth, strict=True):
+        shares = (0.2, 0.8) if engine == "ngram" else (1.0,)
+        for share in shares:
+            odds = Odds(share, 0.5, 0.5)
+            assert step_s(mine, odds) == pytest.approx(step_s(real, odds), rel=0.05)
+
+
+def step_s(settings: EngineSettings, odds: Odds) -> float:
+    """Return a typical step's time with eight requests of 600 tokens."""
+    engine = Engine(settings)
+    for number in range(8):
+        engine.submit(
+            EngineRequest(
+                id=str(number), prompt_tokens=500, output_tokens=200, odds=odds, seed=number
+            )
+        )
+    steps = [found.duration_s for _ in range(60) if (found := engine.step()) is not None]
+    return median(steps)
+
+
+def test_a_class_drafts_as_often_as_it_was_seen_to() -> None:
+    learner, spec, _, now = taught("ngram", "40")
+    demand = learner.demand.of("simulated", now=now)
+
+    (math,) = (each for each in demand if each.label == "math@T<=0.2")
+    (edits,) = (each for each in demand if each.label == "code_edit@T<=0.2")
+
+    asked = advice.requests_of(
+        learner, spec, {math: demand[math], edits: demand[edits]}, 40, 0, now
+    )
+    odds = {request.label: request.odds for request in asked}
+    assert odds[math.task].share == pytest.approx(TASKS["math"].ngram_share, abs=0.1)
+    assert odds[edits.task].share == pytest.approx(TASKS["code_edit"].ngram_share, abs=0.1)
 
 
 def test_what_is_missing_is_named() -> None:

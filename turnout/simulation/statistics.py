@@ -123,9 +123,6 @@ class Comparison:
     def ratio(self, arm: str, other: str, *, after: int | None = None) -> Interval | None:
         """Return mean end-to-end latency over that of another arm, None where one is missing.
 
-        Blocks of consecutive arrivals are drawn with replacement within each seed, the same for
-        both arms, so that what is alike for both cancels out.
-
         Args:
             arm: In the numerator.
             other: In the denominator.
@@ -136,11 +133,8 @@ class Comparison:
         skipped = round(WARM_UP * self._length) if after is None else after
         if skipped >= self._length:
             return None
-        mine, theirs = (_e2e(self._rows[name], skipped) for name in (arm, other))
-        value = float(mine.mean() / theirs.mean())
-        drawn = _resampled(mine) / _resampled(theirs)
-        low, high = np.quantile(drawn, (0.025, 0.975))
-        return Interval(value, float(low), float(high))
+        mine, theirs = (e2e_s(self._rows[name], skipped) for name in (arm, other))
+        return ratio_of_means(mine, theirs)
 
     def regret(self, arm: str) -> Interval | None:
         """Return mean end-to-end latency over the oracle's."""
@@ -161,9 +155,19 @@ def comparisons(results: Results, arms: Sequence[str], targets: Targets) -> list
     return made
 
 
-def _e2e(rows: Sequence[Rows], skipped: int) -> Numbers:
-    """Return end-to-end latencies, a line per seed."""
+def e2e_s(rows: Sequence[Rows], skipped: int) -> Numbers:
+    """Return end-to-end latencies without the first `skipped`, s, a line per seed."""
     return np.array([each.e2e_s[skipped:] for each in rows], dtype=np.float64)
+
+
+def ratio_of_means(mine: Numbers, theirs: Numbers) -> Interval:
+    """Return the ratio of two means, of values with a line per seed.
+
+    Blocks of consecutive arrivals are drawn with replacement within each seed, the same for both,
+    so that what is alike for both cancels out.
+    """
+    low, high = np.quantile(_resampled(mine) / _resampled(theirs), (0.025, 0.975))
+    return Interval(float(mine.mean() / theirs.mean()), float(low), float(high))
 
 
 def _resampled(values: Numbers) -> Numbers:

@@ -80,10 +80,11 @@ def judge(comparisons: Sequence[Comparison]) -> list[Verdict]:
             lambda each: each.ratio("wrong-priors", ADAPTIVE, after=LEARNT_AFTER),
             lambda _: WRONG_PRIORS,
         ),
-        _on_average(
-            "Counting others' time is no loss on average against routing selfishly",
+        _everywhere(
+            "Counting others' time costs nothing against routing selfishly",
             comparisons,
             lambda each: each.ratio(ADAPTIVE, "selfish"),
+            lambda _: 1.0,
         ),
         _switches(comparisons),
     ]
@@ -157,16 +158,6 @@ def _everywhere(
     over = sum(found.over for found in every)
     found = f"{_average(every):.3f} on average, over it in {over} of {len(every)} cells"
     return Verdict(claim=claim, held=not over, found=found, worst=every[0])
-
-
-def _on_average(claim: str, comparisons: Sequence[Comparison], ratio: _Ratio) -> Verdict:
-    """Judge a claim that is to hold over all places."""
-    every = _found(comparisons, ratio, lambda _: 1.0)
-    if not every:
-        return Verdict(claim=claim, held=None, found=_NOT_SIMULATED, worst=None)
-    average = _average(every)
-    found = f"{average:.3f} on average over {len(every)} cells"
-    return Verdict(claim=claim, held=average <= 1.0, found=found, worst=every[0])
 
 
 def _average(every: Sequence[Found]) -> float:

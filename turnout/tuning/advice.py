@@ -13,32 +13,29 @@ from random import Random
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
+from routing.acceptance import AcceptanceSums
 from routing.decision import Draws
 from routing.demand import Demand
 from routing.learner import Learner, Measured
 from routing.pools import Backend, Pool
 from routing.traffic import TrafficClass
-from turnout.simulation.acceptance import Odds, alpha_of
+from turnout.simulation.acceptance import MOST_ACCEPTED, Odds, alpha_of
 from turnout.simulation.acceptance import Speculation as SimulatedMethod
 from turnout.simulation.arms import ADAPTIVE, ARMS, Arm, Routed
 from turnout.simulation.cluster import Cluster, Rows, replicas_of
 from turnout.simulation.engine import EngineSettings, StepCost
+from turnout.simulation.loads import WARM_UP
 from turnout.simulation.mixes import Kind
-from turnout.simulation.statistics import Interval
+from turnout.simulation.statistics import Interval, Numbers, e2e_s, ratio_of_means
 from turnout.simulation.workloads import SimulatedRequest
 
 REQUESTS = 600
 SEEDS = 3
-UNCOUNTED = 0.1
-"""Share of a simulation's first requests that is left out: its servers begin empty."""
 SEPARABLE = 0.02
 """Splits whose mean latencies differ by less are taken for equal: the model errs by as much."""
-Latencies = npt.NDArray[np.float64]
 
-_BLOCK = 30
-_RESAMPLES = 1000
+_UNSEEN = AcceptanceSums()
 _LENGTH_SIGMA = 0.5
 """Spread of output lengths (of their logarithm) where fewer than ten were seen."""
 
@@ -130,17 +127,18 @@ def advise(
     demand = learner.demand.of(spec.model, now=now) if demand is None else demand
     if not demand:
         raise NotKnown(f"no traffic for model {spec.model!r} was seen")
-    engines = _engines(learner, spec, plain, demand, now)
+    engines = learnt_engines(learner, spec, plain, demand, now=now)
     servers = len(spec.backends) + len(plain.backends)
-    worlds = [_requests(learner, spec, demand, requests, seed, now) for seed in range(seeds)]
+    worlds = [requests_of(learner, spec, demand, requests, seed, now) for seed in range(seeds)]
     served = {
         count: [_serve(learner, spec, plain, engines, count, servers, world) for world in worlds]
         for count in range(servers + 1)
     }
-    latencies = {count: _columns(rows) for count, rows in served.items()}
+    skipped = round(WARM_UP * requests)
+    latencies = {count: e2e_s(rows, skipped) for count, rows in served.items()}
     least = min(latencies, key=lambda count: latencies[count].mean())
     splits = [
-        _split(count, servers, served[count], latencies[count], latencies[least])
+        _split(count, servers, served[count], skipped, latencies[least])
         for count in range(servers + 1)
     ]
     present = splits[len(spec.backends)]
@@ -149,17 +147,21 @@ def advise(
     return Advice(rate_per_s=rate, splits=splits, present=present, best=best)
 
 
-def _engines(
+def learnt_engines(
     learner: Learner,
     spec: Pool,
     plain: Pool,
     demand: Mapping[TrafficClass, Demand],
+    *,
     now: float,
 ) -> tuple[EngineSettings, EngineSettings]:
     """Return engines whose steps take what was learnt, the speculating one first.
 
-    A request adds its token and its context to a step; what else it adds to one that drafts is the
-    drafts' doing.
+    A request adds its token and its context to a step; what else it adds to one that speculates is
+    the drafts' doing, as many as were drafted on average.
+
+    Raises:
+        NotKnown: If a pool has no step times yet.
     """
     found = []
     for pool in (spec, plain):
@@ -175,7 +177,7 @@ def _engines(
     token_s = min(found[1].prompt_token_s, plain_added)
     context_s = (plain_added - token_s) / (context / total)
     cost = StepCost(fixed_s=plain_s, token_s=token_s, context_s=context_s)
-    verifying = plain_added + token_s * spec.k
+    verifying = plain_added + token_s * spec.k * _drafting(learner, spec, None, now)
     drafting = replace(cost, fixed_s=spec_s, sequence_s=spec_added - verifying)
     return _settings(spec, drafting), _settings(plain, cost)
 
@@ -200,7 +202,7 @@ def _settings(pool: Pool, cost: StepCost) -> EngineSettings:
     )
 
 
-def _requests(
+def requests_of(
     learner: Learner,
     spec: Pool,
     demand: Mapping[TrafficClass, Demand],
@@ -208,10 +210,11 @@ def _requests(
     seed: int,
     now: float,
 ) -> list[SimulatedRequest]:
+    """Return `count` requests such as were seen, as often as `demand` says."""
     random = Random(f"{seed} advice")  # noqa: S311 - a simulation, not a secret
     classes = sorted(demand, key=lambda each: each.label)
     weights = [demand[each].rate_per_s for each in classes]
-    taus = {each: learner.acceptance.believed(spec, each, now=now).tau for each in classes}
+    odds = {each: _odds(learner, spec, each, now) for each in classes}
     at, made = 0.0, []
     for index in range(count):
         at += random.expovariate(sum(weights))
@@ -225,7 +228,7 @@ def _requests(
                 label=chosen.task,
                 prompt_tokens=max(1, round(demand[chosen].prompt_tokens)),
                 output_tokens=max(2, round(median * exp(sigma * random.gauss(0.0, 1.0)))),
-                odds=_odds(taus[chosen], spec.k),
+                odds=odds[chosen],
                 seed=random.getrandbits(48),
                 draws=Draws(1.0, 1.0, (random.random(), random.random()), random.random()),
             )
@@ -239,9 +242,22 @@ def _sigma(learner: Learner, traffic_class: TrafficClass) -> float:
     return sqrt(sums.variance) if sums is not None and sums.count >= 10.0 else _LENGTH_SIGMA
 
 
-def _odds(tau: float, k: int) -> Odds:
-    alpha = alpha_of(min(tau - 1.0, 0.95 * k), k)
-    return Odds(1.0, alpha, alpha)
+def _odds(learner: Learner, spec: Pool, traffic_class: TrafficClass, now: float) -> Odds:
+    """Return a class's odds: it drafts as often as was seen, and accepts what is believed."""
+    accepted = learner.acceptance.believed(spec, traffic_class, now=now).tau - 1.0
+    share = _drafting(learner, spec, traffic_class, now)
+    alpha = alpha_of(min(accepted / share, MOST_ACCEPTED * spec.k), spec.k)
+    return Odds(share, alpha, alpha)
+
+
+def _drafting(
+    learner: Learner, spec: Pool, traffic_class: TrafficClass | None, now: float
+) -> float:
+    """Return the share of steps that draft, of a class or of all; 1 where servers do not tell."""
+    every = learner.acceptance.sums.get((spec.name, spec.model, None, None), _UNSEEN)
+    own = learner.acceptance.of(spec, traffic_class, now=now) if traffic_class else _UNSEEN
+    seen = own if own.drafted else every
+    return min(1.0, seen.drafted / (spec.k * seen.steps)) if seen.drafted else 1.0
 
 
 def _serve(
@@ -269,35 +285,15 @@ def _serve(
     return Cluster(replicas, chooser).run(requests)
 
 
-def _columns(served: Sequence[Rows]) -> Latencies:
-    """Return the latencies that count, a row per simulation, s."""
-    skipped = round(UNCOUNTED * len(served[0].e2e_s))
-    return np.array([rows.e2e_s[skipped:] for rows in served], dtype=float)
-
-
 def _split(
-    speculating: int, servers: int, rows: Sequence[Rows], mine: Latencies, best: Latencies
+    speculating: int, servers: int, rows: Sequence[Rows], skipped: int, best: Numbers
 ) -> Split:
-    skipped = round(UNCOUNTED * len(rows[0].e2e_s))
+    mine = e2e_s(rows, skipped)
     return Split(
         speculating=speculating,
         servers=servers,
         mean_e2e_s=float(mine.mean()),
         p95_e2e_s=float(np.percentile(mine, 95)),
         mean_tpot_s=float(np.mean([each.tpot_s[skipped:] for each in rows])),
-        over_best=_ratio(mine, best),
+        over_best=ratio_of_means(mine, best),
     )
-
-
-def _ratio(mine: Latencies, best: Latencies) -> Interval:
-    """Return the ratio of means, by resampling blocks of consecutive arrivals of both alike."""
-    blocks = mine.shape[1] // _BLOCK
-
-    def summed(values: Latencies) -> Latencies:
-        return np.asarray(values[:, : blocks * _BLOCK].reshape(-1, _BLOCK).sum(axis=1))
-
-    one, other = summed(mine), summed(best)
-    picked = np.random.default_rng(0).integers(len(one), size=(_RESAMPLES, len(one)))
-    ratios = one[picked].sum(axis=1) / other[picked].sum(axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Interval(float(mine.mean() / best.mean()), float(low), float(high))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from routing.demand import Demand
+from routing.learner import Learner
 from routing.pools import Pool
 from routing.state import UnusableState
 from routing.tasks import TaskType
@@ -39,8 +40,11 @@ def _by_load(
         mine = [row for row in rows if row.arm == ADAPTIVE and row.load == load.name]
         if spec is None or plain is None or not mine:
             continue
-        demand = _demand(
-            learnt, spec, mine, rate_per_s=protocol.rate_per_s(load.name) * protocol.time_scale
+        demand = demand_of(
+            learnt.learner,
+            spec,
+            mine,
+            rate_per_s=protocol.rate_per_s(load.name) * protocol.time_scale,
         )
         try:
             yield load.name, advise(learnt.learner, spec, plain, now=0.0, demand=demand)
@@ -48,12 +52,12 @@ def _by_load(
             continue
 
 
-def _demand(
-    learnt: Learnt, spec: Pool, rows: Sequence[Row], *, rate_per_s: float
+def demand_of(
+    learner: Learner, spec: Pool, rows: Sequence[Row], *, rate_per_s: float
 ) -> Mapping[TrafficClass, Demand]:
     """Return a load's demand: its own rate and classes, and the prompts that were seen."""
     labels = Counter(row.traffic_class for row in rows if row.traffic_class)
-    seen = learnt.learner.demand.of(spec.model, now=0.0)
+    seen = learner.demand.of(spec.model, now=0.0)
     found = {}
     for label, count in labels.items():
         task, _, bucket = label.partition("@")
