@@ -1,6 +1,5 @@
 """What follows from a request's times and counts."""
 
-
 import pytest
 
 from proxy.record import Ending
