@@ -19,7 +19,7 @@ from routing.demand import Demand
 from routing.pools import Backend, Pool
 from routing.tasks import TaskType
 from routing.traffic import TrafficClass
-from turnout.simulation.acceptance import MOST_ACCEPTED, Odds, alpha_of
+from turnout.simulation.acceptance import Odds, alike
 from turnout.simulation.cluster import Chosen, Cluster, Flight, Replica, replicas_of
 from turnout.simulation.engine import EngineSettings
 from turnout.simulation.mixes import Kind
@@ -125,8 +125,7 @@ def odds_by_kind(rows: Sequence[Row], k: int) -> Mapping[str, Odds]:
         accepted = sum(row.accepted or 0 for row in told)
         steps = sum((row.tokens or 0) - 1 for row in told) - accepted
         drafting = sum(row.drafted or 0 for row in told) / k
-        alpha = alpha_of(min(accepted / drafting, MOST_ACCEPTED * k), k)
-        found[kind] = Odds(min(1.0, drafting / steps), alpha, alpha)
+        found[kind] = alike(min(1.0, drafting / steps), accepted / steps, k)
     return found
 
 

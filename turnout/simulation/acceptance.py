@@ -102,8 +102,7 @@ class Odds(NamedTuple):
         """
         if self.first != self.following:
             return self._replace(first=min(1.0, self.first * factor))
-        alpha = alpha_of(min(factor * self.accepted(k) / self.share, k * MOST_ACCEPTED), k)
-        return Odds(self.share, alpha, alpha)
+        return alike(self.share, factor * self.accepted(k), k)
 
 
 MOST_ACCEPTED = 0.95
@@ -131,6 +130,18 @@ def alpha_of(accepted: float, k: int) -> float:
         else:
             high = middle
     return high
+
+
+def alike(share: float, accepted: float, k: int) -> Odds:
+    """Return odds by which each position is accepted alike, `accepted` tokens a step in all.
+
+    Args:
+        share: Share of steps that draft.
+        accepted: Draft tokens accepted per step, all steps counted.
+        k: Draft tokens of a step that drafts, of which at most `MOST_ACCEPTED` are accepted.
+    """
+    alpha = alpha_of(min(accepted / share, k * MOST_ACCEPTED), k)
+    return Odds(share, alpha, alpha)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from routing.demand import Demand
 from routing.learner import Learner, Measured
 from routing.pools import Backend, Pool
 from routing.traffic import TrafficClass
-from turnout.simulation.acceptance import MOST_ACCEPTED, Odds, alpha_of
+from turnout.simulation.acceptance import Odds, alike
 from turnout.simulation.acceptance import Speculation as SimulatedMethod
 from turnout.simulation.arms import ADAPTIVE, ARMS, Arm, Routed
 from turnout.simulation.cluster import Cluster, Rows, replicas_of
@@ -246,8 +246,7 @@ def _odds(learner: Learner, spec: Pool, traffic_class: TrafficClass, now: float)
     """Return a class's odds: it drafts as often as was seen, and accepts what is believed."""
     accepted = learner.acceptance.believed(spec, traffic_class, now=now).tau - 1.0
     share = _drafting(learner, spec, traffic_class, now)
-    alpha = alpha_of(min(accepted / share, MOST_ACCEPTED * spec.k), spec.k)
-    return Odds(share, alpha, alpha)
+    return alike(share, accepted, spec.k)
 
 
 def _drafting(
