@@ -150,3 +150,10 @@ def test_a_capacity_once_measured_is_that_of_whoever_continues(tmp_path: Path) -
     Results.of(tmp_path, not_yet).set_capacity(2.7)
 
     assert Results.of(tmp_path, not_yet).protocol.capacity_per_s == 2.7
+
+
+def test_a_folder_left_before_its_capacity_was_measured_has_no_report(tmp_path: Path) -> None:
+    Results.of(tmp_path, replace(SMALL, capacity_per_s=None))
+
+    with pytest.raises(FolderRefused, match="left before anything was measured"):
+        Results.there(tmp_path)

@@ -170,7 +170,7 @@ class Results:
         """Return what is in `folder`, whatever it was measured by.
 
         Raises:
-            FolderRefused: If there is nothing.
+            FolderRefused: If there is nothing, or nothing was measured yet.
         """
         if not (folder / _PROTOCOL).exists():
             raise FolderRefused(
@@ -178,6 +178,11 @@ class Results:
                 "right one with --out"
             )
         protocol = Protocol.read(folder / _PROTOCOL)
+        if protocol.capacity_per_s is None:
+            raise FolderRefused(
+                f"folder {folder} was left before anything was measured; run the same command "
+                "without --report to go on"
+            )
         return cls(folder, protocol, _whole_cells(folder / _REQUESTS, protocol))
 
     @property
