@@ -268,8 +268,25 @@ class Timeouts(Section):
     first_byte_s: Seconds = Field(
         default=300.0, description="From the request sent to the first byte of the answer."
     )
+    prompt_token_s: float = Field(
+        default=0.01, ge=0, description="Added to `first_byte_s` for each token of the prompt."
+    )
     between_chunks_s: Seconds = Field(
         default=120.0, description="Between two pieces of an answer."
+    )
+    total_s: Seconds = Field(
+        default=3600.0,
+        description="From the request received to the end of the answer, further tries included.",
+    )
+
+
+class Retries(Section):
+    """How often a request is tried again, before a byte of an answer has gone to its client."""
+
+    error_answers: Fraction = Field(
+        default=0.2,
+        description="Further tries after error answers (500 and above), as a share of requests, so "
+        "that they cannot multiply an overload. Lost connections do not count.",
     )
 
 
@@ -327,6 +344,7 @@ class Settings(Section):
         default=True, description="Whether `x-turnout-pool` may name the pool."
     )
     timeouts: Timeouts = Field(default=Timeouts())
+    retries: Retries = Field(default=Retries())
     probes: Probes = Field(default=Probes())
     observation: Observation = Field(default=Observation())
     extra_routes: tuple[ExtraRoute, ...] = Field(

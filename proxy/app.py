@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from config.problems import ConfigError, Problem
 from config.settings import Settings
+from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
 from proxy.discovery import Discovery
 from proxy.downstream import Receive, Scope, Send
@@ -110,8 +111,15 @@ def create_app(
         router.learner.restarted(member.pool, member.load)
         router.prefixes.forget(member.name)
 
+    availability = Availability(fleet, clock=clock)
     prober = Prober(
-        fleet, client, discovery, settings=settings.probes, clock=clock, on_restart=restarted
+        fleet,
+        client,
+        discovery,
+        settings=settings.probes,
+        clock=clock,
+        on_change=availability.probed,
+        on_restart=restarted,
     )
     counterfactual = Counterfactual(
         lambda *found: router.learner.looked_up(*found, now=clock()),
@@ -125,6 +133,7 @@ def create_app(
         metrics=metrics,
         lifecycle=lifecycle,
         note_refused=prober.note_refusal,
+        availability=availability,
         counterfactual=counterfactual,
         clock=clock,
     )

@@ -9,7 +9,8 @@
     - Draining                       503: this gateway is shutting down
   x BackendError                   the backend's fault
     - BackendUnreachable             502: connection refused, or lost before any byte of an answer
-    - BackendTimeout                 504: to connect, the first byte, between chunks: it says which
+    - BackendTimeout                 504: one each for the connection, the first byte, the next piece
+                                       and the whole answer
     - BackendRejected                its own status: an error answer that another may not give
     - BackendAborted                 502: status 200, but the engine gave up before any content
     - StreamBroken                   after headers: in-band error event, then close
@@ -132,10 +133,34 @@ class BackendUnreachable(BackendError):
 
 
 class BackendTimeout(BackendError):
-    """A wait on the backend was longer than its limit; the message says which."""
+    """A wait on the backend was longer than its limit."""
 
     status = 504
     kind = "backend_timeout"
+
+
+class ConnectTimeout(BackendTimeout):
+    """For the connection (`timeouts.connect_s`)."""
+
+    kind = "connect_timeout"
+
+
+class FirstByteTimeout(BackendTimeout):
+    """For the first byte of the answer (`timeouts.first_byte_s`)."""
+
+    kind = "first_byte_timeout"
+
+
+class ChunkTimeout(BackendTimeout):
+    """For the next piece of it (`timeouts.between_chunks_s`)."""
+
+    kind = "chunk_timeout"
+
+
+class TotalTimeout(BackendTimeout):
+    """For all of it, every try counted (`timeouts.total_s`)."""
+
+    kind = "total_timeout"
 
 
 class BackendRejected(BackendError):

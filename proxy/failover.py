@@ -14,6 +14,8 @@ DEATHS = 2
 FURTHER_TRIES_REJECTED = 1
 """After an error status: the next backend is asked once; more would multiply an overload."""
 
+_BUSY = 503
+
 SPECULATION_REFUSES = b"not yet supported with speculative decoding"
 """Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
 with this as the error of a stream's first event."""
@@ -36,6 +38,16 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
     if isinstance(error, BackendUnreachable | BackendAborted) or not error.connected:
         return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
     return False
+
+
+def blames_backend(error: BackendError) -> bool:
+    """Whether a failure speaks against the backend: no back-pressure, and not the request's fault.
+
+    vLLM answers 503 when its queue is full, and never 429.
+    """
+    if isinstance(error, BackendRejected):
+        return error.status >= 500 and error.status != _BUSY
+    return True
 
 
 def refused_by_speculation(exchange: Exchange, answer: bytes) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from config.settings import ModelSettings, PoolSettings, Settings
 from proxy.errors import NoBackend, NotServed
+from routing.breaker import Circuit
 from routing.pools import Backend, Pool, Speculation
 
 
@@ -16,6 +17,8 @@ class Member:
         url: Base URL without a trailing slash.
         pool: The pool it belongs to.
         load: What a policy sees of it; `load.name` is `host:port`.
+        up: Whether probes find it there.
+        circuit: What its requests say of it.
         reached: Whether it has answered a probe since the gateway started.
         failures: Failed health checks in a row.
         models: Names it serves, adapters included.
@@ -30,6 +33,8 @@ class Member:
     url: str
     pool: Pool
     load: Backend
+    up: bool = False
+    circuit: Circuit = field(default_factory=Circuit)
     reached: bool = False
     failures: int = 0
     models: tuple[str, ...] = ()

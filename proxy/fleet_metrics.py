@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from proxy.discovery import Discovery, MismatchKind
 from proxy.fleet import Fleet, Member
 from proxy.lifecycle import Lifecycle
+from routing.breaker import CircuitState
 from routing.router import Router
 
 
@@ -97,6 +98,11 @@ class FleetState(Collector):
             lambda member: member.load.healthy,
         )
         yield self._per_backend(
+            "turnout_backend_circuit",
+            "What its requests say of it: 0 closed, 1 half-open, 2 open.",
+            lambda member: _CIRCUIT[member.circuit.state],
+        )
+        yield self._per_backend(
             "turnout_backend_scrape_age_seconds",
             "Since its metrics were last read.",
             lambda member: None if member.scraped_at is None else now - member.scraped_at,
@@ -173,3 +179,6 @@ def _gauge(name: str, text: str, labels: tuple[str, ...], rows: _Rows) -> GaugeM
     for values, value in rows:
         family.add_metric(values, float(value))
     return family
+
+
+_CIRCUIT = {CircuitState.CLOSED: 0, CircuitState.HALF_OPEN: 1, CircuitState.OPEN: 2}

@@ -42,7 +42,14 @@ NO_POOL = "none"
 """Label `pool` of a request that ended before a pool was chosen."""
 UNSUPPORTED = "unsupported"
 """Label `cause` of a request retried because a speculating server refused a parameter."""
-ERROR_KINDS = tuple(error.kind for error in BackendError.__subclasses__())
+
+
+def _kinds(error: type[BackendError]) -> list[str]:
+    """Return the kinds of error that there are below `error`."""
+    return [kind for each in error.__subclasses__() for kind in _kinds(each)] or [error.kind]
+
+
+ERROR_KINDS = tuple(_kinds(BackendError))
 MAX_MODELS = 100
 """Names that label `gen_ai_request_model` may take; adapters can be loaded without limit."""
 
@@ -177,6 +184,11 @@ class Metrics:
         self._retries = counter(
             "turnout_retries", "Tries that were followed by another.", "pool", "cause"
         )
+        self._denied = counter(
+            "turnout_retries_denied",
+            "Error answers that were passed on because too many were tried again of late.",
+            "pool",
+        )
         self._errors = counter(
             "turnout_upstream_errors", "Tries that failed.", "pool", "backend", "kind"
         )
@@ -250,6 +262,7 @@ class Metrics:
             self._acceptance(pool, bucket.value)
         for pool in pools:
             self._duration(pool, CHAT)
+            self._denied(pool)
         for counter, values in (
             (self._tokens, ("prompt", "completion")),
             (self._retries, (*ERROR_KINDS, UNSUPPORTED)),
@@ -263,6 +276,10 @@ class Metrics:
     def retry(self, pool: str, cause: str) -> None:
         """Count a further try after one on `pool` failed; `cause` is the failure's kind."""
         self._retries(pool, cause).inc()
+
+    def retry_denied(self, pool: str) -> None:
+        """Count an error answer of `pool` that was passed on for want of budget."""
+        self._denied(pool).inc()
 
     def upstream_error(self, pool: str, backend: str, kind: str) -> None:
         """Count a try that failed on `backend`."""

@@ -16,10 +16,12 @@ from dataclasses import replace
 from time import perf_counter
 
 from config.settings import Settings
+from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream, Receive, Scope, Send, while_connected
 from proxy.errors import (
+    BackendAborted,
     BackendError,
     BackendRejected,
     BackendUnreachable,
@@ -43,6 +45,7 @@ from proxy.reporting import log_record
 from proxy.stored import StoredResponses
 from proxy.upstream import Answer, Upstream
 from proxy.watching import Watch
+from routing.budget import RetryBudget
 from routing.decision import (
     Decision,
     Draws,
@@ -73,6 +76,7 @@ class Pipeline:
         lifecycle: Whether work is taken.
         note_refused: Told a backend that refused a connection. Where a connection was merely slow,
             or the gateway had no socket left, health checks decide: the fault may be its own.
+        availability: Told what becomes of each try.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
@@ -88,6 +92,7 @@ class Pipeline:
         metrics: Metrics,
         lifecycle: Lifecycle,
         note_refused: Callable[[Member], None],
+        availability: Availability,
         counterfactual: Counterfactual,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
@@ -99,10 +104,12 @@ class Pipeline:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._note_refused = note_refused
+        self._availability = availability
         self._counterfactual = counterfactual
         self._clock = clock
         self._chance = chance
         self._stored = StoredResponses()
+        self._budget = RetryBudget(settings.retries.error_answers)
         self._intake = Intake(settings, fleet, self._stored)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,6 +139,7 @@ class Pipeline:
     async def _serve(self, exchange: Exchange) -> None:
         """Try backends until one answers or none is left."""
         failure: BackendError | None = None
+        self._budget.earn()
         while True:
             try:
                 decision = self._decide(exchange)
@@ -143,18 +151,23 @@ class Pipeline:
             except BackendError as error:
                 failure = error
                 self._note_failure(error, exchange, decision)
-                if exchange.downstream.started or not may_retry(
-                    error,
-                    lost=exchange.lost,
-                    deaths=exchange.deaths,
-                    rejected=exchange.rejected,
-                ):
+                if exchange.downstream.started or not self._may_retry(error, exchange, decision):
                     await self._give_up(error, exchange)
                     return
                 cause = UNSUPPORTED if error.status == 400 else error.kind
                 self._metrics.retry(decision.pool.name, cause)
             else:
                 return
+
+    def _may_retry(self, error: BackendError, exchange: Exchange, decision: Decision) -> bool:
+        if not may_retry(
+            error, lost=exchange.lost, deaths=exchange.deaths, rejected=exchange.rejected
+        ):
+            return False
+        if isinstance(error, BackendRejected) and error.status >= 500 and not self._budget.spend():
+            self._metrics.retry_denied(decision.pool.name)
+            return False
+        return True
 
     def _decide(self, exchange: Exchange) -> Decision:
         """Choose pool and backend.
@@ -221,17 +234,27 @@ class Pipeline:
         record.sent_at = self._clock()
         record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
         try:
-            async with self._upstream.open(
-                member,
-                method=downstream.method,
-                path=downstream.path,
-                query=downstream.query,
-                headers=downstream.headers,
-                body=body,
-                request_id=exchange.record.request_id,
-                api_key=self._fleet.api_keys.get(member.pool.name),
-            ) as answer:
+            async with (
+                self._availability.trying(
+                    member,
+                    lambda: downstream.started,
+                    within_s=self._settings.timeouts.total_s - (record.sent_at - record.started_at),
+                ) as one,
+                self._upstream.open(
+                    member,
+                    method=downstream.method,
+                    path=downstream.path,
+                    query=downstream.query,
+                    headers=downstream.headers,
+                    body=body,
+                    request_id=exchange.record.request_id,
+                    api_key=self._fleet.api_keys.get(member.pool.name),
+                    prompt_tokens=features.prompt_tokens,
+                ) as answer,
+            ):
                 await self._relay(exchange, decision, member, answer, hidden, watch)
+                # An engine that aborts says so itself; it may be the request's fault.
+                one.broken = record.error not in (None, BackendAborted.kind)
         finally:
             watch.close()
 

@@ -34,7 +34,7 @@ def _ignore(_: Member) -> None:
 
 
 class Prober:
-    """Keeps `healthy`, `gauges` and what was learnt of every member current.
+    """Keeps `up`, `gauges` and what was learnt of every member current.
 
     Args:
         fleet: Whose members are probed.
@@ -44,8 +44,7 @@ class Prober:
         clock: Seconds, monotonic.
         sleep: Waits so many seconds.
         draw: Chance in [0, 1), for jitter.
-        on_up: Called when a member may be given requests again.
-        on_down: Called when it no longer may.
+        on_change: Called when a member was found to be up or down.
         on_restart: Called when its process is a new one: what was learnt of it is void.
     """
 
@@ -59,8 +58,7 @@ class Prober:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         draw: Callable[[], float] = random.random,
-        on_up: Callable[[Member], None] = _ignore,
-        on_down: Callable[[Member], None] = _ignore,
+        on_change: Callable[[Member], None] = _ignore,
         on_restart: Callable[[Member], None] = _ignore,
     ) -> None:
         self._fleet = fleet
@@ -70,8 +68,7 @@ class Prober:
         self._clock = clock
         self._sleep = sleep
         self._draw = draw
-        self._on_up = on_up
-        self._on_down = on_down
+        self._on_change = on_change
         self._on_restart = on_restart
         self._refused_at: dict[str, float] = {}
         self._scraped: dict[str, Exposition] = {}
@@ -135,10 +132,10 @@ class Prober:
         if self._refused_at.get(member.name, float("-inf")) >= asked_at:
             return  # the hot path met a refusal after this answer was asked for
         member.failures = 0
-        if not member.load.healthy:
-            member.load.healthy = True
+        if not member.up:
+            member.up = True
             log.info("backend %s of pool %s is up", member.name, member.pool.name)
-            self._on_up(member)
+            self._on_change(member)
 
     async def _ask_health(self, member: Member) -> None:
         response = await ask(self._client, member, "/health", timeout_s=self._settings.timeout_s)
@@ -160,10 +157,10 @@ class Prober:
         self._take_out(member, "it refused a request's connection")
 
     def _take_out(self, member: Member, why: str) -> None:
-        if member.load.healthy:
-            member.load.healthy = False
+        if member.up:
+            member.up = False
             log.warning("backend %s of pool %s is down: %s", member.name, member.pool.name, why)
-            self._on_down(member)
+            self._on_change(member)
 
     async def scrape(self, member: Member) -> None:
         """Read a member's metrics once; one that was never learnt is left alone."""

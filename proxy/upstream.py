@@ -8,14 +8,20 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
-from typing import Self
+from typing import NamedTuple, Self
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
 from config.settings import Timeouts
-from proxy.errors import BackendTimeout, BackendUnreachable
+from proxy.errors import (
+    BackendTimeout,
+    BackendUnreachable,
+    ChunkTimeout,
+    ConnectTimeout,
+    FirstByteTimeout,
+)
 from proxy.fleet import Member
 
 HeaderList = Iterable[tuple[bytes, bytes]]
@@ -58,6 +64,28 @@ def end_to_end(headers: HeaderList) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in pairs if name not in HOP_BY_HOP | named]
 
 
+class _FirstByte(NamedTuple):
+    """The wait for the first byte of an answer.
+
+    Attributes:
+        wait_s: How long it may be.
+        by: When it is over (s, of the loop).
+    """
+
+    wait_s: float
+    by: float
+
+    @classmethod
+    def within(cls, wait_s: float) -> Self:
+        """Return a wait that begins now."""
+        return cls(wait_s, asyncio.get_running_loop().time() + wait_s)
+
+    def missed(self, backend: str) -> FirstByteTimeout:
+        """Return the error of a backend that sent nothing in time."""
+        msg = f"backend {backend} sent no byte of an answer for {self.wait_s:g} s (first_byte_s)"
+        return FirstByteTimeout(msg)
+
+
 class Answer:
     """A backend's response whose head has arrived.
 
@@ -68,14 +96,14 @@ class Answer:
         encoded: Whether it is compressed, against what was asked, so that it cannot be read.
     """
 
-    __slots__ = ("_first_by", "_response", "_waits", "encoded", "headers", "status", "streams")
+    __slots__ = ("_first", "_response", "_waits", "encoded", "headers", "status", "streams")
 
     def __init__(
-        self, response: aiohttp.ClientResponse, *, waits: Timeouts, first_by: float
+        self, response: aiohttp.ClientResponse, *, waits: Timeouts, first: "_FirstByte"
     ) -> None:
         self._response = response
         self._waits = waits
-        self._first_by: float | None = first_by
+        self._first: _FirstByte | None = first
         self.status = response.status
         self.headers = [
             pair for pair in end_to_end(response.raw_headers) if pair[0] not in _ANSWERED_HERE
@@ -94,26 +122,28 @@ class Answer:
             BackendTimeout: If none arrive in time.
             BackendUnreachable: If the connection is lost before the end.
         """
-        until = self._first_by
-        if until is None:
+        if self._first is not None:
+            until = self._first.by
+        else:
             until = asyncio.get_running_loop().time() + self._waits.between_chunks_s
         try:
             async with asyncio.timeout_at(until):
                 piece = await self._response.content.readany()
         except TimeoutError as error:
-            raise BackendTimeout(self._too_long()) from error
+            raise self._too_long() from error
         except (aiohttp.ClientError, OSError) as error:
             msg = f"the connection to {self._response.url.authority} was lost: {_words(error)}"
             raise BackendUnreachable(msg) from error
-        self._first_by = None
+        self._first = None
         return piece
 
-    def _too_long(self) -> str:
-        backend, waits = self._response.url.authority, self._waits
-        if self._first_by is not None:
-            return _no_first_byte(backend, waits.first_byte_s)
-        waited_s = waits.between_chunks_s
-        return f"backend {backend} stopped amid its answer for {waited_s:g} s (between_chunks_s)"
+    def _too_long(self) -> BackendTimeout:
+        backend = self._response.url.authority
+        if self._first is not None:
+            return self._first.missed(backend)
+        waited_s = self._waits.between_chunks_s
+        msg = f"backend {backend} stopped amid its answer for {waited_s:g} s (between_chunks_s)"
+        return ChunkTimeout(msg)
 
     async def whole(self, limit: int) -> tuple[bytes, bool]:
         """Return up to about `limit` bytes, and whether that was all."""
@@ -166,8 +196,11 @@ class Upstream:
         body: bytes | None,
         request_id: str,
         api_key: str | None,
+        prompt_tokens: float = 0.0,
     ) -> AsyncIterator[Answer]:
         """Send a request and give its answer once the head is there; close it on leaving.
+
+        The longer its prompt, the longer the first byte may take.
 
         Raises:
             BackendUnreachable: If no connection could be made, or it was lost before the head.
@@ -177,9 +210,9 @@ class Upstream:
             msg = "Upstream is used outside its context"
             raise RuntimeError(msg)
         waits = self._timeouts
-        first_by = asyncio.get_running_loop().time() + waits.first_byte_s
+        first = _FirstByte.within(waits.first_byte_s + waits.prompt_token_s * prompt_tokens)
         try:
-            async with asyncio.timeout_at(first_by):
+            async with asyncio.timeout_at(first.by):
                 response = await self._session.request(
                     method,
                     self._url(member.url, path, query),
@@ -189,18 +222,18 @@ class Upstream:
                 )
         except aiohttp.ConnectionTimeoutError as error:
             msg = f"no connection to backend {member.name} in {waits.connect_s:g} s (connect_s)"
-            raise BackendTimeout(msg, connected=False) from error
+            raise ConnectTimeout(msg, connected=False) from error
         except aiohttp.ClientConnectorError as error:
             msg = f"no connection to backend {member.name}: {_words(error)}"
             refused = error.os_error.errno in _NOBODY_THERE
             raise BackendUnreachable(msg, connected=False, refused=refused) from error
         except TimeoutError as error:
-            raise BackendTimeout(_no_first_byte(member.name, waits.first_byte_s)) from error
+            raise first.missed(member.name) from error
         except (aiohttp.ClientError, OSError) as error:
             msg = f"backend {member.name} was lost before it answered: {_words(error)}"
             raise BackendUnreachable(msg) from error
         try:
-            yield Answer(response, waits=waits, first_by=first_by)
+            yield Answer(response, waits=waits, first=first)
         finally:
             response.release() if response.content.at_eof() else response.close()
 
@@ -232,10 +265,6 @@ def _outgoing(headers: HeaderList, *, request_id: str, api_key: str | None) -> C
     if api_key is not None:
         sent["authorization"] = f"Bearer {api_key}"
     return sent
-
-
-def _no_first_byte(backend: str, waited_s: float) -> str:
-    return f"backend {backend} sent no byte of an answer for {waited_s:g} s (first_byte_s)"
 
 
 def _words(error: BaseException) -> str:

@@ -39,8 +39,9 @@ class World:
             clock=self.clock,
             sleep=self.sleep,
             draw=lambda: self.draw,
-            on_up=lambda member: self.called.append(("up", member.name)),
-            on_down=lambda member: self.called.append(("down", member.name)),
+            on_change=lambda member: self.called.append(
+                ("up" if member.up else "down", member.name)
+            ),
             on_restart=lambda member: self.called.append(("restart", member.name)),
         )
 
@@ -65,7 +66,7 @@ class World:
         for _ in range(count):
             self.clock.now += 1.0
             await self.prober.check(self.spec)
-        return self.spec.load.healthy
+        return self.spec.up
 
     async def runs_until(self, fact: Callable[[], bool]) -> None:
         """Run the loops until `fact` holds."""
@@ -86,7 +87,7 @@ async def world() -> AsyncIterator[World]:
 async def test_the_first_round_learns_scrapes_and_brings_in_every_server(world: World) -> None:
     await world.prober.first_round()
 
-    assert world.spec.load.healthy
+    assert world.spec.up
     assert world.spec.pool.speculation is Speculation.NGRAM
     assert world.spec.gauges["running"] == 2.0
     assert world.spec.scraped_at == world.clock.now
@@ -99,8 +100,8 @@ async def test_a_server_that_is_down_at_the_start_is_warned_of_and_used_when_it_
     world.server.die()
 
     await world.prober.first_round()
-    assert not world.spec.load.healthy
-    assert member(world.fleet, "plain").load.healthy
+    assert not world.spec.up
+    assert member(world.fleet, "plain").up
     assert "backend spec:8001 of pool spec is not there yet" in caplog.text
 
     world.server.answers.clear()
@@ -173,7 +174,7 @@ async def test_a_refused_connection_takes_a_server_out_at_once_until_a_probe_suc
     await world.started()
 
     world.prober.note_refusal(world.spec)
-    assert not world.spec.load.healthy
+    assert not world.spec.up
     world.prober.note_refusal(world.spec)
     assert await world.checks(1)
 
@@ -296,11 +297,11 @@ async def test_the_loops_take_a_server_out_and_bring_it_back(world: World) -> No
     await world.started()
 
     world.server.die()
-    await world.runs_until(lambda: not world.spec.load.healthy)
+    await world.runs_until(lambda: not world.spec.up)
     world.server.answers.clear()
-    await world.runs_until(lambda: world.spec.load.healthy)
+    await world.runs_until(lambda: world.spec.up)
 
-    assert member(world.fleet, "plain").load.healthy
+    assert member(world.fleet, "plain").up
 
 
 async def test_the_loops_wait_the_interval_with_the_scrapes_jittered_by_a_tenth(
@@ -332,4 +333,4 @@ async def test_a_defect_of_ours_is_logged_and_does_not_end_a_loop(
         await world.runs_until(lambda: failed() >= 3)
 
     assert "RuntimeError: a defect" in caplog.text
-    assert world.spec.load.healthy
+    assert world.spec.up

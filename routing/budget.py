@@ -1,0 +1,30 @@
+"""How many further tries traffic may cause: a share of it, so that failures are not multiplied."""
+
+
+class RetryBudget:
+    """Tries that are left: each request adds a share of one.
+
+    With every backend answering errors, the load on them rises by that share and no more. Few
+    requests have what is there from the start.
+
+    Args:
+        share: What a request adds.
+        most: What may be left at most, and is at first.
+    """
+
+    __slots__ = ("_left", "_most", "_share")
+
+    def __init__(self, share: float, *, most: float = 10.0) -> None:
+        self._share = share
+        self._most = self._left = most
+
+    def earn(self) -> None:
+        """Count a request."""
+        self._left = min(self._left + self._share, self._most)
+
+    def spend(self) -> bool:
+        """Take a try, if one is left."""
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True

@@ -1,0 +1,171 @@
+"""Servers fail under load: what has not had a byte of its answer comes from another one."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+from tests.chaos.world import World, faults_of
+
+pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
+
+FAULTY_S = 2.0
+TIMEOUTS = {"first_byte_s": 5.0, "prompt_token_s": 0.0, "between_chunks_s": 2.0}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def ports() -> list[int]:
+    from tests.conftest import _free_ports
+
+    return _free_ports(3)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, ports: list[int]) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("chaos"), ports, timeouts=TIMEOUTS) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+async def _back_to_normal(world: World) -> None:
+    for server in (world.spec, world.plain):
+        await world.holds("turnout_backend_up", 1.0, server.name)
+
+
+async def settled(world: World) -> None:
+    """Wait until nothing is in flight."""
+    await world.holds("turnout_in_flight", 0.0, "backend")
+
+
+@pytest.mark.parametrize("name", ["spec", "plain"])
+async def test_a_server_that_is_killed_loses_no_request_it_had_not_begun(
+    world: World, name: str
+) -> None:
+    server = getattr(world, name)
+    async with world.load() as result:
+        server.kill()
+        killed_at = monotonic()
+        moved_s = await world.holds("turnout_backend_up", 0.0, server.name)
+        await asyncio.sleep(FAULTY_S)
+        server.start()
+        back_s = await world.holds("turnout_backend_up", 1.0, server.name)
+    await settled(world)
+
+    print(f"killed {name}: {result}, out after {moved_s:.2f} s, back after {back_s:.2f} s")
+    assert not result.lost, faults_of(result.lost)
+    assert all(each.sent_at < killed_at for each in result.broken)
+
+
+async def test_a_server_that_stops_dead_loses_no_request_it_had_not_begun(world: World) -> None:
+    async with world.load() as result:
+        world.spec.send(signal.SIGSTOP)
+        stopped_at = monotonic()
+        moved_s = await world.holds("turnout_backend_up", 0.0, world.spec.name)
+        await asyncio.sleep(FAULTY_S)
+        world.spec.send(signal.SIGCONT)
+    await settled(world)
+
+    print(f"stopped: {result}, out after {moved_s:.2f} s")
+    assert not result.lost, faults_of(result.lost)
+    assert all(each.sent_at < stopped_at + moved_s for each in result.broken)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"fault": "reset"},
+        {"fault": "abort"},
+        {"fault": "status", "status": 500},
+        {"fault": "half_stream"},
+        {"fault": "stall"},
+    ],
+    ids=lambda fault: f"{fault['fault']}-{fault.get('status', '')}".rstrip("-"),
+)
+async def test_a_server_that_fails_its_requests_is_left_alone_and_nothing_is_lost(
+    world: World, fault: dict[str, object]
+) -> None:
+    async with world.load() as result:
+        with world.spec.fault(**fault):
+            began = monotonic()
+            moved_s = await world.holds("turnout_backend_circuit", 2.0, world.spec.name)
+            await asyncio.sleep(FAULTY_S)
+            over = monotonic()
+        back_s = await world.holds("turnout_backend_circuit", 0.0, world.spec.name, within_s=40.0)
+    await settled(world)
+
+    print(f"{fault}: {result}, out after {moved_s:.2f} s, back after {back_s:.2f} s")
+    assert not result.lost, faults_of(result.lost)
+    assert len(result.broken) <= 5, faults_of(result.broken)
+    assert all(began - 5.0 < each.sent_at < over for each in result.broken)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_back_pressure_is_no_failure_and_nothing_is_lost(world: World, status: int) -> None:
+    async with world.load() as result:
+        with world.spec.fault(fault="status", status=status):
+            await asyncio.sleep(FAULTY_S)
+            assert world.figure("turnout_backend_circuit", world.spec.name) == 0.0
+    await settled(world)
+
+    print(f"storm of {status}: {result}")
+    assert not result.lost, faults_of(result.lost)
+
+
+async def test_a_slow_server_is_no_failed_one(world: World) -> None:
+    async with world.load() as result:
+        with world.spec.fault(fault="slow", delay_s=0.1):
+            await asyncio.sleep(FAULTY_S)
+    await settled(world)
+
+    print(f"slow: {result}")
+    assert not result.lost and not result.broken
+
+
+async def test_both_pools_gone_and_back(world: World) -> None:
+    async with world.load() as result:
+        for server in (world.spec, world.plain):
+            server.kill()
+        gone_at = monotonic()
+        for server in (world.spec, world.plain):
+            await world.holds("turnout_backend_up", 0.0, server.name)
+        await asyncio.sleep(FAULTY_S)
+        for server in (world.spec, world.plain):
+            server.start()
+        for server in (world.spec, world.plain):
+            await world.holds("turnout_backend_up", 1.0, server.name)
+        back_at = monotonic()
+        await asyncio.sleep(1.0)
+    await settled(world)
+
+    print(f"both pools gone: {result}, back {back_at - gone_at:.2f} s later")
+    assert {each.status for each in result.lost if each.sent_at > gone_at} <= {0, 502, 503}
+    assert not [each for each in result.asked if each.sent_at > back_at and each.fault]
+
+
+async def test_garbage_is_passed_on_and_harms_nobody_else(world: World) -> None:
+    async with world.load() as result:
+        with world.spec.fault(fault="garbage", count=5):
+            await asyncio.sleep(FAULTY_S)
+    await settled(world)
+
+    print(f"garbage: {result}")
+    assert len(result.lost) + len(result.broken) <= 5
+
+
+async def test_nothing_is_left_open(world: World) -> None:
+    await asyncio.sleep(6.0)  # idle connections are kept for four
+    before = world.open_files
+    async with world.load():
+        with world.spec.fault(fault="reset"):
+            await asyncio.sleep(1.0)
+    await settled(world)
+    await asyncio.sleep(6.0)
+
+    assert world.open_files <= before + 2

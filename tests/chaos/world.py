@@ -1,0 +1,270 @@
+"""A gateway between a load and two emulated servers, all in processes of their own.
+
+The load is steady: a request every few milliseconds, half of them streamed, by the `openai` client
+without its own retries, and some by a raw one. What became of each is kept, so that a test can say
+how many were lost.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import httpx
+from openai import APIError, AsyncOpenAI
+
+from tests.running import gateway_command, running
+
+MODEL = "smollm2"
+EVERY_S = 0.04
+TOKENS = 24
+PROBES = {"health_interval_s": 0.25, "timeout_s": 0.5, "scrape_interval_s": 1.0, "failures": 2}
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request of the load.
+
+    Attributes:
+        sent_at: When (s, monotonic).
+        pieces: Pieces of the answer that came.
+        status: HTTP status; 0 where none came.
+        fault: What went wrong, or nothing.
+        backend: Who answered.
+        took_s: How long it was under way.
+    """
+
+    sent_at: float
+    pieces: int = 0
+    status: int = 0
+    fault: str = ""
+    backend: str = ""
+    took_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a load.
+
+    Attributes:
+        asked: Its requests.
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def lost(self) -> list[Asked]:
+        """Those that failed before a byte was delivered."""
+        return [each for each in self.asked if each.fault and not each.pieces]
+
+    @property
+    def broken(self) -> list[Asked]:
+        """Those that broke off after that."""
+        return [each for each in self.asked if each.fault and each.pieces]
+
+    def by(self, server: "ServerProcess", since: float) -> list[Asked]:
+        """Return those sent after `since` that `server` answered."""
+        return [a for a in self.asked if a.backend == server.name and a.sent_at > since]
+
+    def __str__(self) -> str:
+        slowest = max(each.took_s for each in self.asked)
+        return (
+            f"{len(self.asked)} requests, {len(self.lost)} lost, {len(self.broken)} broken, "
+            f"slowest {slowest:.2f} s"
+        )
+
+
+class ServerProcess:
+    """An emulated server that can be killed and started again on the same port."""
+
+    def __init__(self, port: int, folder: Path, *arguments: str) -> None:
+        self.name = f"127.0.0.1:{port}"
+        self.url = f"http://{self.name}"
+        self._command = [
+            *gateway_command(port)[:1], "-m", "turnout.lab.emulated", "--port", str(port),
+            "--model-name", MODEL, "--time-scale", "10", *arguments,
+        ]  # fmt: skip
+        self._log = folder / f"server-{port}.log"
+        self._stack = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        ready = f"{self.url}/health"
+        self._process = self._stack.enter_context(
+            running(self._command, ready=ready, log=self._log)
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Be gone at once."""
+        self.send(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(timeout=10)
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+        self._stack.close()
+
+    @contextmanager
+    def fault(self, **fault: object) -> Iterator[None]:
+        """Have every request fail so until the block ends."""
+        httpx.post(f"{self.url}/emulated/faults", json=fault, timeout=10).raise_for_status()
+        try:
+            yield
+        finally:
+            httpx.delete(f"{self.url}/emulated/faults", timeout=10).raise_for_status()
+
+
+class World:
+    """The servers `spec` and `plain` with a gateway in front of them."""
+
+    def __init__(self, folder: Path, ports: Sequence[int], **settings: object) -> None:
+        gateway, spec, plain = ports
+        self.spec = ServerProcess(spec, folder, "--speculation", "ngram", "--k", "5")
+        self.plain = ServerProcess(plain, folder)
+        self.url = f"http://127.0.0.1:{gateway}"
+        self._port = gateway
+        self._config = folder / "gateway.json"
+        pools = [
+            {"name": "spec", "backends": [self.spec.url], "speculation": "ngram", "k": 5},
+            {"name": "plain", "backends": [self.plain.url], "speculation": "none"},
+        ]
+        self._config.write_text(json.dumps({"pools": pools, "probes": PROBES, **settings}))
+        self._log = folder / "gateway.log"
+        self._stack = ExitStack()
+        self.pid = 0
+
+    def __enter__(self) -> "World":
+        for server in (self.spec, self.plain):
+            server.start()
+            self._stack.callback(server.stop)
+        command = gateway_command(self._port, "--config", str(self._config))
+        process = running(command, ready=f"{self.url}/ready", log=self._log)
+        self.pid = self._stack.enter_context(process).pid
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def open_files(self) -> int:
+        """Files and sockets that the gateway has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def figure(self, name: str, backend: str = "") -> float:
+        """Return the sum of one of the gateway's series, of one backend or of all."""
+        text = httpx.get(f"{self.url}/metrics", timeout=10).text
+        lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if backend in line)
+
+    async def holds(self, name: str, value: float, backend: str, *, within_s: float = 15.0) -> float:
+        """Wait until a series has a value; return how long that took, s."""
+        began = monotonic()
+        while self.figure(name, backend) != value:
+            assert monotonic() < began + within_s, f"{name} of {backend} is not {value}"
+            await asyncio.sleep(0.05)
+        return monotonic() - began
+
+    @asynccontextmanager
+    async def load(self) -> AsyncIterator[Result]:
+        """Keep the load up within the block, then wait for what is under way."""
+        result = Result()
+        async with (
+            AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client,
+            httpx.AsyncClient(base_url=self.url, timeout=60) as raw,
+            asyncio.TaskGroup() as group,
+        ):
+            sending = group.create_task(self._send(result, client, raw, group))
+            await asyncio.sleep(0.5)
+            yield result
+            await asyncio.sleep(0.5)
+            sending.cancel()
+
+    async def _send(
+        self,
+        result: Result,
+        client: AsyncOpenAI,
+        raw: httpx.AsyncClient,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        number = 0
+        while True:
+            asked = Asked(monotonic())
+            result.asked.append(asked)
+            work = (_streamed, _whole, _raw)[number % 3]
+            group.create_task(work(asked, raw if work is _raw else client, number))
+            number += 1
+            await asyncio.sleep(EVERY_S)
+
+
+def _body(number: int) -> dict[str, object]:
+    """Return a request for a task that speculates or for one that does not."""
+    echo = "Repeat this line exactly: the quick brown fox jumps over the lazy dog."
+    words = echo if number % 2 else "Write a strange poem about rust."
+    return {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": f"{words} ({number})"}],
+        "temperature": 0.0 if number % 2 else 1.0,
+        "max_tokens": TOKENS,
+    }
+
+
+async def _streamed(asked: Asked, client: AsyncOpenAI, number: int) -> None:
+    try:
+        answer = await client.chat.completions.create(**_body(number), stream=True)  # type: ignore[call-overload]
+        asked.status = answer.response.status_code
+        asked.backend = answer.response.headers.get("x-turnout-backend", "")
+        finish = None
+        async for chunk in answer:
+            asked.pieces += 1
+            finish = chunk.choices[0].finish_reason if chunk.choices else finish
+        if finish != "length":
+            asked.fault = f"the stream ended with {finish}"
+    except (APIError, httpx.HTTPError) as error:
+        asked.fault = repr(error)
+    asked.took_s = monotonic() - asked.sent_at
+
+
+async def _whole(asked: Asked, client: AsyncOpenAI, number: int) -> None:
+    try:
+        answer = await client.chat.completions.with_raw_response.create(**_body(number))  # type: ignore[call-overload]
+        asked.status, asked.pieces = answer.status_code, 1
+        asked.backend = answer.headers.get("x-turnout-backend", "")
+        if answer.parse().choices[0].finish_reason != "length":
+            asked.fault = "cut short"
+    except APIError as error:
+        asked.fault = repr(error)
+    asked.took_s = monotonic() - asked.sent_at
+
+
+async def _raw(asked: Asked, client: httpx.AsyncClient, number: int) -> None:
+    try:
+        answer = await client.post("/v1/chat/completions", json=_body(number))
+        asked.status, asked.pieces = answer.status_code, int(answer.status_code == 200)
+        asked.backend = answer.headers.get("x-turnout-backend", "")
+        if answer.status_code != 200:
+            asked.fault = answer.text[:200]
+        elif answer.json()["choices"][0]["finish_reason"] != "length":
+            asked.fault = "cut short"
+    except (httpx.HTTPError, ValueError) as error:
+        asked.fault = repr(error)
+    asked.took_s = monotonic() - asked.sent_at
+
+
+def faults_of(asked: Sequence[Asked]) -> Counter[str]:
+    """Return what went wrong, and how often."""
+    return Counter(each.fault for each in asked)
