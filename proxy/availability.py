@@ -14,10 +14,13 @@ from contextlib import asynccontextmanager
 from time import monotonic
 
 from proxy.errors import BackendError, BackendUnreachable, TotalTimeout
-from proxy.failover import blames_backend
+from proxy.failover import blames_backend, is_back_pressure
 from proxy.fleet import Fleet, Member
 
 log = logging.getLogger(__name__)
+
+SPARED_S = 1.0
+"""How long a backend that is busy gets nothing while others are not; vLLM names no time itself."""
 
 Later = Callable[[float, Callable[[], None]], object]
 """Calls back in so many seconds."""
@@ -72,6 +75,7 @@ class Availability:
         self._draw = draw
         self._later = later
         self._tries: dict[str, set[Try]] = {}
+        self._busy_until: dict[str, float] = {}
 
     def probed(self, member: Member) -> None:
         """Take in that probes have found `member` to be up or down.
@@ -118,7 +122,10 @@ class Availability:
             msg = f"backend {member.name} took longer than the request may (timeouts.total_s)"
             raise TotalTimeout(msg) from None
         except BackendError as error:
-            if blames_backend(error):
+            if is_back_pressure(error):
+                circuit.leave(trial=is_trial)
+                self._spare(member)
+            elif blames_backend(error):
                 self._fail(member, trial=is_trial)
             else:
                 circuit.succeed(self._clock(), trial=is_trial)
@@ -146,13 +153,18 @@ class Availability:
         self._refresh(member)
         self._later(open_s, lambda: self._refresh(member))
 
+    def _spare(self, member: Member) -> None:
+        """Give a member that is busy a moment, if there is another."""
+        self._busy_until[member.name] = self._clock() + SPARED_S
+        self._refresh(member)
+        self._later(SPARED_S, lambda: self._refresh(member))
+
     def _refresh(self, member: Member) -> None:
         """Work out who of the model's members may be given requests."""
         now, model = self._clock(), member.pool.model
-        up = [each for each in self._fleet.members.values() if each.pool.model == model and each.up]
+        members = [each for each in self._fleet.members.values() if each.pool.model == model]
+        up = [each for each in members if each.up]
         admitted = [each for each in up if each.circuit.admits(now)]
-        for each in self._fleet.members.values():
-            if each.pool.model == model:
-                each.load.healthy = each in (admitted or up)
-        if up and not admitted:
-            log.warning("every backend of model %r fails requests; all are tried", model)
+        idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
+        for each in members:
+            each.load.healthy = each in (idle or admitted or up)

@@ -14,7 +14,7 @@ DEATHS = 2
 FURTHER_TRIES_REJECTED = 1
 """After an error status: the next backend is asked once; more would multiply an overload."""
 
-_BUSY = 503
+_BUSY = (429, 503)
 
 SPECULATION_REFUSES = b"not yet supported with speculative decoding"
 """Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
@@ -40,14 +40,22 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
     return False
 
 
-def blames_backend(error: BackendError) -> bool:
-    """Whether a failure speaks against the backend: no back-pressure, and not the request's fault.
+def is_back_pressure(error: BackendError) -> bool:
+    """Whether the backend is only busy: it may be spared, but nothing is wrong with it.
 
-    vLLM answers 503 when its queue is full, and never 429.
+    vLLM answers 503 when its queue is full, what stands before it 429.
     """
-    if isinstance(error, BackendRejected):
-        return error.status >= 500 and error.status != _BUSY
-    return True
+    return isinstance(error, BackendRejected) and error.status in _BUSY
+
+
+def blames_backend(error: BackendError) -> bool:
+    """Whether a failure speaks against the backend, and is not the request's fault."""
+    return not isinstance(error, BackendRejected) or error.status >= 500
+
+
+def another_may_do_better(status: int) -> bool:
+    """Whether an error status is worth another backend."""
+    return status >= 500 or status in _BUSY
 
 
 def refused_by_speculation(exchange: Exchange, answer: bytes) -> bool:

@@ -34,7 +34,7 @@ from proxy.errors import (
     StreamBroken,
 )
 from proxy.exchange import RESPONSES, Exchange, Intake
-from proxy.failover import may_retry, refused_by_speculation
+from proxy.failover import another_may_do_better, may_retry, refused_by_speculation
 from proxy.fleet import Fleet, Member
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import UNSUPPORTED, Metrics
@@ -164,7 +164,8 @@ class Pipeline:
             error, lost=exchange.lost, deaths=exchange.deaths, rejected=exchange.rejected
         ):
             return False
-        if isinstance(error, BackendRejected) and error.status >= 500 and not self._budget.spend():
+        refused = isinstance(error, BackendRejected) and another_may_do_better(error.status)
+        if refused and not self._budget.spend():
             self._metrics.retry_denied(decision.pool.name)
             return False
         return True
@@ -345,8 +346,8 @@ class Pipeline:
         """Send a backend's error answer on, byte for byte, unless another backend may do better.
 
         Raises:
-            BackendRejected: If another may: a status of 500 and more, or a parameter that only a
-                speculating server refuses.
+            BackendRejected: If another may: it failed or is busy, or speculates and refuses a
+                parameter for that.
         """
         body, whole = await answer.whole(ERROR_BODY_BYTES)
         rejected = BackendRejected(
@@ -355,7 +356,7 @@ class Pipeline:
             headers=answer.headers,
             answer=body,
         )
-        if whole and answer.status >= 500:
+        if whole and another_may_do_better(answer.status):
             raise rejected
         if whole and answer.status == 400 and refused_by_speculation(exchange, body):
             raise rejected

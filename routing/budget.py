@@ -4,17 +4,18 @@
 class RetryBudget:
     """Tries that are left: each request adds a share of one.
 
-    With every backend answering errors, the load on them rises by that share and no more. Few
-    requests have what is there from the start.
+    With every backend answering errors, the load on them rises by that share and no more, once
+    what is there from the start is spent.
 
     Args:
         share: What a request adds.
-        most: What may be left at most, and is at first.
+        most: What may be left at most, and is at first: the requests that one dying engine may
+            have had in hand, all of which it answers with 500.
     """
 
     __slots__ = ("_left", "_most", "_share")
 
-    def __init__(self, share: float, *, most: float = 10.0) -> None:
+    def __init__(self, share: float, *, most: float = 100.0) -> None:
         self._share = share
         self._most = self._left = most
 

@@ -1,0 +1,176 @@
+"""Who gets requests: what probes and circuits say together."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from proxy.availability import SPARED_S, Availability
+from proxy.errors import (
+    BackendError,
+    BackendRejected,
+    BackendUnreachable,
+    ClientGone,
+    TotalTimeout,
+)
+from routing.breaker import CircuitState
+from tests.proxy.scripted import Clock, fleet, member
+
+pytestmark = pytest.mark.anyio
+
+FAILED = BackendRejected("500", status=500, headers=[], answer=b"")
+BUSY = BackendRejected("503", status=503, headers=[], answer=b"")
+REFUSED = BackendRejected("400", status=400, headers=[], answer=b"")
+
+
+class World:
+    """Two members that are up, and calls that are due later."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.fleet = fleet()
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.availability = Availability(
+            self.fleet, clock=self.clock, draw=lambda: 0.5, later=self.later
+        )
+        self.spec, self.plain = member(self.fleet, "spec"), member(self.fleet, "plain")
+        for each in (self.spec, self.plain):
+            each.pool.model = "m"
+            each.up = True
+            self.availability.probed(each)
+
+    def later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self.due.append((self.clock.now + delay_s, call))
+
+    def passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+        due = [call for at, call in self.due if at <= self.clock.now]
+        self.due = [each for each in self.due if each[0] > self.clock.now]
+        for call in due:
+            call()
+
+    async def ends(self, error: BaseException | None, *, times: int = 1) -> None:
+        for _ in range(times):
+            try:
+                async with self.availability.trying(self.spec, lambda: False, within_s=60.0):
+                    if error is not None:
+                        raise error
+            except (BackendError, ClientGone):
+                pass
+
+    @property
+    def healthy(self) -> tuple[bool, bool]:
+        return self.spec.load.healthy, self.plain.load.healthy
+
+
+async def test_failures_in_a_row_take_a_backend_out_and_one_request_brings_it_back() -> None:
+    world = World()
+
+    await world.ends(FAILED, times=4)
+    assert world.healthy == (True, True)
+    await world.ends(FAILED)
+    assert world.healthy == (False, True)
+    world.passes(0.5)
+    assert world.healthy == (False, True)
+    world.passes(0.6)
+    assert world.healthy == (True, True)
+    async with world.availability.trying(world.spec, lambda: False, within_s=60.0):
+        assert world.healthy == (False, True)  # its trial is under way
+    assert world.healthy == (True, True)
+    assert world.spec.circuit.state is CircuitState.CLOSED
+
+
+async def test_a_trial_that_fails_takes_it_out_for_longer() -> None:
+    world = World()
+    await world.ends(FAILED, times=5)
+    world.passes(1.1)
+
+    await world.ends(FAILED)
+
+    world.passes(1.1)
+    assert world.healthy == (False, True)
+    world.passes(1.0)
+    assert world.healthy == (True, True)
+
+
+@pytest.mark.parametrize("error", [None, REFUSED, ClientGone()], ids=repr)
+async def test_what_says_nothing_against_a_backend_leaves_it_in(
+    error: BaseException | None,
+) -> None:
+    world = World()
+
+    await world.ends(error, times=20)
+
+    assert world.healthy == (True, True)
+    assert world.spec.circuit.state is CircuitState.CLOSED
+
+
+async def test_a_busy_backend_is_spared_for_a_moment_and_its_circuit_stays_closed() -> None:
+    world = World()
+
+    await world.ends(BUSY, times=20)
+
+    assert world.healthy == (False, True)
+    assert world.spec.circuit.state is CircuitState.CLOSED
+    world.passes(SPARED_S)
+    assert world.healthy == (True, True)
+
+
+@pytest.mark.parametrize("error", [FAILED, BUSY])
+async def test_the_last_backend_of_a_model_is_never_taken_out(error: BackendError) -> None:
+    world = World()
+    world.plain.up = False
+    world.availability.probed(world.plain)
+
+    await world.ends(error, times=20)
+
+    assert world.healthy == (True, False)
+
+
+async def test_circuits_are_passed_over_when_they_would_leave_nothing() -> None:
+    world = World()
+    await world.ends(FAILED, times=5)
+    assert world.healthy == (False, True)
+
+    world.plain.up = False
+    world.availability.probed(world.plain)
+
+    assert world.healthy == (True, False)
+
+
+async def test_a_broken_stream_counts_as_a_failure() -> None:
+    world = World()
+
+    for _ in range(5):
+        async with world.availability.trying(world.spec, lambda: True, within_s=60.0) as one:
+            one.broken = True
+
+    assert world.healthy == (False, True)
+
+
+async def test_what_waits_at_a_backend_that_goes_down_is_given_up() -> None:
+    world = World()
+
+    async def waits(*, started: bool) -> None:
+        async with world.availability.trying(world.spec, lambda: started, within_s=60.0):
+            await asyncio.sleep(0.2)
+
+    waiting = asyncio.create_task(waits(started=False))
+    streaming = asyncio.create_task(waits(started=True))
+    await asyncio.sleep(0)
+    world.spec.up = False
+    world.availability.probed(world.spec)
+
+    with pytest.raises(BackendUnreachable, match="was found to be down before it had answered"):
+        await waiting
+    await streaming
+
+
+async def test_a_request_that_takes_too_long_is_ended_without_blame() -> None:
+    world = World()
+
+    with pytest.raises(TotalTimeout, match=r"timeouts\.total_s"):
+        async with world.availability.trying(world.spec, lambda: True, within_s=0.01):
+            await asyncio.sleep(5)
+
+    assert world.spec.circuit.state is CircuitState.CLOSED
