@@ -105,6 +105,12 @@ class PoolSettings(Section):
     max_num_seqs: int = Field(
         default=DEFAULT_MAX_NUM_SEQS, ge=1, description="The servers' --max-num-seqs."
     )
+    max_in_flight: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests one server is given at a time, more wait in the gateway; twice "
+        "max_num_seqs if absent.",
+    )
     api_key_env: str | None = Field(
         default=None,
         description="Environment variable with the servers' API key; without it the client's "
@@ -280,6 +286,17 @@ class Timeouts(Section):
     )
 
 
+class Queue(Section):
+    """Where requests wait while every backend that may serve them is full."""
+
+    size: int = Field(
+        default=1000, ge=0, description="Most that wait; more are answered 429, 0 queues none."
+    )
+    wait_s: Seconds = Field(
+        default=10.0, description="How long one waits before it is answered 429."
+    )
+
+
 class Retries(Section):
     """How often a request is tried again, before a byte of an answer has gone to its client."""
 
@@ -345,6 +362,7 @@ class Settings(Section):
     )
     timeouts: Timeouts = Field(default=Timeouts())
     retries: Retries = Field(default=Retries())
+    queue: Queue = Field(default=Queue())
     probes: Probes = Field(default=Probes())
     observation: Observation = Field(default=Observation())
     extra_routes: tuple[ExtraRoute, ...] = Field(

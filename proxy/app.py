@@ -26,6 +26,7 @@ from proxy.probes import Prober
 from proxy.surface import build_api
 from proxy.totals import SpecTotals
 from proxy.upstream import IDLE_S, Upstream
+from proxy.waiting import WaitingRoom
 from routing.router import Router
 
 
@@ -94,6 +95,7 @@ def create_app(
         shadow=settings.shadow,
     )
     lifecycle = Lifecycle()
+    room = WaitingRoom(settings.queue)
     client = httpx.AsyncClient(
         transport=transport,
         timeout=settings.probes.timeout_s,
@@ -103,7 +105,13 @@ def create_app(
     upstream = Upstream(settings.timeouts)
     discovery = Discovery(fleet, client, clock=clock)
     metrics = Metrics(
-        registry, fleet, discovery=discovery, router=router, lifecycle=lifecycle, clock=clock
+        registry,
+        fleet,
+        discovery=discovery,
+        router=router,
+        lifecycle=lifecycle,
+        room=room,
+        clock=clock,
     )
     totals = SpecTotals(fleet, client, clock=clock)
 
@@ -111,7 +119,11 @@ def create_app(
         router.learner.restarted(member.pool, member.load)
         router.prefixes.forget(member.name)
 
-    availability = Availability(fleet, clock=clock)
+    availability = Availability(
+        fleet,
+        clock=clock,
+        on_back=lambda member: room.freed(member.pool.name, member.pool.max_in_flight),
+    )
     prober = Prober(
         fleet,
         client,
@@ -134,6 +146,7 @@ def create_app(
         lifecycle=lifecycle,
         note_refused=prober.note_refusal,
         availability=availability,
+        room=room,
         counterfactual=counterfactual,
         clock=clock,
     )

@@ -30,6 +30,10 @@ def _in_loop(delay_s: float, call: Callable[[], None]) -> object:
     return asyncio.get_running_loop().call_later(delay_s, call)
 
 
+def _ignore(_: Member) -> None:
+    """Do nothing about a member that is back."""
+
+
 class Try:
     """One request at one backend.
 
@@ -60,6 +64,7 @@ class Availability:
         clock: Seconds, monotonic.
         draw: Chance in [0, 1), for jitter.
         later: How to come back to a circuit that is open.
+        on_back: Called when a member may be given requests again.
     """
 
     def __init__(
@@ -69,11 +74,13 @@ class Availability:
         clock: Callable[[], float] = monotonic,
         draw: Callable[[], float] = random.random,
         later: Later = _in_loop,
+        on_back: Callable[[Member], None] = _ignore,
     ) -> None:
         self._fleet = fleet
         self._clock = clock
         self._draw = draw
         self._later = later
+        self._on_back = on_back
         self._tries: dict[str, set[Try]] = {}
         self._busy_until: dict[str, float] = {}
 
@@ -167,4 +174,6 @@ class Availability:
         admitted = [each for each in up if each.circuit.admits(now)]
         idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
         for each in members:
-            each.load.healthy = each in (idle or admitted or up)
+            before, each.load.healthy = each.load.healthy, each in (idle or admitted or up)
+            if each.load.healthy and not before:
+                self._on_back(each)

@@ -6,6 +6,7 @@
     - NotServed                      404: no such endpoint, model or stored response
   x Refused                        turned away before forwarding; nothing was sent
     - NoBackend                      503: none exists or none is healthy
+    - Overloaded                     429: all are full, and so is the queue, or it was too slow
     - Draining                       503: this gateway is shutting down
   x BackendError                   the backend's fault
     - BackendUnreachable             502: connection refused, or lost before any byte of an answer
@@ -59,6 +60,7 @@ _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     404: "not_found_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     503: "overloaded_error",
 }
 
@@ -98,6 +100,18 @@ class NoBackend(Refused):
     """No backend exists for it, or none is healthy."""
 
     kind = "no_backend"
+
+
+class Overloaded(Refused):
+    """Every backend has as many requests as it may, and the queue is full or was too slow."""
+
+    status = 429
+    kind = "overloaded"
+    headers: Mapping[str, str] = {
+        "retry-after": "1",
+        "retry-after-ms": "1000",
+        "x-should-retry": "true",
+    }
 
 
 class Draining(Refused):

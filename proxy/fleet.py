@@ -151,4 +151,5 @@ def _pool(declared: PoolSettings) -> Pool:
         speculation=Speculation.NONE if speculation == "auto" else speculation,
         k=declared.k or 0,
         max_num_seqs=declared.max_num_seqs,
+        max_in_flight=declared.max_in_flight or 2 * declared.max_num_seqs,
     )

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from proxy.discovery import Discovery, MismatchKind
 from proxy.fleet import Fleet, Member
 from proxy.lifecycle import Lifecycle
+from proxy.waiting import WaitingRoom
 from routing.breaker import CircuitState
 from routing.router import Router
 
@@ -32,6 +33,7 @@ class FleetState(Collector):
         discovery: In what servers differ from what is declared.
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
+        room: Who waits for a backend.
         clock: Seconds, monotonic.
     """
 
@@ -42,12 +44,14 @@ class FleetState(Collector):
         discovery: Discovery,
         router: Router,
         lifecycle: Lifecycle,
+        room: WaitingRoom,
         clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._discovery = discovery
         self._router = router
         self._lifecycle = lifecycle
+        self._room = room
         self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
@@ -59,6 +63,8 @@ class FleetState(Collector):
         yield _gauge("turnout_build_info", "Version.", ("version",), [((gateway_version(),), 1)])
         draining = [((), float(self._lifecycle.draining))]
         yield _gauge("turnout_draining", "1 while shutting down.", (), draining)
+        waiting = [((), float(len(self._room)))]
+        yield _gauge("turnout_queue_length", "Requests that wait for a backend.", (), waiting)
         yield from self._pools()
         yield from self._backends()
         yield from self._mismatches()

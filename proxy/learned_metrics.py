@@ -68,7 +68,7 @@ class LearntState(Collector):
         plain = [
             other
             for other in self._fleet.pools
-            if not other.speculates and other.model == pool.model and other.available()
+            if not other.speculates and other.model == pool.model and other.healthy()
         ]
         steps = [step for other in plain if (step := self._next_step_s(other, now)) is not None]
         mine = self._next_step_s(pool, now)

@@ -29,6 +29,7 @@ from proxy.learned_metrics import LearntState
 from proxy.lifecycle import Lifecycle
 from proxy.parsing import ROUTES
 from proxy.record import AcceptanceSource, Ending, RequestRecord
+from proxy.waiting import WaitingRoom
 from routing.decision import Reason
 from routing.pools import Pool
 from routing.router import Router
@@ -142,6 +143,7 @@ class Metrics:
         discovery: What its servers differ in from what is declared.
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
+        room: Who waits for a backend.
         clock: Seconds, monotonic.
     """
 
@@ -153,13 +155,21 @@ class Metrics:
         discovery: Discovery,
         router: Router,
         lifecycle: Lifecycle,
+        room: WaitingRoom,
         clock: Callable[[], float],
     ) -> None:
         self._declare_counters(registry)
         self._declare_histograms(registry)
         self._gen_ai = _GenAi(registry)
         registry.register(
-            FleetState(fleet, discovery=discovery, router=router, lifecycle=lifecycle, clock=clock)
+            FleetState(
+                fleet,
+                discovery=discovery,
+                router=router,
+                lifecycle=lifecycle,
+                room=room,
+                clock=clock,
+            )
         )
         registry.register(LearntState(fleet, router.learner, clock=clock))
         self._show_zeros(fleet)

@@ -29,6 +29,7 @@ from proxy.errors import (
     ClientGone,
     InvalidRequest,
     NoBackend,
+    Overloaded,
     ProxyError,
     Refused,
     StreamBroken,
@@ -44,6 +45,7 @@ from proxy.relay import Hidden, StreamRelay, relay_body
 from proxy.reporting import log_record
 from proxy.stored import StoredResponses
 from proxy.upstream import Answer, Upstream
+from proxy.waiting import WaitingRoom
 from proxy.watching import Watch
 from routing.budget import RetryBudget
 from routing.decision import (
@@ -77,6 +79,7 @@ class Pipeline:
         note_refused: Told a backend that refused a connection. Where a connection was merely slow,
             or the gateway had no socket left, health checks decide: the fault may be its own.
         availability: Told what becomes of each try.
+        room: Where requests wait while every backend is full.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
@@ -93,6 +96,7 @@ class Pipeline:
         lifecycle: Lifecycle,
         note_refused: Callable[[Member], None],
         availability: Availability,
+        room: WaitingRoom,
         counterfactual: Counterfactual,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
@@ -109,6 +113,7 @@ class Pipeline:
         self._clock = clock
         self._chance = chance
         self._stored = StoredResponses()
+        self._room = room
         self._budget = RetryBudget(settings.retries.error_answers)
         self._intake = Intake(settings, fleet, self._stored)
 
@@ -142,7 +147,7 @@ class Pipeline:
         self._budget.earn()
         while True:
             try:
-                decision = self._decide(exchange)
+                decision = await self._admitted(exchange)
             except Refused as refusal:
                 await self._give_up(failure or refusal, exchange)
                 return
@@ -170,6 +175,27 @@ class Pipeline:
             return False
         return True
 
+    async def _admitted(self, exchange: Exchange) -> Decision:
+        """Choose pool and backend, waiting in the queue while all are full.
+
+        Raises:
+            Refused: If no pool can take it.
+            InvalidRequest: If it names a pool that does not serve its model.
+        """
+        pools = self._candidates(exchange)
+        until, again = asyncio.get_running_loop().time() + self._settings.queue.wait_s, False
+        while True:
+            try:
+                return self._decide(exchange)
+            except Overloaded:
+                await self._room.wait(pools, key="", priority=0, until=until, again=again)
+                again = True
+
+    def _candidates(self, exchange: Exchange) -> list[str]:
+        if exchange.request.pin is not None:
+            return [exchange.request.pin]
+        return [pool.name for pool in exchange.served.pools] if exchange.served else []
+
     def _decide(self, exchange: Exchange) -> Decision:
         """Choose pool and backend.
 
@@ -190,6 +216,8 @@ class Pipeline:
             if isinstance(chosen, Refusal):
                 if chosen.reason is RefusalReason.UNKNOWN_POOL:
                     raise InvalidRequest(chosen.message)
+                if chosen.reason is RefusalReason.FULL:
+                    raise Overloaded(chosen.message)
                 raise NoBackend(chosen.message)
             decision = chosen
         exchange.record.decision = decision
@@ -258,6 +286,7 @@ class Pipeline:
                 one.broken = record.error not in (None, BackendAborted.kind)
         finally:
             watch.close()
+            self._room.freed(member.pool.name)
 
     def _body_for(self, exchange: Exchange, member: Member) -> tuple[bytes | None, Hidden]:
         """Return the body for `member`, and what of the answer it adds to be hidden.

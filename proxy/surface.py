@@ -106,7 +106,7 @@ def build_api(
     async def ready() -> Response:
         """Answer 200 if a request could be served: a backend is up, and the gateway stays."""
         why = not_ready(fleet, lifecycle)
-        up = {pool.name: len(pool.available()) for pool in fleet.pools}
+        up = {pool.name: len(pool.healthy()) for pool in fleet.pools}
         body = {"ready": why is None, "reason": why, "backends_up": up}
         return _json(body, status=200 if why is None else 503)
 

@@ -15,7 +15,7 @@ class Reason(StrEnum):
 
     PINNED = "pinned"  # the request names the pool
     STORED_RESPONSE = "stored_response"  # the backend holds the response it continues
-    UNAVAILABLE = "unavailable"  # the pool it would have had has no healthy backend
+    UNAVAILABLE = "unavailable"  # the pool it would have had has no backend that is up and free
     UNSUPPORTED = "unsupported"  # a speculating server refuses one of its parameters
     LIMIT = "limit"  # a limit the user wrote
     SHED = "shed"  # the speculating pool is over a mark and another is less full
@@ -35,6 +35,7 @@ class RefusalReason(StrEnum):
     """Why no pool can take a request."""
 
     NO_BACKEND = "no_backend"
+    FULL = "full"  # those that are up have as many requests as they may
     PINNED_POOL_DOWN = "pinned_pool_down"
     UNKNOWN_POOL = "unknown_pool"
 

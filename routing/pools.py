@@ -7,6 +7,7 @@ the same objects to every decision. Policies only read them.
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 DEFAULT_MAX_NUM_SEQS = 256
 """vLLM's default `--max-num-seqs` for most GPUs, used where a pool does not declare its own."""
@@ -58,6 +59,7 @@ class Pool:
         speculation: How its servers draft.
         k: Draft tokens proposed per step; 0 without speculation.
         max_num_seqs: Requests one backend runs at a time.
+        max_in_flight: Requests one backend is given at a time; more wait in the gateway.
         backends: Its servers.
     """
 
@@ -66,6 +68,7 @@ class Pool:
     speculation: Speculation
     k: int = 0
     max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
+    max_in_flight: float = inf
     backends: list[Backend] = field(default_factory=list)
 
     @property
@@ -74,7 +77,16 @@ class Pool:
         return self.speculation is not Speculation.NONE
 
     def available(self, excluded: AbstractSet[str] = frozenset()) -> list[Backend]:
-        """Return the healthy backends that are not `excluded` by name."""
+        """Return the healthy backends with room that are not `excluded` by name."""
+        most = self.max_in_flight
+        return [
+            b
+            for b in self.backends
+            if b.healthy and b.in_flight < most and b.name not in excluded
+        ]
+
+    def healthy(self, excluded: AbstractSet[str] = frozenset()) -> list[Backend]:
+        """Return the healthy backends that are not `excluded` by name, full ones too."""
         return [b for b in self.backends if b.healthy and b.name not in excluded]
 
     @property

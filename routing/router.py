@@ -92,9 +92,7 @@ class Router:
         if not backends:
             rest = [pool for pool in supported if pool.available(request.excluded)]
             if not rest:
-                names = ", ".join(pool.name for pool in supported)
-                message = f"no healthy backend in the pools that can serve this request: {names}"
-                return Refusal(reason=RefusalReason.NO_BACKEND, message=message)
+                return _refusal(supported, request)
             steps.append(choice.step)
             choice = self._without(choice.pool, request, rest, now, draws)
             backends = choice.pool.available(request.excluded)
@@ -139,6 +137,8 @@ class Router:
             message = f"pool {request.pin!r} does not serve this model; pools that do: {names}"
             return Refusal(reason=RefusalReason.UNKNOWN_POOL, message=message)
         backends = pool.available(request.excluded)
+        if not backends and pool.healthy(request.excluded):
+            return _refusal([pool], request)
         if not backends:
             message = f"pinned pool {pool.name!r} has no healthy backend"
             return Refusal(reason=RefusalReason.PINNED_POOL_DOWN, message=message)
@@ -261,7 +261,7 @@ class Router:
         start.
         """
         choice = self._choose(self.policy, request, rest, now, draws, [])
-        step = RuleStep("unavailable", "{} has no healthy backend left to try", (missed.name,))
+        step = RuleStep("unavailable", "{} has no free backend left to try", (missed.name,))
         return choice._replace(reason=Reason.UNAVAILABLE, step=step)
 
     def _decided(
@@ -286,3 +286,13 @@ class Router:
             steps=tuple(steps),
             chances=choice.chances,
         )
+
+
+def _refusal(pools: Sequence[Pool], request: RoutingRequest) -> Refusal:
+    """Return why none of `pools` has a backend for it: they are full, or down."""
+    names = ", ".join(pool.name for pool in pools)
+    if any(pool.healthy(request.excluded) for pool in pools):
+        message = f"the pools that can serve this request are full: {names}"
+        return Refusal(reason=RefusalReason.FULL, message=message)
+    message = f"no healthy backend in the pools that can serve this request: {names}"
+    return Refusal(reason=RefusalReason.NO_BACKEND, message=message)

@@ -1,0 +1,139 @@
+"""Who is served next, who has no room, and what never happens in any order of events."""
+
+from collections import Counter
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from routing.queueing import FairQueue, Waiting
+
+KEYS, PRIORITIES, SIZE = "abc", (0, 1), 4
+
+
+def queue_of(*keys: str, size: int = 10) -> FairQueue[str]:
+    queue: FairQueue[str] = FairQueue(size)
+    for number, key in enumerate(keys):
+        queue.push(Waiting(f"{key}{number}", key, 0))
+    return queue
+
+
+def always(_: object) -> bool:
+    return True
+
+
+def test_keys_take_turns() -> None:
+    queue = queue_of("a", "a", "a", "b", "c")
+
+    assert [queue.pop(always) for _ in range(6)] == ["a0", "b3", "c4", "a1", "a2", None]
+
+
+def test_the_higher_priority_is_first() -> None:
+    queue = queue_of("a", "b")
+    queue.push(Waiting("urgent", "c", 5))
+
+    assert queue.pop(always) == "urgent"
+
+
+def test_who_may_not_yet_keeps_its_place() -> None:
+    queue = queue_of("a", "b", "a")
+
+    assert queue.pop(lambda item: item != "a0") == "a2"
+    assert queue.pop(always) == "b1"
+    assert queue.pop(always) == "a0"
+
+
+def test_a_full_queue_makes_room_at_the_cost_of_who_holds_most() -> None:
+    queue = queue_of("a", "a", "a", size=3)
+
+    displaced = queue.push(Waiting("b", "b", 0))
+
+    assert displaced is not None
+    assert displaced.item == "a2"
+    assert len(queue) == 3
+
+
+def test_a_full_queue_refuses_who_holds_as_much_as_others() -> None:
+    queue, newcomer = queue_of("a", "b", size=2), Waiting("a9", "a", 0)
+
+    assert queue.push(newcomer) is newcomer
+    assert len(queue) == 2
+
+
+def test_a_higher_priority_takes_the_place_of_a_lower() -> None:
+    queue = queue_of("a", "b", size=2)
+
+    displaced = queue.push(Waiting("urgent", "a", 1))
+
+    assert displaced is not None
+    assert displaced.priority == 0
+    assert queue.push(Waiting("late", "z", 0)) is not None
+
+
+def test_leaving_twice_is_leaving_once() -> None:
+    queue, one = queue_of(), Waiting("x", "a", 0)
+    queue.push(one)
+
+    queue.remove(one)
+    queue.remove(one)
+
+    assert len(queue) == 0
+
+
+class Queueing(RuleBasedStateMachine):
+    """All short orders of arriving, being served and leaving."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: FairQueue[int] = FairQueue(SIZE)
+        self.there: dict[int, Waiting[int]] = {}
+        self.count = 0
+        self.passed: Counter[tuple[str, str, int]] = Counter()
+
+    @rule(key=st.sampled_from(KEYS), priority=st.sampled_from(PRIORITIES))
+    def arrives(self, key: str, priority: int) -> None:
+        one = Waiting(self.count, key, priority)
+        self.count += 1
+        was_full = len(self.queue) == SIZE
+        displaced = self.queue.push(one)
+        assert (displaced is not None) is was_full
+        if displaced is not one:
+            self.there[one.item] = one
+        if displaced is not None and displaced is not one:
+            assert displaced.priority <= priority
+            del self.there[displaced.item]
+
+    @rule()
+    def is_served(self) -> None:
+        item = self.queue.pop(always)
+        assert (item is None) is not bool(self.there)
+        if item is None:
+            return
+        one = self.there.pop(item)
+        assert one.priority == max(w.priority for w in (one, *self.there.values()))
+        for other in self.there.values():
+            if (other.priority, other.key) == (one.priority, one.key):
+                assert other.item > item  # in order, of one key
+            elif other.priority == one.priority:
+                self.passed[one.key, other.key, one.priority] += 1
+                assert self.passed[one.key, other.key, one.priority] <= 1
+        for served, waiting, priority in list(self.passed):
+            if waiting == one.key and priority == one.priority:
+                del self.passed[served, waiting, priority]
+
+    @precondition(lambda self: self.there)
+    @rule(data=st.data())
+    def leaves(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from(sorted(self.there)))
+        one = self.there.pop(item)
+        self.queue.remove(one)
+        if not any((w.key, w.priority) == (one.key, one.priority) for w in self.there.values()):
+            for served, waiting, priority in list(self.passed):
+                if waiting == one.key and priority == one.priority:
+                    del self.passed[served, waiting, priority]
+
+    @invariant()
+    def is_bounded_and_loses_nobody(self) -> None:
+        assert len(self.queue) == len(self.there) <= SIZE
+
+
+TestQueueing = Queueing.TestCase
