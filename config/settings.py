@@ -267,6 +267,51 @@ class Learning(Section):
     )
 
 
+class ApiKey(Section):
+    """A client's key and what it may do."""
+
+    name: Name = Field(description="Whose it is; label in logs and metrics.")
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="Digest of the key, as `turnout key` prints it."
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="More are answered 429; no limit if absent."
+    )
+    max_in_flight: int | None = Field(
+        default=None, ge=1, description="Requests under way at a time; no limit if absent."
+    )
+    models: tuple[str, ...] | None = Field(
+        default=None, description="Models that it may name; all if absent."
+    )
+    pools: tuple[Name, ...] | None = Field(
+        default=None, description="Pools that its requests may go to; all if absent."
+    )
+    priority: int = Field(
+        default=0, ge=0, le=9, description="Of its requests in the queue; higher is served first."
+    )
+
+
+class Auth(Section):
+    """Who may use the gateway: holders of a key, or everybody who can reach it."""
+
+    open: bool = Field(default=False, description="Serve everybody, without keys.")
+    keys: tuple[ApiKey, ...] = Field(default=(), description="The keys that there are.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.open and self.keys:
+            msg = "open: true serves everybody, so keys have no effect; remove one of the two"
+            raise ValueError(msg)
+        for what, values in (
+            ("name", [key.name for key in self.keys]),
+            ("sha256", [key.sha256 for key in self.keys]),
+        ):
+            if len(set(values)) < len(values):
+                msg = f"two keys have the same {what}; each must be unique"
+                raise ValueError(msg)
+        return self
+
+
 class Timeouts(Section):
     """How long the gateway waits on a backend, each with its own error."""
 
@@ -360,6 +405,7 @@ class Settings(Section):
     allow_pinning: bool = Field(
         default=True, description="Whether `x-turnout-pool` may name the pool."
     )
+    auth: Auth = Field(default=Auth())
     timeouts: Timeouts = Field(default=Timeouts())
     retries: Retries = Field(default=Retries())
     queue: Queue = Field(default=Queue())
@@ -373,6 +419,12 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not self.auth.open and not self.auth.keys:
+            msg = (
+                "auth is missing: list keys under auth.keys (`turnout key NAME` makes one), or "
+                "write 'auth: {open: true}' to serve everybody who can reach the port"
+            )
+            raise ValueError(msg)
         pools = [pool.name for pool in self.pools]
         hosts = [f"{url.host}:{url.port}" for pool in self.pools for url in pool.backends]
         names = [name for model in self.models for name in (model.name, *model.aliases)]

@@ -15,8 +15,10 @@ from config.settings import Settings
 from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
 from proxy.discovery import Discovery
-from proxy.downstream import Receive, Scope, Send
+from proxy.downstream import Downstream, Receive, Scope, Send
+from proxy.errors import Unauthenticated
 from proxy.fleet import Fleet, Member
+from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
 from proxy.memory import Memory
 from proxy.metrics import Metrics
@@ -28,6 +30,10 @@ from proxy.totals import SpecTotals
 from proxy.upstream import IDLE_S, Upstream
 from proxy.waiting import WaitingRoom
 from routing.router import Router
+
+
+FOR_EVERYBODY = frozenset({"/health", "/ready", "/metrics"})
+"""What needs no key: it is for those who run the gateway, and holds no text and no key."""
 
 
 class Gateway:
@@ -47,20 +53,30 @@ class Gateway:
         fleet: Fleet,
         lifecycle: Lifecycle,
         pipeline: Pipeline,
+        keyring: Keyring,
         extra_routes: frozenset[tuple[str, str]],
     ) -> None:
         self.api = api
         self.fleet = fleet
         self.lifecycle = lifecycle
         self.pipeline = pipeline
+        self._keyring = keyring
         self._extra_routes = extra_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http" and self._is_inference(scope["method"], scope["path"]):
             await self.pipeline.handle(scope, receive, send)
-        else:
+        elif scope["type"] != "http" or scope["path"] in FOR_EVERYBODY:
             await self.api(scope, receive, send)
+        else:
+            downstream = Downstream(scope, receive, send)
+            try:
+                self._keyring.identify(downstream.header)
+            except Unauthenticated as error:
+                await downstream.fail(error)
+            else:
+                await self.api(scope, receive, send)
 
     def _is_inference(self, method: str, path: str) -> bool:
         if method == "POST" and path in ROUTES:
@@ -102,7 +118,8 @@ def create_app(
         limits=httpx.Limits(keepalive_expiry=IDLE_S),
         trust_env=False,  # a proxy for the world outside must not catch probes
     )
-    upstream = Upstream(settings.timeouts)
+    keyring = Keyring(settings.auth)
+    upstream = Upstream(settings.timeouts, pass_keys=not keyring.checks)
     discovery = Discovery(fleet, client, clock=clock)
     metrics = Metrics(
         registry,
@@ -147,6 +164,7 @@ def create_app(
         note_refused=prober.note_refusal,
         availability=availability,
         room=room,
+        keyring=keyring,
         counterfactual=counterfactual,
         clock=clock,
     )
@@ -176,7 +194,14 @@ def create_app(
         clock=clock,
     )
     extra = frozenset(_route(text) for text in settings.extra_routes)
-    return Gateway(api, fleet=fleet, lifecycle=lifecycle, pipeline=pipeline, extra_routes=extra)
+    return Gateway(
+        api,
+        fleet=fleet,
+        lifecycle=lifecycle,
+        pipeline=pipeline,
+        keyring=keyring,
+        extra_routes=extra,
+    )
 
 
 def _route(text: str) -> tuple[str, str]:

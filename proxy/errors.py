@@ -3,6 +3,9 @@
 * ProxyError                       500 internal_error
   x ClientError                    the caller's fault
     - InvalidRequest                 400 (413 when too large)
+    - Unauthenticated                401: no key, or an unknown one
+    - Forbidden                      403: the key may not have this
+    - TooMany                        429: the key's own limit
     - NotServed                      404: no such endpoint, model or stored response
   x Refused                        turned away before forwarding; nothing was sent
     - NoBackend                      503: none exists or none is healthy
@@ -19,8 +22,18 @@
 """
 
 from collections.abc import Mapping
+from math import ceil
 
 import orjson
+
+
+def come_again(after_s: float) -> Mapping[str, str]:
+    """Return the fields that tell a client when to try again, for every client that there is."""
+    return {
+        "retry-after": str(max(1, ceil(after_s))),
+        "retry-after-ms": str(max(1, ceil(1000.0 * after_s))),
+        "x-should-retry": "true",
+    }
 
 
 class ProxyError(Exception):
@@ -58,6 +71,8 @@ class ProxyError(Exception):
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
@@ -80,6 +95,37 @@ class BodyTooLarge(InvalidRequest):
     """The body exceeds the configured size."""
 
     status = 413
+
+
+class Unauthenticated(ClientError):
+    """No key, or one that is not known."""
+
+    status = 401
+    kind = "authentication_error"
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
+
+
+class Forbidden(ClientError):
+    """The key may not have this."""
+
+    status = 403
+    kind = "permission_error"
+
+
+class TooMany(ClientError):
+    """The key's own limit is reached.
+
+    Args:
+        message: Names the key and the limit.
+        after_s: When to come again.
+    """
+
+    status = 429
+    kind = "rate_limit_error"
+
+    def __init__(self, message: str, *, after_s: float) -> None:
+        super().__init__(message)
+        self.headers = come_again(after_s)
 
 
 class NotServed(ClientError):
@@ -107,11 +153,7 @@ class Overloaded(Refused):
 
     status = 429
     kind = "overloaded"
-    headers: Mapping[str, str] = {
-        "retry-after": "1",
-        "retry-after-ms": "1000",
-        "x-should-retry": "true",
-    }
+    headers: Mapping[str, str] = come_again(1.0)
 
 
 class Draining(Refused):

@@ -1,11 +1,12 @@
 """The first half of the line: a request read, parsed and classified."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from config.settings import Settings
 from proxy.downstream import Downstream
-from proxy.errors import InvalidRequest, NotServed
+from proxy.errors import Forbidden, InvalidRequest, NotServed
 from proxy.fleet import Fleet, Member, ServedModel
+from proxy.keys import Caller
 from proxy.parsing import ROUTES, ParsedRequest, parse, with_model
 from proxy.record import RequestRecord
 from proxy.stored import StoredResponses
@@ -25,6 +26,7 @@ class Exchange:
     Attributes:
         downstream: The client's side.
         record: What will be observed.
+        caller: Who asks.
         raw: The body to send; the client's own bytes unless an edit was needed.
         parsed: The body as JSON; None where it is not read.
         served: The model it names.
@@ -37,6 +39,7 @@ class Exchange:
 
     downstream: Downstream
     record: RequestRecord
+    caller: Caller
     raw: bytes
     parsed: ParsedRequest | None
     served: ServedModel | None
@@ -61,14 +64,17 @@ class Intake:
         self._fleet = fleet
         self._stored = stored
 
-    async def receive(self, downstream: Downstream, record: RequestRecord) -> Exchange:
-        """Read, parse and classify a request."""
+    async def receive(
+        self, downstream: Downstream, record: RequestRecord, caller: Caller
+    ) -> Exchange:
+        """Read, parse and classify a request of `caller`."""
         raw = await downstream.body(self._settings.listen.max_body_bytes)
         route = ROUTES.get(downstream.path)
         if route is None:
-            return self._without_body(downstream, record, raw)
+            return self._without_body(downstream, record, caller, raw)
         parsed = parse(raw)
-        served = self._fleet.resolve(parsed.model)
+        pin = self._pin(downstream)
+        served = self._permitted(caller, self._fleet.resolve(parsed.model), pin)
         record.model = served.name
         record.stream = parsed.stream
         if served.requested and served.requested != served.name:
@@ -89,16 +95,17 @@ class Intake:
         return Exchange(
             downstream=downstream,
             record=record,
+            caller=caller,
             raw=raw,
             parsed=parsed,
             served=served,
-            request=RoutingRequest(
-                features=features, traffic_class=traffic_class, pin=self._pin(downstream)
-            ),
+            request=RoutingRequest(features=features, traffic_class=traffic_class, pin=pin),
             fixed=self._holder(parsed.body.get("previous_response_id")),
         )
 
-    def _without_body(self, downstream: Downstream, record: RequestRecord, raw: bytes) -> Exchange:
+    def _without_body(
+        self, downstream: Downstream, record: RequestRecord, caller: Caller, raw: bytes
+    ) -> Exchange:
         """Prepare a request whose body is not read: a stored response, or an extra route."""
         fixed = None
         if downstream.path.startswith(RESPONSES):
@@ -108,19 +115,37 @@ class Intake:
                 msg = f"response {response_id[:80]!r} is not known here; it was not made through "
                 msg += "this gateway, or long ago"
                 raise NotServed(msg)
-        served = self._fleet.resolve("") if fixed is None else None
-        request = RoutingRequest(
-            features=extract(Route.OTHER, {}), traffic_class=None, pin=self._pin(downstream)
-        )
+        pin = self._pin(downstream)
+        served = None
+        if fixed is None:
+            served = self._permitted(caller, self._fleet.resolve(""), pin)
+        request = RoutingRequest(features=extract(Route.OTHER, {}), traffic_class=None, pin=pin)
         return Exchange(
             downstream=downstream,
             record=record,
+            caller=caller,
             raw=raw,
             parsed=None,
             served=served,
             request=request,
             fixed=fixed,
         )
+
+    @staticmethod
+    def _permitted(caller: Caller, served: ServedModel, pin: str | None) -> ServedModel:
+        """Return the model with those of its pools that `caller` may use.
+
+        Raises:
+            Forbidden: If it may not use the model, the pool it names, or any that serve it.
+        """
+        caller.permit(model=served.name, pin=pin)
+        if caller.pools is None:
+            return served
+        pools = [pool for pool in served.pools if pool.name in caller.pools]
+        if not pools:
+            msg = f"key {caller.name!r} may not use any pool that serves {served.name!r}"
+            raise Forbidden(msg)
+        return replace(served, pools=pools)
 
     def _pin(self, downstream: Downstream) -> str | None:
         pin = downstream.header(b"x-turnout-pool")

@@ -37,6 +37,7 @@ from proxy.errors import (
 from proxy.exchange import RESPONSES, Exchange, Intake
 from proxy.failover import another_may_do_better, may_retry, refused_by_speculation
 from proxy.fleet import Fleet, Member
+from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import UNSUPPORTED, Metrics
 from proxy.parsing import ROUTES, with_usage
@@ -80,6 +81,7 @@ class Pipeline:
             or the gateway had no socket left, health checks decide: the fault may be its own.
         availability: Told what becomes of each try.
         room: Where requests wait while every backend is full.
+        keyring: Who may ask.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
@@ -97,6 +99,7 @@ class Pipeline:
         note_refused: Callable[[Member], None],
         availability: Availability,
         room: WaitingRoom,
+        keyring: Keyring,
         counterfactual: Counterfactual,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
@@ -114,6 +117,7 @@ class Pipeline:
         self._chance = chance
         self._stored = StoredResponses()
         self._room = room
+        self._keyring = keyring
         self._budget = RetryBudget(settings.retries.error_answers)
         self._intake = Intake(settings, fleet, self._stored)
 
@@ -125,8 +129,10 @@ class Pipeline:
         record = RequestRecord(endpoint=endpoint, request_id=request_id, started_at=self._clock())
         downstream.added[b"x-request-id"] = request_id.encode("latin-1")
         try:
-            with self._lifecycle.in_hand():
-                exchange = await self._intake.receive(downstream, record)
+            caller = self._keyring.identify(downstream.header)
+            record.key = caller.name if self._keyring.checks else ""
+            with self._lifecycle.in_hand(), caller.asking(record.started_at):
+                exchange = await self._intake.receive(downstream, record, caller)
                 await while_connected(downstream, self._serve(exchange))
         except ClientGone:
             record.ending = Ending.CANCELLED
@@ -188,7 +194,13 @@ class Pipeline:
             try:
                 return self._decide(exchange)
             except Overloaded:
-                await self._room.wait(pools, key="", priority=0, until=until, again=again)
+                await self._room.wait(
+                    pools,
+                    key=exchange.caller.name,
+                    priority=exchange.caller.priority,
+                    until=until,
+                    again=again,
+                )
                 again = True
 
     def _candidates(self, exchange: Exchange) -> list[str]:

@@ -36,6 +36,7 @@ class RequestRecord:
         endpoint: The path it came in by, one of those served.
         request_id: `x-request-id`, the client's or made.
         started_at: When its head had arrived.
+        key: Name of the caller's API key; empty where none is needed.
         model: Model as served; empty until resolved.
         traffic_class: Its class; None where nothing is decoded.
         temperature: Effective temperature; None where nothing is decoded.
@@ -64,6 +65,7 @@ class RequestRecord:
     endpoint: str
     request_id: str
     started_at: float
+    key: str = ""
     model: str = ""
     traffic_class: TrafficClass | None = None
     temperature: float | None = None

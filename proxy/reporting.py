@@ -53,6 +53,7 @@ def log_record(record: RequestRecord) -> None:
         "endpoint": record.endpoint,
         "ending": record.ending.value,
         "status": record.status,
+        "key": record.key or None,
         "model": record.model,
         "class": record.traffic_class.label if record.traffic_class else None,
         "temperature": record.temperature,

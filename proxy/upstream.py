@@ -41,6 +41,7 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that end at each hop (RFC 9110, section 7.6.1), beside those `Connection` names."""
 _SET_HERE = frozenset({b"host", b"content-length", b"accept-encoding", b"expect", b"x-request-id"})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _ANSWERED_HERE = frozenset({b"date", b"server", b"x-request-id"})
 
 _NOBODY_THERE = frozenset({ECONNREFUSED, EHOSTUNREACH, ENETUNREACH})
@@ -163,10 +164,13 @@ class Upstream:
 
     Args:
         timeouts: Waits on a backend.
+        pass_keys: Whether a client's key is the backends' and goes on to them, where a pool has
+            none of its own; else it is the gateway's.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, *, pass_keys: bool) -> None:
         self._timeouts = timeouts
+        self._pass_keys = pass_keys
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[tuple[str, str], URL] = {}
 
@@ -217,7 +221,12 @@ class Upstream:
                     method,
                     self._url(member.url, path, query),
                     data=body,
-                    headers=_outgoing(headers, request_id=request_id, api_key=api_key),
+                    headers=_outgoing(
+                        headers,
+                        request_id=request_id,
+                        api_key=api_key,
+                        pass_keys=self._pass_keys and api_key is None,
+                    ),
                     allow_redirects=False,
                 )
         except aiohttp.ConnectionTimeoutError as error:
@@ -251,13 +260,15 @@ class Upstream:
 _KEPT_URLS = 4096
 
 
-def _outgoing(headers: HeaderList, *, request_id: str, api_key: str | None) -> CIMultiDict[str]:
+def _outgoing(
+    headers: HeaderList, *, request_id: str, api_key: str | None, pass_keys: bool
+) -> CIMultiDict[str]:
     """Return the fields to send: the client's end-to-end ones, without what is the gateway's."""
     sent: CIMultiDict[str] = CIMultiDict()
     for name, value in end_to_end(headers):
         if name in _SET_HERE or name.startswith(b"x-turnout-"):
             continue
-        if api_key is not None and name == b"authorization":
+        if name in _CREDENTIALS and not pass_keys:
             continue
         sent.add(name.decode("latin-1"), value.decode("latin-1"))
     sent["accept-encoding"] = "identity"  # the answer is read as it passes

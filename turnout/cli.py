@@ -23,6 +23,7 @@ class _Command(NamedTuple):
 COMMANDS = {
     "serve": _Command("proxy.__main__", "start the gateway"),
     "check": _Command("turnout.check", "say what a config amounts to, or what is wrong with it"),
+    "key": _Command("turnout.key", "make an API key"),
     "explain": _Command("turnout.explain", "say where requests would go, and why"),
     "lab": _Command("turnout.lab.commands", "start and stop vLLM servers on this machine"),
     "demo": _Command("turnout.tuning.demo", "show the gateway at work on the lab's servers"),

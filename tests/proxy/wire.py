@@ -317,6 +317,7 @@ def settings(
             pools.append({**pool, **({"k": 5} if speculation != "none" else {}), **each_pool})
     slow = {"health_interval_s": 3600, "scrape_interval_s": 3600}
     defaults = {
+        "auth": {"open": True},
         "policy": "spec_only" if spec else "plain_only",
         "probes": slow,
         "timeouts": {"connect_s": 30},  # one loop plays every part, and a busy machine stalls it

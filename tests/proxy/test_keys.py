@@ -1,0 +1,164 @@
+"""Keys: who is let in, what each may do, and that none goes further."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from config.settings import ApiKey, Auth
+from proxy.errors import Forbidden, TooMany, Unauthenticated
+from proxy.keys import Caller, Keyring, digest, new_key
+from tests.proxy.wire import STREAMED, Backend, Call, answers, eventually, gateway, soon
+
+pytestmark = pytest.mark.anyio
+
+KEY, OTHER = "turnout-one", "turnout-other"
+
+
+def auth(*keys: str, **limits: Any) -> dict[str, Any]:
+    return {"keys": [{"name": f"k{n}", "sha256": digest(k), **limits} for n, k in enumerate(keys)]}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def test_a_new_key_is_known_by_its_digest_alone() -> None:
+    key, shown = new_key()
+    ring = Keyring(Auth(keys=(ApiKey(name="a", sha256=shown),)))
+
+    caller = ring.identify({b"authorization": f"Bearer {key}"}.get)
+
+    assert caller.name == "a"
+    assert key not in repr(vars(ring))
+    assert new_key()[0] != key
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [
+        ({b"authorization": f"Bearer {KEY}"}, True),
+        ({b"authorization": f"bearer  {KEY} "}, True),
+        ({b"x-api-key": KEY}, True),
+        ({b"authorization": f"Basic {KEY}"}, False),
+        ({b"authorization": f"Bearer {KEY}x"}, False),
+        ({b"authorization": "Bearer"}, False),
+        ({b"authorization": "Bearer \u00ff"}, False),
+        ({}, False),
+    ],
+)
+def test_a_key_comes_as_bearer_token_or_in_anthropics_field(
+    fields: dict[bytes, str], known: bool
+) -> None:
+    ring = Keyring(Auth.model_validate(auth(KEY, OTHER)))
+
+    if known:
+        assert ring.identify(fields.get).name == "k0"
+    else:
+        with pytest.raises(Unauthenticated):
+            ring.identify(fields.get)
+
+
+def test_a_caller_has_no_more_under_way_than_it_may() -> None:
+    caller = Caller(ApiKey(name="a", sha256=digest(KEY), max_in_flight=1))
+
+    with caller.asking(0.0), pytest.raises(TooMany, match="has 1 requests under way"):
+        with caller.asking(0.0):
+            pass
+    with caller.asking(0.0):
+        assert caller.in_flight == 1
+    assert caller.in_flight == 0
+
+
+def test_a_caller_asks_no_more_often_than_it_may() -> None:
+    caller = Caller(ApiKey(name="a", sha256=digest(KEY), requests_per_minute=1))
+    with caller.asking(0.0):
+        pass
+
+    with pytest.raises(TooMany, match="may ask 1 times a minute") as raised, caller.asking(30.0):
+        pass
+
+    assert raised.value.headers["retry-after"] == "30"
+    with caller.asking(60.0):
+        pass
+
+
+def test_a_caller_has_what_its_key_names() -> None:
+    caller = Caller(ApiKey(name="a", sha256=digest(KEY), models=("m",), pools=("plain",)))
+
+    caller.permit(model="m", pin="plain")
+    with pytest.raises(Forbidden, match="may not use model 'x'; it may: m"):
+        caller.permit(model="x", pin=None)
+    with pytest.raises(Forbidden, match="may not use pool 'spec'; it may: plain"):
+        caller.permit(model="m", pin="spec")
+
+
+async def test_without_a_key_nothing_is_served_and_nothing_is_sent() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec], auth=auth(KEY)) as running:
+        status, body, headers = await running.ask()
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        assert b"authentication_error" in body
+        async with running.client.get(f"{running.url}/v1/models") as response:
+            assert response.status == 401
+        for path in ("/health", "/ready", "/metrics"):
+            async with running.client.get(running.url + path) as response:
+                assert response.status == 200
+        assert not spec.calls
+        await running.settled(client_error=1)
+
+
+async def test_a_clients_key_stays_here_and_the_pools_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("POOL_KEY", "secret")
+    spec, plain = Backend(speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain], auth=auth(KEY)) as running:
+        await running.ask(**bearer(KEY), x_api_key=KEY)
+        call = await spec.called()
+        assert call.one(b"authorization") is None
+        assert call.one(b"x-api-key") is None
+    async with gateway(
+        spec=[Backend(speculates=True)], each_pool={"api_key_env": "POOL_KEY"}, auth=auth(KEY)
+    ) as running:
+        await running.ask(**bearer(KEY))
+        (backend,) = running.backends
+        assert (await backend.called()).one(b"authorization") == b"Bearer secret"
+
+
+async def test_a_key_for_one_pool_is_served_by_that_pool() -> None:
+    spec, plain = Backend(speculates=True), Backend()
+    limited = auth(KEY, pools=["plain"])
+    async with gateway(spec=[spec], plain=[plain], auth=limited) as running:
+        _, _, headers = await running.ask(**bearer(KEY))
+        assert headers["x-turnout-pool"] == "plain"
+        status, _, _ = await running.ask(**bearer(KEY), x_turnout_pool="spec")
+        assert status == 403
+
+
+async def test_one_key_cannot_starve_another() -> None:
+    """Ten of one key's requests wait; the other's first is served after at most two of them."""
+    go = asyncio.Event()
+    order: list[bytes] = []
+
+    async def held(call: Call) -> None:
+        order.append(call.one(b"x-request-id") or b"")
+        await go.wait()
+        await answers(call)
+
+    spec = Backend(held, speculates=True)
+    async with gateway(
+        spec=[spec], auth=auth(KEY, OTHER), each_pool={"max_in_flight": 1}
+    ) as running:
+        flood = [
+            asyncio.create_task(running.ask(STREAMED, **bearer(KEY), x_request_id=f"flood{n}"))
+            for n in range(10)
+        ]
+        await eventually(lambda: running.count("turnout_queue_length") == 9.0, what="nine wait")
+        other = asyncio.create_task(running.ask(**bearer(OTHER), x_request_id="other"))
+        await eventually(lambda: running.count("turnout_queue_length") == 10.0, what="it waits")
+
+        go.set()
+        await soon(asyncio.gather(*flood, other))
+
+        assert order.index(b"other") <= 2
