@@ -62,6 +62,18 @@ class Listen(Section):
     max_body_bytes: int = Field(
         default=32 * 2**20, gt=0, description="Largest request body; a larger one is a 413."
     )
+    max_head_bytes: int = Field(
+        default=64 * 2**10, gt=0, description="Longest request line with headers; beyond it a 431."
+    )
+    head_s: Seconds = Field(
+        default=10.0, description="Seconds in which a request's head must have come."
+    )
+    body_s: Seconds = Field(
+        default=30.0, description="Longest wait for the next piece of a request's body."
+    )
+    connections_per_client: int = Field(
+        default=2000, ge=1, description="Open connections from one address; more are refused."
+    )
     grace_s: Seconds = Field(
         default=30.0, description="Seconds that streams may take to finish after SIGTERM."
     )

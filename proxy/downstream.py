@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
-from proxy.errors import BodyTooLarge, ClientGone, InvalidRequest, ProxyError
+from proxy.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest, ProxyError
 from proxy.sse import event
 
 Scope = MutableMapping[str, Any]
@@ -59,10 +59,15 @@ class Downstream:
                 return value.decode("latin-1").strip()
         return None
 
-    async def body(self, limit: int) -> bytes:
+    async def body(self, limit: int, *, wait_s: float) -> bytes:
         """Return the whole request body.
 
+        Args:
+            limit: Most bytes.
+            wait_s: Longest wait for the next piece of it, s.
+
         Raises:
+            BodyTooSlow: If a piece took longer.
             BodyTooLarge: If it has more than `limit` bytes.
             InvalidRequest: If it is compressed; it could not be read.
             ClientGone: If the client left while sending it.
@@ -77,7 +82,12 @@ class Downstream:
         pieces: list[bytes] = []
         size = 0
         while True:
-            message = await self._receive()
+            try:
+                async with asyncio.timeout(wait_s):
+                    message = await self._receive()
+            except TimeoutError:
+                msg = f"nothing more of the body came for {wait_s:g} s (listen.body_s)"
+                raise BodyTooSlow(msg) from None
             if message["type"] == "http.disconnect":
                 raise ClientGone
             piece = message.get("body", b"")

@@ -2,7 +2,7 @@
 
 * ProxyError                       500 internal_error
   x ClientError                    the caller's fault
-    - InvalidRequest                 400 (413 when too large)
+    - InvalidRequest                 400 (413 too large, 408 too slow)
     - Unauthenticated                401: no key, or an unknown one
     - Forbidden                      403: the key may not have this
     - TooMany                        429: the key's own limit
@@ -95,6 +95,13 @@ class BodyTooLarge(InvalidRequest):
     """The body exceeds the configured size."""
 
     status = 413
+
+
+class BodyTooSlow(InvalidRequest):
+    """The body did not come in time; the connection is of no further use."""
+
+    status = 408
+    headers: Mapping[str, str] = {"connection": "close"}
 
 
 class Unauthenticated(ClientError):

@@ -68,7 +68,8 @@ class Intake:
         self, downstream: Downstream, record: RequestRecord, caller: Caller
     ) -> Exchange:
         """Read, parse and classify a request of `caller`."""
-        raw = await downstream.body(self._settings.listen.max_body_bytes)
+        listen = self._settings.listen
+        raw = await downstream.body(listen.max_body_bytes, wait_s=listen.body_s)
         route = ROUTES.get(downstream.path)
         if route is None:
             return self._without_body(downstream, record, caller, raw)

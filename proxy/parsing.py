@@ -11,6 +11,10 @@ from proxy.errors import InvalidRequest
 from routing.features import Route
 
 
+MAX_DEPTH = 128
+"""Levels of nesting in a body; the JSON schema of a tool takes some twenty."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedRequest:
     """A request body, as bytes and as JSON.
@@ -36,7 +40,8 @@ def parse(raw: bytes) -> ParsedRequest:
     """Parse a JSON object.
 
     Raises:
-        InvalidRequest: If the body is not a JSON object, or `model` is not a string.
+        InvalidRequest: If the body is not a JSON object, is nested deeper than `MAX_DEPTH`, or
+            `model` is not a string.
     """
     try:
         body = orjson.loads(raw)
@@ -47,6 +52,9 @@ def parse(raw: bytes) -> ParsedRequest:
         raise InvalidRequest(msg) from None
     if not isinstance(body, dict):
         msg = f"the body must be a JSON object, not {_json_type(body)}"
+        raise InvalidRequest(msg)
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        msg = f"the body is nested deeper than {MAX_DEPTH} levels"
         raise InvalidRequest(msg)
     model = body.get("model")
     if model is not None and not isinstance(model, str):
@@ -63,6 +71,19 @@ def parse(raw: bytes) -> ParsedRequest:
         wants_usage=usage,
         wants_continuous_usage=usage and options.get("continuous_usage_stats") is True,
     )
+
+
+def _depth(value: object) -> int:
+    """Return how deep containers are nested in `value`."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth
 
 
 def _json_type(value: object) -> str:

@@ -9,6 +9,7 @@ import uvicorn
 
 from config.settings import Settings
 from proxy.app import Gateway, create_app
+from proxy.guarding import guarded
 from proxy.reporting import LOGGING
 
 log = logging.getLogger("turnout")
@@ -59,7 +60,8 @@ def serve(settings: Settings) -> int:
         host=settings.listen.host,
         port=settings.listen.port,
         loop="uvloop",
-        http="httptools",
+        http=guarded(settings.listen),
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from config.settings import Settings
 from proxy.app import Gateway, create_app
+from proxy.guarding import guarded
 from tests.proxy import streams
 from tests.proxy.scripted import Server
 
@@ -351,15 +352,17 @@ async def gateway(
             return await by_name[request.url.netloc.decode()].probed.answer(request)
 
         registry = CollectorRegistry()
+        given_settings = settings(spec, plain, each_pool=each_pool or {}, **given)
         app = create_app(
-            settings(spec, plain, each_pool=each_pool or {}, **given),
+            given_settings,
             registry=registry,
             transport=httpx.MockTransport(probed),
         )
         config = uvicorn.Config(
             app,
             port=0,
-            http="httptools",
+            http=guarded(given_settings.listen),
+            ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -1,0 +1,182 @@
+"""What a client may hold without asking anything, and HTTP that is not as it should be."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.proxy.wire import ASKED, CHAT, Backend, Running, eventually, gateway, soon
+from tests.proxy.streams import dumps
+
+pytestmark = pytest.mark.anyio
+
+BODY = dumps(ASKED)
+LIMITS = {"listen": {"head_s": 0.3, "body_s": 0.3, "max_head_bytes": 8192}}
+
+
+class Raw:
+    """A client that writes what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def all(self) -> bytes:
+        """Return what comes until the gateway closes."""
+        return await soon(self.reader.read())  # type: ignore[no-any-return]
+
+    async def head(self) -> bytes:
+        return await soon(self.reader.readuntil(b"\r\n\r\n"))  # type: ignore[no-any-return]
+
+
+@asynccontextmanager
+async def raw(running: Running) -> AsyncIterator[Raw]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
+
+
+def post(*fields: bytes, body: bytes = BODY, path: str = CHAT) -> bytes:
+    lines = [b"POST %b HTTP/1.1" % path.encode(), b"host: x", *fields]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def length(body: bytes = BODY) -> bytes:
+    return b"content-length: %d" % len(body)
+
+
+BAD_CHUNKS = b"zz\r\n" + BODY + b"\r\n0\r\n\r\n"
+MALFORMED = {
+    "two lengths": post(length(), b"content-length: 3"),
+    "length and chunks": post(length(), b"transfer-encoding: chunked", body=BAD_CHUNKS),
+    "bad chunk size": post(b"transfer-encoding: chunked", body=BAD_CHUNKS),
+    "negative chunk size": post(b"transfer-encoding: chunked", body=b"-5\r\nhello\r\n0\r\n\r\n"),
+    "unknown coding": post(b"transfer-encoding: xchunked", length()),
+    "negative length": post(b"content-length: -1"),
+    "length with a plus": post(b"content-length: +5", body=b"hello"),
+    "length in hex": post(b"content-length: 0x10"),
+    "folded field": post(b"x-a: one\r\n two", length()),
+    "blank before the colon": post(b"content-length : %d" % len(BODY)),
+    "no name": post(b": nothing", length()),
+    "NUL in a value": post(b"x-a: a\x00b", length()),
+    "bare LF in a value": post(b"x-a: a\nb: c", length()),
+    "no version": b"POST /v1/chat/completions\r\n\r\n",
+    "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "non-ASCII path": b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_malformed_http_is_refused_and_reaches_no_backend(name: str) -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running, raw(running) as client:
+        await client.send(MALFORMED[name])
+        client.writer.write_eof()
+
+        answer = await client.all()
+
+        assert answer.startswith(b"HTTP/1.1 4"), answer[:200]
+        assert not spec.calls
+        assert (await running.ask())[0] == 200
+
+
+async def test_pipelined_requests_are_answered_in_turn_and_a_smuggled_one_is_one_of_them() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running, raw(running) as client:
+        one = post(length(), b"x-request-id: one")
+        two = post(length(), b"x-request-id: two", b"connection: close")
+        await client.send(one + two)
+
+        answer = await client.all()
+
+        assert answer.count(b"HTTP/1.1 200") == 2
+        assert answer.index(b"x-request-id: one") < answer.index(b"x-request-id: two")
+        assert [call.one(b"x-request-id") for call in spec.calls] == [b"one", b"two"]
+        await running.settled(finished=2)
+
+
+async def test_a_head_that_is_too_long_is_a_431() -> None:
+    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
+        for sent in (post(b"x-a: " + b"a" * 9000), b"GET /" + b"a" * 9000):
+            async with raw(running) as client:
+                await client.send(sent)
+                answer = await client.all()
+                assert answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), answer[:100]
+        async with raw(running) as client:
+            await client.send(b"GET /health HTTP/1.1\r\n", *[b"x-a: %b\r\n" % (b"a" * 500)] * 20)
+            assert (await client.all()).startswith(b"HTTP/1.1 431")
+
+
+async def test_a_long_body_is_no_long_head() -> None:
+    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
+        body = dumps({**ASKED, "messages": [{"role": "user", "content": "x" * 100_000}]})
+        async with raw(running) as client:
+            await client.send(post(length(body), b"connection: close", body=body))
+            assert (await client.all()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_head_that_takes_too_long_is_a_408() -> None:
+    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
+        async with raw(running) as silent, raw(running) as slow:
+            await slow.send(b"POST / HTTP/1.1\r\nhost")
+            assert (await silent.all()).startswith(b"HTTP/1.1 408")
+            assert (await slow.all()).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_second_head_is_timed_too_but_an_idle_connection_is_not() -> None:
+    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
+        async with raw(running) as client:
+            await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(0.5)
+            await client.send(b"GET /hea")
+            assert b"HTTP/1.1 408" in await client.all()
+
+
+async def test_a_body_that_stops_is_a_408_and_a_slow_one_is_not() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec], **LIMITS) as running:
+        async with raw(running) as client:
+            await client.send(post(length(), body=BODY[:10]))
+            answer = await client.all()
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"listen.body_s" in answer
+        assert not spec.calls
+        async with raw(running) as client:
+            await client.send(post(length(), b"connection: close", body=b""))
+            for start in range(0, len(BODY), 20):
+                await client.send(BODY[start : start + 20])
+                await asyncio.sleep(0.1)
+            assert (await client.all()).startswith(b"HTTP/1.1 200")
+        await running.settled(client_error=1, finished=1)
+
+
+async def test_one_address_has_no_more_connections_than_it_may() -> None:
+    limits = {"listen": {"connections_per_client": 3}}
+    async with gateway(spec=[Backend(speculates=True)], **limits) as running:
+        async with raw(running) as one, raw(running) as two:
+            await one.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            await one.head()
+            async with raw(running), raw(running) as fourth:
+                assert (await fourth.all()).startswith(b"HTTP/1.1 429")
+            await two.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await two.head()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_client_that_leaves_at_any_byte_leaves_nothing_behind() -> None:
+    spec, request = Backend(speculates=True), post(length())
+    async with gateway(spec=[spec]) as running:
+        for end in range(1, len(request), 7):
+            async with raw(running) as client:
+                await client.send(request[:end])
+        await eventually(lambda: running.in_flight == 0, what="nothing is in flight")
+        assert not spec.calls
+        assert (await running.ask())[0] == 200
