@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import logging.config
+import resource
 from types import FrameType
 
 import uvicorn
@@ -54,6 +55,7 @@ class GatewayServer(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Run the gateway until it is told to stop; returns the exit status."""
     logging.config.dictConfig(LOGGING)
+    _allow_sockets()
     gateway = create_app(settings)
     config = uvicorn.Config(
         gateway,
@@ -71,3 +73,9 @@ def serve(settings: Settings) -> int:
     )
     GatewayServer(config, gateway, grace_s=settings.listen.grace_s).run()
     return 0
+
+
+def _allow_sockets() -> None:
+    """Allow as many open files as the system permits: each stream takes two sockets."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, prin
 hypothesis.settings.load_profile("ci" if os.environ.get(REQUIRE) else "default")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports_of(count: int) -> list[int]:
     with ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -33,13 +33,13 @@ def free_port() -> int:
 
     For processes that must be told their port. Whatever can bind port 0 itself should.
     """
-    return _free_ports(1)[0]
+    return free_ports_of(1)[0]
 
 
 @pytest.fixture
 def free_ports() -> tuple[int, int]:
     """Two such ports."""
-    one, other = _free_ports(2)
+    one, other = free_ports_of(2)
     return one, other
 
 

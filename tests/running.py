@@ -1,6 +1,7 @@
 """A process of ours, started for a test, awaited over HTTP, and stopped."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,6 +76,17 @@ def running(
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def raised_limit_of_open_files() -> Iterator[None]:
+    """Allow this process as many sockets as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def gateway_command(port: int, *arguments: str) -> list[str]:

@@ -16,20 +16,8 @@ TIMEOUTS = {"first_byte_s": 5.0, "prompt_token_s": 0.0, "between_chunks_s": 2.0}
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def ports() -> list[int]:
-    from tests.conftest import _free_ports
-
-    return _free_ports(3)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, ports: list[int]) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("chaos"), ports, timeouts=TIMEOUTS) as found:
+def world(tmp_path_factory: pytest.TempPathFactory, three_ports: list[int]) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("chaos"), three_ports, timeouts=TIMEOUTS) as found:
         yield found
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +89,7 @@ class ServerProcess:
         self.url = f"http://{self.name}"
         self._command = [
             *gateway_command(port)[:1], "-m", "turnout.lab.emulated", "--port", str(port),
-            "--model-name", MODEL, "--time-scale", "10", *arguments,
+            "--model-name", MODEL, *arguments,
         ]  # fmt: skip
         self._log = folder / f"server-{port}.log"
         self._stack = ExitStack()
@@ -132,10 +132,18 @@ class ServerProcess:
 class World:
     """The servers `spec` and `plain` with a gateway in front of them."""
 
-    def __init__(self, folder: Path, ports: Sequence[int], **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ports: Sequence[int],
+        *,
+        engine: Sequence[str] = ("--time-scale", "10"),
+        each_pool: Mapping[str, object] | None = None,
+        **settings: object,
+    ) -> None:
         gateway, spec, plain = ports
-        self.spec = ServerProcess(spec, folder, "--speculation", "ngram", "--k", "5")
-        self.plain = ServerProcess(plain, folder)
+        self.spec = ServerProcess(spec, folder, "--speculation", "ngram", "--k", "5", *engine)
+        self.plain = ServerProcess(plain, folder, *engine)
         self.url = f"http://127.0.0.1:{gateway}"
         self._port = gateway
         self._config = folder / "gateway.json"
@@ -143,7 +151,9 @@ class World:
             {"name": "spec", "backends": [self.spec.url], "speculation": "ngram", "k": 5},
             {"name": "plain", "backends": [self.plain.url], "speculation": "none"},
         ]
-        self._config.write_text(json.dumps({"pools": pools, "probes": PROBES, **settings}))
+        pools = [{**pool, **(each_pool or {})} for pool in pools]
+        whole = {"auth": {"open": True}, "pools": pools, "probes": PROBES, **settings}
+        self._config.write_text(json.dumps(whole))
         self._log = folder / "gateway.log"
         self._stack = ExitStack()
         self.pid = 0
