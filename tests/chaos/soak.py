@@ -1,0 +1,74 @@
+"""Half an hour under a steady load with a fault every minute: `python -m tests.chaos.soak`.
+
+Two emulated servers behind one gateway. Prints what was lost and how memory and open files went.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean
+from time import monotonic
+
+from tests.chaos.world import World
+from tests.conftest import free_ports_of
+
+FAULTS: tuple[dict[str, object], ...] = (
+    {"fault": "reset"},
+    {"fault": "abort"},
+    {"fault": "status", "status": 500},
+    {"fault": "status", "status": 503},
+    {"fault": "slow", "delay_s": 0.05},
+    {"fault": "stall"},
+)
+
+
+def memory_mib(pid: int) -> float:
+    """Return the memory that a process has in use, MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+async def soak(world: World, minutes: float) -> None:
+    """Keep the load up, and print a line a minute."""
+    until, faults = monotonic() + 60.0 * minutes, cycle(FAULTS)
+    memory, files, lost, broken, asked = [], [], 0, 0, 0
+    while monotonic() < until:
+        async with world.load() as result:
+            await asyncio.sleep(20.0)
+            fault = next(faults)
+            server = world.spec if len(memory) % 2 else world.plain
+            if len(memory) % 7 == 6:
+                server.kill()
+                await asyncio.sleep(5.0)
+                server.start()
+            else:
+                with server.fault(**fault):
+                    await asyncio.sleep(5.0)
+            await asyncio.sleep(33.0)
+        asked, lost = asked + len(result.asked), lost + len(result.lost)
+        broken += len(result.broken)
+        memory.append(memory_mib(world.pid))
+        files.append(world.open_files)
+        print(f"{len(memory):3} min: {result}; {memory[-1]:.1f} MiB, {files[-1]} files", flush=True)
+    early, late = fmean(memory[4:9] or memory), fmean(memory[-5:])
+    print(
+        f"{asked} requests, {lost} lost, {broken} broken after their first byte; memory "
+        f"{early:.1f} to {late:.1f} MiB ({late / early - 1.0:+.1%}), files {files[0]} to {files[-1]}"
+    )
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30.0, help="default 30")
+    minutes = parser.parse_args().minutes
+    timeouts = {"first_byte_s": 5.0, "prompt_token_s": 0.0, "between_chunks_s": 2.0}
+    with tempfile.TemporaryDirectory() as folder:
+        with World(Path(folder), free_ports_of(3), timeouts=timeouts) as world:
+            asyncio.run(soak(world, minutes))
+
+
+if __name__ == "__main__":
+    main()
