@@ -3,7 +3,13 @@
 Only before the first byte of an answer has gone to the client; `pipeline` sees to that.
 """
 
-from proxy.errors import BackendAborted, BackendError, BackendRejected, BackendUnreachable
+from proxy.errors import (
+    BackendAborted,
+    BackendError,
+    BackendRejected,
+    BackendUnreachable,
+    FirstByteTimeout,
+)
 from proxy.exchange import Exchange
 
 FURTHER_TRIES_LOST = 2
@@ -15,6 +21,7 @@ FURTHER_TRIES_REJECTED = 1
 """After an error status: the next backend is asked once; more would multiply an overload."""
 
 _BUSY = (429, 503)
+_LOST = BackendUnreachable, BackendAborted, FirstByteTimeout
 
 SPECULATION_REFUSES = b"not yet supported with speculative decoding"
 """Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
@@ -24,8 +31,8 @@ with this as the error of a stream's first event."""
 def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> bool:
     """Whether another backend may be tried.
 
-    A timeout after the connection was made is not tried again: the wait was the request's whole
-    patience.
+    An answer that does not begin in time is lost with the request on it: what it was asked may be
+    the cause. One that stops later is not tried again, nor one whose time is over.
 
     Args:
         error: The failure.
@@ -35,7 +42,7 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
     """
     if isinstance(error, BackendRejected):
         return rejected <= FURTHER_TRIES_REJECTED
-    if isinstance(error, BackendUnreachable | BackendAborted) or not error.connected:
+    if isinstance(error, _LOST) or not error.connected:
         return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
     return False
 

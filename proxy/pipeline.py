@@ -27,6 +27,7 @@ from proxy.errors import (
     BackendUnreachable,
     ClientError,
     ClientGone,
+    FirstByteTimeout,
     InvalidRequest,
     NoBackend,
     Overloaded,
@@ -420,7 +421,8 @@ class Pipeline:
                 exchange.request = replace(exchange.request, features=features)
         else:
             exchange.lost += 1
-            exchange.deaths += isinstance(error, BackendUnreachable) and error.connected
+            died = isinstance(error, BackendUnreachable | FirstByteTimeout)
+            exchange.deaths += died and error.connected
         if error.refused:
             self._note_refused(self._fleet.members[name])
         excluded = exchange.request.excluded | {name}

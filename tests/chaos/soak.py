@@ -42,7 +42,7 @@ async def soak(world: World, minutes: float) -> None:
             if len(memory) % 7 == 6:
                 server.kill()
                 await asyncio.sleep(5.0)
-                server.start()
+                await asyncio.to_thread(server.start)
             else:
                 with server.fault(**fault):
                     await asyncio.sleep(5.0)

@@ -25,6 +25,7 @@ from tests.running import gateway_command, running
 MODEL = "smollm2"
 EVERY_S = 0.04
 TOKENS = 24
+WHOLE = ("length", "stop")
 PROBES = {"health_interval_s": 0.25, "timeout_s": 0.5, "scrape_interval_s": 1.0, "failures": 2}
 
 
@@ -242,9 +243,9 @@ async def _streamed(asked: Asked, client: AsyncOpenAI, number: int) -> None:
         async for chunk in answer:
             asked.pieces += 1
             finish = chunk.choices[0].finish_reason if chunk.choices else finish
-        if finish != "length":
+        if finish not in WHOLE:
             asked.fault = f"the stream ended with {finish}"
-    except (APIError, httpx.HTTPError) as error:
+    except (APIError, httpx.HTTPError, ValueError) as error:
         asked.fault = repr(error)
     asked.took_s = monotonic() - asked.sent_at
 
@@ -254,9 +255,10 @@ async def _whole(asked: Asked, client: AsyncOpenAI, number: int) -> None:
         answer = await client.chat.completions.with_raw_response.create(**_body(number))  # type: ignore[call-overload]
         asked.status, asked.pieces = answer.status_code, 1
         asked.backend = answer.headers.get("x-turnout-backend", "")
-        if answer.parse().choices[0].finish_reason != "length":
-            asked.fault = "cut short"
-    except APIError as error:
+        finish = answer.parse().choices[0].finish_reason
+        if finish not in WHOLE:
+            asked.fault = f"the answer ended with {finish}"
+    except (APIError, ValueError) as error:
         asked.fault = repr(error)
     asked.took_s = monotonic() - asked.sent_at
 
@@ -268,8 +270,8 @@ async def _raw(asked: Asked, client: httpx.AsyncClient, number: int) -> None:
         asked.backend = answer.headers.get("x-turnout-backend", "")
         if answer.status_code != 200:
             asked.fault = answer.text[:200]
-        elif answer.json()["choices"][0]["finish_reason"] != "length":
-            asked.fault = "cut short"
+        elif (finish := answer.json()["choices"][0]["finish_reason"]) not in WHOLE:
+            asked.fault = f"the answer ended with {finish}"
     except (httpx.HTTPError, ValueError) as error:
         asked.fault = repr(error)
     asked.took_s = monotonic() - asked.sent_at

@@ -1,5 +1,6 @@
 """Connections to backends: what travels, how long is waited, what is lost and tried elsewhere."""
 
+import asyncio
 import errno
 import json
 import socket
@@ -20,6 +21,7 @@ from tests.proxy.wire import (
     Backend,
     Call,
     Running,
+    answers,
     chat_body,
     eventually,
     gateway,
@@ -253,15 +255,58 @@ async def test_connections_are_used_again() -> None:
 
 
 async def test_a_first_byte_that_does_not_come_is_a_504_naming_the_wait() -> None:
-    spec, plain = Backend(hangs, speculates=True), Backend()
-    async with gateway(spec=[spec], plain=[plain], timeouts={"first_byte_s": 0.2}) as running:
+    spec, waits = Backend(hangs, speculates=True), {"first_byte_s": 0.2, "prompt_token_s": 0.0}
+    async with gateway(spec=[spec], timeouts=waits) as running:
         status, body, _ = await running.ask()
 
         assert status == 504
         assert "no byte of an answer for 0.2 s (first_byte_s)" in body.decode()
         await soon((await spec.called()).gone.wait())
         await running.settled(failed=1)
-        assert plain.calls == []
+        assert running.count("turnout_upstream_errors_total", kind="first_byte_timeout") == 1
+
+
+async def test_a_first_byte_that_does_not_come_is_awaited_elsewhere_once() -> None:
+    spec, plain = Backend(hangs, speculates=True), [Backend() for _ in range(2)]
+    waits = {"first_byte_s": 0.2}
+    async with gateway(spec=[spec], plain=plain, timeouts=waits) as running:
+        assert (await running.ask())[0] == 200
+        for backend in plain:
+            backend.script = hangs
+
+        assert (await running.ask())[0] == 504
+
+        assert len(spec.calls) + sum(len(backend.calls) for backend in plain) == 4
+        await running.settled(finished=1, failed=1)
+
+
+async def test_a_longer_prompt_may_take_longer_to_begin() -> None:
+    async def late(call: Call) -> None:
+        await asyncio.sleep(0.4)
+        await answers(call)
+
+    asked = {**ASKED, "messages": [{"role": "user", "content": "x " * 4000}]}
+    waits = {"first_byte_s": 0.1, "prompt_token_s": 0.001}
+    async with gateway(spec=[Backend(late, speculates=True)], timeouts=waits) as running:
+        assert (await running.ask(asked))[0] == 200
+        assert (await running.ask())[0] == 504
+
+
+async def test_a_request_has_so_long_and_no_longer_over_all_tries() -> None:
+    async def drips(call: Call) -> None:
+        await call.stream(*streams.CHAT[:2])
+        while not call.gone.is_set():
+            await call.send(streams.text("x"))
+            await asyncio.sleep(0.05)
+
+    spec = Backend(drips, speculates=True)
+    async with gateway(spec=[spec], timeouts={"total_s": 0.4}) as running:
+        _, body, _ = await running.ask(STREAMED)
+
+        assert b"(timeouts.total_s)" in body
+        await soon((await spec.called()).gone.wait())
+        await running.settled(broken=1)
+        assert running.count("turnout_upstream_errors_total", kind="total_timeout") == 1
 
 
 async def test_a_streams_head_is_not_yet_its_first_byte() -> None:
@@ -386,7 +431,7 @@ async def test_small_writes_leave_at_once_on_both_sides(monkeypatch: pytest.Monk
 
 
 async def test_upstream_is_used_within_its_context() -> None:
-    upstream: Any = Upstream(Timeouts())
+    upstream: Any = Upstream(Timeouts(), pass_keys=True)
 
     with pytest.raises(RuntimeError, match="outside its context"):
         async with upstream.open(
