@@ -3,13 +3,13 @@
 A probe sees that a server is there, a request that it answers. Probes alone would send on to one
 that answers every request with 500; requests alone would never learn that one is back. Both have
 to agree, but for one thing: circuits never take out the last backends of a model. Trying one that
-may fail beats refusing.
+may fail beats refusing. What an operator has drained gets nothing, even if it is the last.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -94,6 +94,18 @@ class Availability:
             for each in self._tries.get(member.name, ()):
                 each.give_up()
 
+    def drain(self, member: Member, *, drained: bool) -> None:
+        """Give `member` no new requests any more, or again; those in flight finish."""
+        member.drained = drained
+        self._refresh(member)
+
+    def renew(self, removed: Iterable[Member] = ()) -> None:
+        """Work everything out anew: members have come or gone, or pools have other models."""
+        for member in removed:
+            self._busy_until.pop(member.name, None)
+        for member in {each.pool.model: each for each in self._fleet.members.values()}.values():
+            self._refresh(member)
+
     @asynccontextmanager
     async def trying(
         self, member: Member, started: Callable[[], bool], *, within_s: float
@@ -147,6 +159,8 @@ class Availability:
                 circuit.succeed(self._clock(), trial=is_trial)
         finally:
             tries.discard(mine)
+            if not tries and self._tries.get(member.name) is tries:
+                del self._tries[member.name]
             if is_trial:
                 self._refresh(member)
 
@@ -170,7 +184,7 @@ class Availability:
         """Work out who of the model's members may be given requests."""
         now, model = self._clock(), member.pool.model
         members = [each for each in self._fleet.members.values() if each.pool.model == model]
-        up = [each for each in members if each.up]
+        up = [each for each in members if each.up and not each.drained]
         admitted = [each for each in up if each.circuit.admits(now)]
         idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
         for each in members:

@@ -121,6 +121,12 @@ class Pipeline:
         self._budget = RetryBudget(settings.retries.error_answers)
         self._intake = Intake(settings, fleet, self._stored)
 
+    def configure(self, settings: Settings) -> None:
+        """Go on by other settings; requests in hand too."""
+        self._settings = settings
+        self._budget.share = settings.retries.error_answers
+        self._intake.configure(settings)
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request to its end."""
         downstream = Downstream(scope, receive, send)
@@ -188,14 +194,13 @@ class Pipeline:
             Refused: If no pool can take it.
             InvalidRequest: If it names a pool that does not serve its model.
         """
-        pools = self._candidates(exchange)
         until, again = asyncio.get_running_loop().time() + self._settings.queue.wait_s, False
         while True:
             try:
                 return self._decide(exchange)
             except Overloaded:
                 await self._room.wait(
-                    pools,
+                    self._candidates(exchange),
                     key=exchange.caller.name,
                     priority=exchange.caller.priority,
                     until=until,
@@ -215,6 +220,7 @@ class Pipeline:
             Refused: If no pool can take it.
             InvalidRequest: If it names a pool that does not serve its model.
         """
+        self._intake.renew(exchange)
         if exchange.fixed is not None:
             decision = self._decide_fixed(exchange.fixed, exchange.request)
         else:
@@ -421,8 +427,8 @@ class Pipeline:
         else:
             exchange.lost += 1
             exchange.deaths += isinstance(error, BackendUnreachable) and error.connected
-        if error.refused:
-            self._note_refused(self._fleet.members[name])
+        if error.refused and (member := self._fleet.members.get(name)) is not None:
+            self._note_refused(member)
         excluded = exchange.request.excluded | {name}
         exchange.request = replace(exchange.request, excluded=excluded)
 

@@ -73,6 +73,24 @@ class Prober:
         self._refused_at: dict[str, float] = {}
         self._scraped: dict[str, Exposition] = {}
         self._missed: dict[str, int] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._care: dict[Member, asyncio.Task[None]] = {}
+
+    def configure(self, settings: Probes) -> None:
+        """Go on by other settings, from the next probe of each kind."""
+        self._settings = settings
+
+    def came(self, member: Member) -> None:
+        """Look after a member that was added: it is probed at once, if probes run."""
+        if self._group is not None:
+            self._care[member] = self._group.create_task(self._look_after(member, first=True))
+
+    def left(self, member: Member) -> None:
+        """Look no longer after a member that was removed."""
+        if (task := self._care.pop(member, None)) is not None:
+            task.cancel()
+        for known in (self._refused_at, self._scraped, self._missed):
+            known.pop(member.name, None)
 
     async def first_round(self) -> None:
         """Probe every backend once, all at the same time, and warn of what is not as declared.
@@ -94,8 +112,20 @@ class Prober:
         """Probe until cancelled."""
         async with asyncio.TaskGroup() as group:
             for member in self._fleet.members.values():
-                group.create_task(self._check_forever(member))
-                group.create_task(self._scrape_forever(member))
+                self._care[member] = group.create_task(self._look_after(member))
+            self._group = group
+            try:
+                await asyncio.Event().wait()  # members come and go
+            finally:
+                self._group = None
+
+    async def _look_after(self, member: Member, *, first: bool = False) -> None:
+        if first:
+            await self._first(member)
+            self._discovery.warn()
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._check_forever(member))
+            loops.create_task(self._scrape_forever(member))
 
     async def _check_forever(self, member: Member) -> None:
         while True:
