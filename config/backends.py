@@ -1,7 +1,6 @@
 """The URLs of every pool's backends, as they are written in the config and in the pools' files."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 

@@ -374,8 +374,8 @@ class Retries(Section):
 
     error_answers: Fraction = Field(
         default=0.2,
-        description="Further tries after error answers (500 and above), as a share of requests, so "
-        "that they cannot multiply an overload. Lost connections do not count.",
+        description="Further tries after error answers (500 and above), as a share of requests, "
+        "so that they cannot multiply an overload. Lost connections do not count.",
     )
 
 

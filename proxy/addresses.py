@@ -1,4 +1,4 @@
-"""Where each pool's backends are: URLs that are written, names that are looked up, an operator's word.
+"""Where each pool's backends are: as it is written, as names are resolved, as an operator says.
 
 A name stands for a backend at each of its addresses. A look at them that fails, or finds none,
 says nothing: what was found before stands.

@@ -89,7 +89,15 @@ def build_admin(
         redirect_slashes=False,
     )
     add_errors(api)
+    _add_backends(api, fleet, applier, availability)
+    _add_thresholds(api, applier)
+    _add_learning(api, learner)
+    return api
 
+
+def _add_backends(
+    api: FastAPI, fleet: Fleet, applier: Applier, availability: Availability
+) -> None:
     @api.get("/backends", tags=["backends"])
     async def backends() -> Response:
         """List every backend, whether it gets requests, and how many it has."""
@@ -120,6 +128,8 @@ def build_admin(
         applier.remove(name)
         return json_answer({"removed": name})
 
+
+def _add_thresholds(api: FastAPI, applier: Applier) -> None:
     @api.get("/thresholds", tags=["thresholds"])
     async def thresholds() -> Response:
         """Tell the thresholds, and which of them bind every policy."""
@@ -135,6 +145,8 @@ def build_admin(
             raise InvalidRequest(str(error)) from error
         return json_answer(_thresholds(applier))
 
+
+def _add_learning(api: FastAPI, learner: Learner) -> None:
     @api.post("/learning/pause", tags=["learning"])
     async def pause() -> Response:
         """Learn nothing from traffic; what is known is used."""
@@ -146,8 +158,6 @@ def build_admin(
         """Learn from traffic again."""
         learner.paused = False
         return json_answer({"paused": False})
-
-    return api
 
 
 def _shown(member: Member) -> dict[str, Any]:

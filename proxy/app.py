@@ -33,7 +33,6 @@ from proxy.upstream import IDLE_S, Upstream
 from proxy.waiting import WaitingRoom
 from routing.router import Router
 
-
 FOR_EVERYBODY = frozenset({"/health", "/ready", "/metrics"})
 """What needs no key: it is for those who run the gateway, and holds no text and no key."""
 
@@ -129,10 +128,7 @@ def create_app(
     """
     prepared = prepare(settings)
     registry = registry or CollectorRegistry()
-    addresses = Addresses(
-        prepared.urls, resolver=resolver, on_failure=lambda pool: metrics.unresolved(pool)
-    )
-    fleet = Fleet(settings, urls=addresses.by_pool(), api_keys=prepared.api_keys)
+    fleet = Fleet(settings, urls=prepared.urls, api_keys=prepared.api_keys)
     router = Router(
         policy=settings.policy,
         thresholds=settings.thresholds.thresholds(),
@@ -198,6 +194,7 @@ def create_app(
         clock=clock,
     )
 
+    addresses = Addresses(prepared.urls, resolver=resolver, on_failure=metrics.unresolved)
     memory = Memory(router.learner, fleet, settings=settings.learning, clock=clock)
 
     def configure(settings: Settings) -> None:
@@ -219,20 +216,14 @@ def create_app(
 
     def follow(change: Change) -> None:
         """Have every part know of a fleet that has changed."""
-        for pool in change.void:
-            router.learner.forget(pool.name)
-            if pool in fleet.pools:
-                discovery.forget(pool)
-        for member in change.removed:
-            prober.left(member)
-            discovery.left(member)
-            metrics.left(member)
-            router.learner.forget_backend(member.pool.name, member.name)
-            router.prefixes.forget(member.name)
-        metrics.shown(fleet)
-        availability.renew(change.removed)
-        for member in change.added:
-            prober.came(member)
+        router.follow(
+            void=[pool.name for pool in change.void],
+            removed=[(member.pool.name, member.name) for member in change.removed],
+        )
+        discovery.follow(change)
+        metrics.follow(change)
+        availability.follow(change)
+        prober.follow(change)
         room.renew()
 
     applier = Applier(

@@ -56,7 +56,7 @@ def prepare(settings: Settings, *, environ: Mapping[str, str] | None = None) -> 
         if pool.api_key_env
     }
     if admin is not None:
-        wanted["admin.token_env"] = admin.token_env, _TOKEN
+        wanted["admin.token_env"] = admin.token_env, _BEAR
     missing = [
         Problem(where=f"environment variable {variable}", key=key, what="is not set", fix=fix)
         for key, (variable, fix) in wanted.items()
@@ -73,7 +73,7 @@ def prepare(settings: Settings, *, environ: Mapping[str, str] | None = None) -> 
 
 
 _KEY = "set it to the API key of the pool's servers, or remove api_key_env"
-_TOKEN = "set it to the token that requests to the admin API must bear, or remove admin"
+_BEAR = "set it to the token that requests to the admin API must bear, or remove admin"
 
 
 def without_restart(present: Settings, new: Settings) -> tuple[Settings, list[str]]:

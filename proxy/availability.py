@@ -9,13 +9,13 @@ may fail beats refusing. What an operator has drained gets nothing, even if it i
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 
 from proxy.errors import BackendError, BackendUnreachable, TotalTimeout
 from proxy.failover import blames_backend, is_back_pressure
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet, Member
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ class Availability:
         member.drained = drained
         self._refresh(member)
 
-    def renew(self, removed: Iterable[Member] = ()) -> None:
+    def follow(self, change: Change) -> None:
         """Work everything out anew: members have come or gone, or pools have other models."""
-        for member in removed:
+        for member in change.removed:
             self._busy_until.pop(member.name, None)
         for member in {each.pool.model: each for each in self._fleet.members.values()}.values():
             self._refresh(member)
@@ -141,13 +141,7 @@ class Availability:
             msg = f"backend {member.name} took longer than the request may (timeouts.total_s)"
             raise TotalTimeout(msg) from None
         except BackendError as error:
-            if is_back_pressure(error):
-                circuit.leave(trial=is_trial)
-                self._spare(member)
-            elif blames_backend(error):
-                self._fail(member, trial=is_trial)
-            else:
-                circuit.succeed(self._clock(), trial=is_trial)
+            self._judge(error, member, trial=is_trial)
             raise
         except BaseException:
             circuit.leave(trial=is_trial)
@@ -158,11 +152,24 @@ class Availability:
             else:
                 circuit.succeed(self._clock(), trial=is_trial)
         finally:
-            tries.discard(mine)
-            if not tries and self._tries.get(member.name) is tries:
-                del self._tries[member.name]
+            self._forget(mine, tries, member)
             if is_trial:
                 self._refresh(member)
+
+    def _forget(self, one: Try, tries: set[Try], member: Member) -> None:
+        tries.discard(one)
+        if not tries and self._tries.get(member.name) is tries:
+            del self._tries[member.name]
+
+    def _judge(self, error: BackendError, member: Member, *, trial: bool) -> None:
+        """Take in that a request ended in an error."""
+        if is_back_pressure(error):
+            member.circuit.leave(trial=trial)
+            self._spare(member)
+        elif blames_backend(error):
+            self._fail(member, trial=trial)
+        else:
+            member.circuit.succeed(self._clock(), trial=trial)
 
     def _fail(self, member: Member, *, trial: bool) -> None:
         now = self._clock()

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from proxy.asking import Refresh, Unanswered, ask, json_object, scrape
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet, Member
 from proxy.vllm_metrics import SPEC_ACCEPTED, SPEC_DRAFTS, Exposition
 from routing.pools import Pool, Speculation
 
@@ -114,16 +114,15 @@ class Discovery:
     def _timeout_s(self) -> float:
         return self._fleet.settings.probes.timeout_s
 
-    def forget(self, pool: Pool) -> None:
-        """Have all that its servers tell of `pool` found out anew."""
-        self._inferred.discard(pool.name)
-        for member in self._fleet.members_of(pool):
-            member.reached = False
-
-    def left(self, member: Member) -> None:
-        """Drop what a member has told that was removed."""
-        self.cards.pop(member.name, None)
-        self._positions.pop(member.name, None)
+    def follow(self, change: Change) -> None:
+        """Drop what removed members have told, and have void pools found out anew."""
+        for member in change.removed:
+            self.cards.pop(member.name, None)
+            self._positions.pop(member.name, None)
+        for pool in change.void:
+            self._inferred.discard(pool.name)
+            for member in self._fleet.members_of(pool):
+                member.reached = False
 
     async def learn(self, member: Member, *, restarted: bool = False) -> None:
         """Learn a member's models, version and speculation, and settle its pool by them.

@@ -46,7 +46,7 @@ class Exchange:
     parsed: ParsedRequest | None
     served: ServedModel | None
     request: RoutingRequest
-    version: int
+    version: int = 0
     fixed: Member | None = None
     lost: int = 0
     deaths: int = 0

@@ -92,8 +92,7 @@ class Fleet:
     Args:
         settings: The config; pools whose model or kind it leaves out are filled in by
             `proxy.discovery`.
-        urls: Base URLs of the backends of each pool, by its name; those in the config by default,
-            names with many addresses left out.
+        urls: Base URLs of the backends of each pool, by its name; those in the config by default.
         api_keys: Pool name to the key its servers want, where they want one.
 
     Attributes:
@@ -115,7 +114,8 @@ class Fleet:
         self.pools: list[Pool] = []
         self.version = 0
         self._declared: dict[str, PoolSettings] = {}
-        urls = _written(settings) if urls is None else urls
+        if urls is None:
+            urls = {p.name: [str(url).rstrip("/") for url in p.backends] for p in settings.pools}
         self.update(settings, urls=urls, api_keys=api_keys or {})
 
     def update(
@@ -127,8 +127,8 @@ class Fleet:
     ) -> Change:
         """Become what `settings` say; pools and members that stay are the same objects.
 
-        A pool stays by its name, a member by its pool and URL. Of a name that two pools hold, the
-        first one has it.
+        A pool stays by its name, a member by its pool and URL. A backend that two pools hold is of
+        the first. URLs with the name of many backends are passed over; they are to be resolved.
 
         Args:
             settings: The config.
@@ -166,7 +166,7 @@ class Fleet:
         backends = []
         for url in urls:
             name = backend_name(url)
-            if name in self.members:
+            if is_name(url) or name in self.members:
                 continue
             member = before.get(name)
             if member is None or member.pool is not pool or member.url != url:
@@ -229,14 +229,6 @@ class Fleet:
 
     def _serves(self, pool: Pool, name: str) -> bool:
         return pool.model == name or any(name in m.models for m in self.members_of(pool))
-
-
-def _written(settings: Settings) -> dict[str, list[str]]:
-    """Return the URLs of the config that each stand for one backend, by the pool's name."""
-    return {
-        pool.name: [str(url).rstrip("/") for url in pool.backends if not is_name(str(url))]
-        for pool in settings.pools
-    }
 
 
 def _pool(declared: PoolSettings) -> Pool:

@@ -1,8 +1,8 @@
 """Who asks: API keys, what each may do, and what it has under way.
 
-The config holds SHA-256 digests alone. A key is 256 random bits, so a digest of it can't be guessed
-back, and nothing slower than SHA-256 is needed. A key that comes is compared with every one that
-there is, in constant time each.
+The config holds SHA-256 digests alone. A key is 256 random bits, so a digest of it can't be
+guessed back, and nothing slower than SHA-256 is needed. A key that comes is compared with every
+one that there is, in constant time each.
 """
 
 import secrets

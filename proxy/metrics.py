@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from proxy.discovery import Discovery
 from proxy.errors import BackendError
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet
 from proxy.fleet_metrics import FleetState
 from proxy.learned_metrics import LearntState
 from proxy.lifecycle import Lifecycle
@@ -181,7 +181,8 @@ class Metrics:
             )
         )
         registry.register(LearntState(fleet, router.learner, clock=clock))
-        self.shown(fleet)
+        self._fleet = fleet
+        self._show_zeros()
 
     def _declare_counters(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
@@ -280,14 +281,14 @@ class Metrics:
             *("pool", "task"),
         )
 
-    def shown(self, fleet: Fleet) -> None:
+    def _show_zeros(self) -> None:
         """Create the children that are known beforehand, so that a first event is a rise.
 
         Histograms by task are left out: a thousand lines for tasks that may never come.
         """
         for endpoint in ROUTES:
             self._requests(endpoint, NO_POOL, "none", Ending.REFUSED.value)
-        pools = [pool.name for pool in fleet.pools]
+        pools = [pool.name for pool in self._fleet.pools]
         for pool, reason in product(pools, Reason):
             if reason is not Reason.LIMIT:  # its label names the limit
                 self._requests(CHAT, pool, reason.value, Ending.FINISHED.value)
@@ -305,13 +306,14 @@ class Metrics:
         ):
             for pool, value in product(pools, values):
                 counter(pool, str(value))
-        for member, kind in product(fleet.members.values(), ERROR_KINDS):
+        for member, kind in product(self._fleet.members.values(), ERROR_KINDS):
             self._errors(member.pool.name, member.name, kind)
 
-    def left(self, member: Member) -> None:
-        """Show no errors any more of a backend that was removed: backends may come without end."""
-        for kind in ERROR_KINDS:
+    def follow(self, change: Change) -> None:
+        """Show what has come, and errors of backends no longer that may come without end."""
+        for member, kind in product(change.removed, ERROR_KINDS):
             self._errors.drop(member.pool.name, member.name, kind)
+        self._show_zeros()
 
     def reloaded(self, *, applied: bool) -> None:
         """Count a reading of the config that was applied or refused."""

@@ -285,7 +285,8 @@ class Pipeline:
                 self._availability.trying(
                     member,
                     lambda: downstream.started,
-                    within_s=self._settings.timeouts.total_s - (record.sent_at - record.started_at),
+                    within_s=self._settings.timeouts.total_s
+                    - (record.sent_at - record.started_at),
                 ) as one,
                 self._upstream.open(
                     member,

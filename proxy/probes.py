@@ -17,7 +17,7 @@ import httpx
 from config.settings import Probes
 from proxy.asking import Unanswered, ask, scrape
 from proxy.discovery import Discovery
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet, Member
 
 if TYPE_CHECKING:
     from proxy.vllm_metrics import Exposition
@@ -80,17 +80,17 @@ class Prober:
         """Go on by other settings, from the next probe of each kind."""
         self._settings = settings
 
-    def came(self, member: Member) -> None:
-        """Look after a member that was added: it is probed at once, if probes run."""
+    def follow(self, change: Change) -> None:
+        """Look no longer after members that are gone; probe those that have come, if it runs."""
+        for member in change.removed:
+            if (task := self._care.pop(member, None)) is not None:
+                task.cancel()
+            self._refused_at.pop(member.name, None)
+            self._scraped.pop(member.name, None)
+            self._missed.pop(member.name, None)
         if self._group is not None:
-            self._care[member] = self._group.create_task(self._look_after(member, first=True))
-
-    def left(self, member: Member) -> None:
-        """Look no longer after a member that was removed."""
-        if (task := self._care.pop(member, None)) is not None:
-            task.cancel()
-        for known in (self._refused_at, self._scraped, self._missed):
-            known.pop(member.name, None)
+            for member in change.added:
+                self._care[member] = self._group.create_task(self._look_after(member, first=True))
 
     async def first_round(self) -> None:
         """Probe every backend once, all at the same time, and warn of what is not as declared.

@@ -95,7 +95,9 @@ def build_api(
     async def version() -> Response:
         """Tell the vLLM versions behind this gateway, and its own."""
         versions = sorted({m.version for m in fleet.members.values() if m.version})
-        return json_answer({"version": ", ".join(versions) or "unknown", "turnout": gateway_version()})
+        return json_answer(
+            {"version": ", ".join(versions) or "unknown", "turnout": gateway_version()}
+        )
 
     @api.get("/health", tags=["state"])
     async def health() -> Response:

@@ -6,7 +6,7 @@ Limits the user wrote bind every policy. A pool without a healthy backend is lef
 a limit; a pool that would refuse the request is never used while another exists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from routing.adaptive import Adaptive, AdaptiveKnobs
 from routing.affinity import PrefixMap, holder
@@ -82,6 +82,19 @@ class Router:
         self.rules.configure(thresholds or Thresholds())
         self.policy = self._renewed(self.policy, policy, adaptive)
         self._shadow = self._renewed(self._shadow, shadow, adaptive) if shadow else None
+
+    def follow(self, *, void: Iterable[str], removed: Iterable[tuple[str, str]]) -> None:
+        """Forget what is no more.
+
+        Args:
+            void: Pools that are gone, or whose servers are others now.
+            removed: Backends that are gone, each with its pool.
+        """
+        for pool in void:
+            self.learner.forget(pool)
+        for pool, backend in removed:
+            self.learner.forget_backend(pool, backend)
+            self.prefixes.forget(backend)
 
     def _renewed(self, present: Policy | None, name: str, knobs: AdaptiveKnobs | None) -> Policy:
         """Return `present` if it is the policy called `name`, so that it remembers."""

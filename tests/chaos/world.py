@@ -7,20 +7,22 @@ how many were lost.
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import httpx
 from openai import APIError, AsyncOpenAI
 
 from tests.running import gateway_command, running
+
+if TYPE_CHECKING:
+    import subprocess
 
 MODEL = "smollm2"
 EVERY_S = 0.04
@@ -143,7 +145,9 @@ class World:
             {"name": "spec", "backends": [self.spec.url], "speculation": "ngram", "k": 5},
             {"name": "plain", "backends": [self.plain.url], "speculation": "none"},
         ]
-        self._config.write_text(json.dumps({"pools": pools, "probes": PROBES, **settings}))
+        self._config.write_text(
+            json.dumps({"pools": pools, "auth": {"open": True}, "probes": PROBES, **settings})
+        )
         self._log = folder / "gateway.log"
         self._stack = ExitStack()
         self.pid = 0
@@ -163,7 +167,7 @@ class World:
     @property
     def open_files(self) -> int:
         """Files and sockets that the gateway has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def figure(self, name: str, backend: str = "") -> float:
         """Return the sum of one of the gateway's series, of one backend or of all."""
@@ -171,7 +175,9 @@ class World:
         lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if backend in line)
 
-    async def holds(self, name: str, value: float, backend: str, *, within_s: float = 15.0) -> float:
+    async def holds(
+        self, name: str, value: float, backend: str, *, within_s: float = 15.0
+    ) -> float:
         """Wait until a series has a value; return how long that took, s."""
         began = monotonic()
         while self.figure(name, backend) != value:

@@ -13,12 +13,13 @@ from routing.tasks import TaskType
 from routing.thresholds import Thresholds
 
 POOL = {"name": "spec", "backends": ["http://127.0.0.1:8001"]}
+VALID: dict[str, Any] = {"pools": [POOL], "auth": {"open": True}}
 
 
 def message(**changes: Any) -> str:
     """Return the message of the one error in otherwise valid settings."""
     with pytest.raises(ValidationError) as raised:
-        Settings.model_validate({"pools": [POOL], **changes})
+        Settings.model_validate({**VALID, **changes})
     (error,) = (error for error in raised.value.errors() if error["type"] == "value_error")
     return error["msg"].removeprefix("Value error, ")
 
@@ -103,11 +104,11 @@ def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], expected: str)
 def test_a_backend_may_stand_behind_a_prefix(path: str) -> None:
     pool = {"name": "a", "backends": [f"http://h:1{path}"]}
 
-    assert Settings.model_validate({"pools": [pool]}).pools[0].backends[0].host == "h"
+    assert Settings.model_validate({**VALID, "pools": [pool]}).pools[0].backends[0].host == "h"
 
 
 def test_a_heading_with_nothing_under_it_is_an_empty_section() -> None:
-    settings = Settings.model_validate({"pools": [POOL], "listen": None, "thresholds": None})
+    settings = Settings.model_validate({**VALID, "listen": None, "thresholds": None})
 
-    assert settings == Settings.model_validate({"pools": [POOL]})
+    assert settings == Settings.model_validate(VALID)
     assert settings.thresholds.thresholds().written == frozenset()

@@ -1,4 +1,4 @@
-"""What a config refers to is read before any of it applies, and what needs a restart is told apart."""
+"""What a config refers to is read before it applies; what needs a restart is told apart."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ def settings(*pools: dict[str, Any], **given: Any) -> Settings:
 def test_keys_and_urls_are_read() -> None:
     locked = {**POOL, "api_key_env": "KEY"}
 
-    prepared = prepare(settings(locked, admin={"token_env": "TOKEN"}), environ={"KEY": "k", "TOKEN": "t"})
+    prepared = prepare(
+        settings(locked, admin={"token_env": "TOKEN"}), environ={"KEY": "k", "TOKEN": "t"}
+    )
 
     assert prepared.api_keys == {"a": "k"}
     assert prepared.admin_token == "t"

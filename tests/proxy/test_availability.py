@@ -15,6 +15,7 @@ from proxy.errors import (
 )
 from routing.breaker import CircuitState
 from tests.proxy.scripted import Clock, fleet, member
+from tests.proxy.wire import begin
 
 pytestmark = pytest.mark.anyio
 
@@ -155,8 +156,8 @@ async def test_what_waits_at_a_backend_that_goes_down_is_given_up() -> None:
         async with world.availability.trying(world.spec, lambda: started, within_s=60.0):
             await asyncio.sleep(0.2)
 
-    waiting = asyncio.create_task(waits(started=False))
-    streaming = asyncio.create_task(waits(started=True))
+    waiting = begin(waits(started=False))
+    streaming = begin(waits(started=True))
     await asyncio.sleep(0)
     world.spec.up = False
     world.availability.probed(world.spec)

@@ -24,8 +24,13 @@ OTHER: Declared = {
 }
 
 
+def declared(*pools: Declared, **settings: object) -> Settings:
+    given = {"pools": pools or (SPEC, PLAIN), "auth": {"open": True}, **settings}
+    return Settings.model_validate(given)
+
+
 def fleet(*pools: Declared, **settings: object) -> Fleet:
-    return Fleet(Settings.model_validate({"pools": pools or (SPEC, PLAIN), **settings}))
+    return Fleet(declared(*pools, **settings))
 
 
 def test_pools_and_members_are_those_declared() -> None:

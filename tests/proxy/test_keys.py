@@ -8,7 +8,7 @@ import pytest
 from config.settings import ApiKey, Auth
 from proxy.errors import Forbidden, TooMany, Unauthenticated
 from proxy.keys import Caller, Keyring, digest, new_key
-from tests.proxy.wire import STREAMED, Backend, Call, answers, eventually, gateway, soon
+from tests.proxy.wire import STREAMED, Backend, Call, answers, begin, eventually, gateway, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -151,11 +151,11 @@ async def test_one_key_cannot_starve_another() -> None:
         spec=[spec], auth=auth(KEY, OTHER), each_pool={"max_in_flight": 1}
     ) as running:
         flood = [
-            asyncio.create_task(running.ask(STREAMED, **bearer(KEY), x_request_id=f"flood{n}"))
+            begin(running.ask(STREAMED, **bearer(KEY), x_request_id=f"flood{n}"))
             for n in range(10)
         ]
         await eventually(lambda: running.count("turnout_queue_length") == 9.0, what="nine wait")
-        other = asyncio.create_task(running.ask(**bearer(OTHER), x_request_id="other"))
+        other = begin(running.ask(**bearer(OTHER), x_request_id="other"))
         await eventually(lambda: running.count("turnout_queue_length") == 10.0, what="it waits")
 
         go.set()

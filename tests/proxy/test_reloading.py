@@ -1,4 +1,4 @@
-"""A config that changes under a gateway that serves: what applies, what stays, and what is refused."""
+"""A config that changes under a gateway that serves: what applies, what stays, what is refused."""
 
 import asyncio
 import logging
@@ -14,7 +14,6 @@ from config.loading import load
 from proxy.errors import BackendUnreachable
 from proxy.keys import digest
 from proxy.reloading import FileWatch, Source
-from routing.learner import Learner
 from routing.pools import Speculation
 from tests.proxy.streams import CHAT
 from tests.proxy.wire import (
@@ -25,6 +24,7 @@ from tests.proxy.wire import (
     Call,
     Running,
     answers,
+    begin,
     eventually,
     gateway,
     soon,
@@ -152,11 +152,9 @@ async def test_no_request_is_lost_while_backends_come_and_go() -> None:
 async def test_what_waits_is_served_by_a_backend_that_comes() -> None:
     go = asyncio.Event()
     first, second = Backend(held(go)), Backend()
-    async with gateway(
-        plain=[first], spare=[second], each_pool={"max_in_flight": 1}
-    ) as running:
+    async with gateway(plain=[first], spare=[second], each_pool={"max_in_flight": 1}) as running:
         async with running.post(STREAMED):
-            waiting = asyncio.create_task(running.ask())
+            waiting = begin(running.ask())
             await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
 
             running.reload(plain={"backends": [first.url, second.url]})
@@ -169,11 +167,9 @@ async def test_what_waits_is_served_by_a_backend_that_comes() -> None:
 async def test_what_waits_is_served_by_a_pool_that_comes() -> None:
     go = asyncio.Event()
     spec, plain = Backend(held(go), speculates=True), Backend()
-    async with gateway(
-        spec=[spec], spare=[plain], each_pool={"max_in_flight": 1}
-    ) as running:
+    async with gateway(spec=[spec], spare=[plain], each_pool={"max_in_flight": 1}) as running:
         async with running.post(STREAMED):
-            waiting = asyncio.create_task(running.ask())
+            waiting = begin(running.ask())
             await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
 
             pool = {"name": "new", "backends": [plain.url], "model": "m", "speculation": "none"}
@@ -190,7 +186,7 @@ async def test_what_waits_for_a_pool_that_goes_is_told_at_once() -> None:
     other = Backend()
     async with gateway(spec=[spec], plain=[other], each_pool={"max_in_flight": 1}) as running:
         async with running.post(STREAMED) as response:
-            waiting = asyncio.create_task(running.ask(x_turnout_pool="spec"))
+            waiting = begin(running.ask(x_turnout_pool="spec"))
             await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
 
             running.reload(spec=None)
@@ -287,7 +283,7 @@ async def test_waits_and_limits_apply_to_the_next_request() -> None:
         running.reload(timeouts={"first_byte_s": 0.05, "prompt_token_s": 0})
         assert (await running.ask())[0] == 504
         running.reload(spec={"max_in_flight": 1}, queue={"size": 0})
-        stuck = asyncio.create_task(running.ask())
+        stuck = begin(running.ask())
         await eventually(lambda: running.in_flight == 1, what="one is there")
         assert (await running.ask())[0] == 429
         stuck.cancel()
@@ -326,7 +322,7 @@ async def test_what_needs_a_restart_stays_and_is_named(
 
 async def test_a_reload_has_the_gateway_learn_again() -> None:
     async with gateway(spec=[Backend()]) as running:
-        learner: Learner = running.app.pipeline._router.learner
+        learner = running.app.pipeline._router.learner
         learner.paused = True
 
         running.reload()
@@ -356,9 +352,7 @@ async def test_a_file_that_changes_is_read_again_and_one_that_is_not_valid_is_re
         "source": Source(file=file, read=partial(load, file, environ={})),
         "watched_every_s": OFTEN_S,
     }
-    async with gateway(
-        spec=[Backend(speculates=True)], plain=[Backend()], seams=seams
-    ) as running:
+    async with gateway(spec=[Backend(speculates=True)], plain=[Backend()], seams=seams) as running:
         with caplog.at_level(logging.INFO, logger="turnout"):
             written(file, running, policy="plain_only")
             await eventually(lambda: outcome(running, "applied") == 1.0, what="it is read")

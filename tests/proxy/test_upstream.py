@@ -254,11 +254,12 @@ async def test_connections_are_used_again() -> None:
 
 async def test_a_first_byte_that_does_not_come_is_a_504_naming_the_wait() -> None:
     spec, plain = Backend(hangs, speculates=True), Backend()
-    async with gateway(spec=[spec], plain=[plain], timeouts={"first_byte_s": 0.2}) as running:
+    waits = {"first_byte_s": 0.2, "prompt_token_s": 0.1}
+    async with gateway(spec=[spec], plain=[plain], timeouts=waits) as running:
         status, body, _ = await running.ask()
 
-        assert status == 504
-        assert "no byte of an answer for 0.2 s (first_byte_s)" in body.decode()
+        assert status == 504  # "hello" is about a token and a quarter
+        assert "no byte of an answer for 0.325 s (first_byte_s)" in body.decode()
         await soon((await spec.called()).gone.wait())
         await running.settled(failed=1)
         assert plain.calls == []
@@ -386,7 +387,7 @@ async def test_small_writes_leave_at_once_on_both_sides(monkeypatch: pytest.Monk
 
 
 async def test_upstream_is_used_within_its_context() -> None:
-    upstream: Any = Upstream(Timeouts())
+    upstream: Any = Upstream(Timeouts(), pass_keys=True)
 
     with pytest.raises(RuntimeError, match="outside its context"):
         async with upstream.open(

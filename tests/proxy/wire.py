@@ -6,11 +6,11 @@ a backend sends is written byte by byte by the test; only probes are answered wi
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import httpx
@@ -28,6 +28,7 @@ JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 Headers = list[tuple[bytes, bytes]]
 Script = Callable[["Call"], Awaitable[None]]
+T = TypeVar("T")
 
 
 async def eventually(holds: Callable[[], bool], *, what: str, within_s: float = 10.0) -> None:
@@ -42,6 +43,11 @@ async def soon(work: Awaitable[Any], *, within_s: float = 10.0) -> Any:
     """Return what `work` gives; fail after `within_s`."""
     async with asyncio.timeout(within_s):
         return await work
+
+
+def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Return `work` as a task, for the test to keep and await."""
+    return asyncio.get_running_loop().create_task(work)
 
 
 @dataclass(eq=False)
