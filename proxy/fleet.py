@@ -155,11 +155,11 @@ class Fleet:
         for pool in void:
             if pool.name not in self._declared:
                 pool.backends.clear()
-        removed = [m for name, m in before.items() if self.members.get(name) is not m]
+        removed = tuple(m for m in before.values() if not self.has(m))
         for member in removed:
             member.load.healthy = member.up = False
-        added = [m for name, m in self.members.items() if before.get(name) is not m]
-        return Change(added=added, removed=removed, void=void)
+        added = tuple(m for name, m in self.members.items() if before.get(name) is not m)
+        return Change(added=added, removed=removed, void=tuple(void))
 
     def _settle(self, pool: Pool, urls: Sequence[str], before: Mapping[str, Member]) -> None:
         """Give `pool` the members at `urls`, those it had where it had them."""

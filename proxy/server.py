@@ -12,7 +12,8 @@ from typing import Any
 
 import uvicorn
 
-from config.settings import Settings
+from config.problems import ConfigError, Problem
+from config.settings import Admin, Settings
 from proxy.app import Gateway, create_app
 from proxy.reloading import Source
 from proxy.reporting import LOGGING
@@ -97,7 +98,7 @@ def serve(settings: Settings, source: Source | None = None) -> int:
         source: Where it can be read again.
 
     Raises:
-        ConfigError: If a file or variable that the config names cannot be used.
+        ConfigError: If a file, variable or port that the config names cannot be used.
     """
     logging.config.dictConfig(LOGGING)
     gateway = create_app(settings, source=source)
@@ -107,9 +108,23 @@ def serve(settings: Settings, source: Source | None = None) -> int:
     if gateway.admin is not None and settings.admin is not None:
         where = settings.admin
         serving = _config(gateway.admin, where.host, where.port, lifespan="off")
-        admin = AdminServer(serving), serving.bind_socket()
+        admin = AdminServer(serving), _bound(where)
     GatewayServer(config, gateway, admin=admin).run()
     return 0
+
+
+def _bound(admin: Admin) -> socket.socket:
+    """Return a socket that listens where the admin API is to be.
+
+    Raises:
+        ConfigError: If it can't.
+    """
+    family = socket.AF_INET6 if ":" in admin.host else socket.AF_INET
+    try:
+        return socket.create_server((admin.host, admin.port), family=family)
+    except OSError as error:
+        what = f"{admin.host}:{admin.port} can't be bound: {error.strerror}"
+        raise ConfigError([Problem(where="config", key="admin.port", what=what)]) from None
 
 
 def _config(app: Any, host: str, port: int, *, lifespan: Any) -> uvicorn.Config:

@@ -211,8 +211,11 @@ class World:
         while True:
             asked = Asked(monotonic())
             result.asked.append(asked)
-            work = (_streamed, _whole, _raw)[number % 3]
-            group.create_task(work(asked, raw if work is _raw else client, number))
+            if number % 3 == 2:
+                group.create_task(_raw(asked, raw, number))
+            else:
+                work = _whole if number % 3 else _streamed
+                group.create_task(work(asked, client, number))
             number += 1
             await asyncio.sleep(EVERY_S)
 

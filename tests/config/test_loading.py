@@ -135,6 +135,9 @@ def test_a_mistaken_variable_is_named_with_what_to_write(
         ("listen:\n  port: 70000", 2, "listen.port", "70000 must be less than or equal to 65535",
          "Default: 8080."),
         ("listen: 3", 1, "listen", "3 must be a section of keys", ""),
+        ("admin: 3", 1, "admin", "3 must be a section of keys", "The admin API"),
+        ("admin:\n  prt: 1", 2, "admin.prt", "there is no such setting", "mean 'port'?"),
+        ("admin: {port: x}", 1, "admin.port", '"x" must be a whole number', "Default: 8081."),
         ("allow_pinning: maybe", 1, "allow_pinning", '"maybe" must be true or false', "Default"),
         ("models: {a: 1}", 1, "models", 'a section must be a list', "A list of models"),
         ("models: [{aliases: []}]", 1, "models[0].name", "is missing", "add it. Name as"),
@@ -264,6 +267,20 @@ pools:
     pools = load(write(text), environ={}).pools
 
     assert [(pool.name, pool.max_num_seqs) for pool in pools] == [("spec", 64), ("plain", 64)]
+
+
+def test_urls_alone_serve_everybody_unless_the_environment_says_otherwise() -> None:
+    keys = '{"keys": [{"name": "a", "sha256": "' + "0" * 64 + '"}]}'
+
+    assert from_urls(["http://a:1"], [], environ={}).auth.open
+    auth = from_urls(["http://a:1"], [], environ={"TURNOUT_AUTH": keys}).auth
+    assert (auth.open, [key.name for key in auth.keys]) == (False, ["a"])
+
+
+def test_a_file_says_who_is_served(write: Write) -> None:
+    problem = only(write(MINIMAL.replace("auth: {open: true}\n", "")))
+
+    assert problem.what.startswith("auth is missing: list keys under auth.keys")
 
 
 def test_an_alias_to_itself_is_an_error_and_not_an_endless_loop(write: Write) -> None:

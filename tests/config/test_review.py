@@ -104,6 +104,20 @@ def test_an_alias_of_a_declared_model_is_nothing_to_warn_of() -> None:
     assert not list(warnings(settings(*pools, models=[{"name": "m", "aliases": ["x"]}])))
 
 
+def test_the_summary_says_where_backends_and_the_admin_api_are() -> None:
+    config = settings(
+        pool("spec", backends_file="/etc/spec"),
+        {"name": "plain", "backends_file": "/etc/plain"},
+        admin={"port": 9},
+    )
+
+    lines = list(summary(config))
+
+    assert lines[1] == "admin API on 127.0.0.1:9"
+    assert lines[3].endswith("; http://spec:1, those in /etc/spec")
+    assert lines[4].endswith("; those in /etc/plain")
+
+
 def test_the_summary_says_what_binds() -> None:
     config = settings(
         pool("spec", "ngram", k=5, model="m"),

@@ -112,3 +112,22 @@ def test_a_heading_with_nothing_under_it_is_an_empty_section() -> None:
 
     assert settings == Settings.model_validate(VALID)
     assert settings.thresholds.thresholds().written == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        ({"name": "a"}, "pool 'a' has no backends; give backends, backends_file or both"),
+        ({"name": "a", "backends": ["dns+http://h"]}, "'dns+http://h' must name a port"),
+    ],
+)
+def test_a_pool_says_where_its_backends_are(pool: dict[str, Any], expected: str) -> None:
+    assert message(pools=[pool]) == expected
+
+
+def test_the_admin_api_is_off_unless_it_is_configured() -> None:
+    assert Settings.model_validate(VALID).admin is None
+    assert Settings.model_validate({**VALID, "admin": None}).admin is None
+    admin = Settings.model_validate({**VALID, "admin": {}}).admin
+    assert admin is not None
+    assert (admin.host, admin.port, admin.token_env) == ("127.0.0.1", 8081, "TURNOUT_ADMIN_TOKEN")

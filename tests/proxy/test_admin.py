@@ -23,6 +23,7 @@ async def admin(**given: Any) -> AsyncIterator[tuple[Running, httpx.AsyncClient]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TURNOUT_ADMIN_TOKEN", TOKEN)
         async with gateway(admin={}, **given) as running:
+            assert running.app.admin is not None
             transport = httpx.ASGITransport(running.app.admin)
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://admin", headers=BEARER
@@ -41,7 +42,7 @@ async def backends(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("path", ["/backends", "/openapi.json", "/nothing"])
 async def test_every_route_needs_the_token(given: str | None, path: str) -> None:
     async with admin(plain=[Backend()]) as (_, client):
-        headers = {} if given is None else {"authorization": given.encode("latin-1")}
+        headers = {} if given is None else {b"authorization": given.encode("latin-1")}
         del client.headers["authorization"]
 
         answer = await client.get(path, headers=headers)
@@ -51,9 +52,11 @@ async def test_every_route_needs_the_token(given: str | None, path: str) -> None
 
 
 async def test_it_is_not_on_the_gateways_own_port_and_off_unless_configured() -> None:
-    async with admin(plain=[Backend()]) as (running, _):
-        async with running.client.get(f"{running.url}/backends", headers=BEARER) as response:
-            assert response.status == 404
+    async with (
+        admin(plain=[Backend()]) as (running, _),
+        running.client.get(f"{running.url}/backends", headers=BEARER) as response,
+    ):
+        assert response.status == 404
     async with gateway(plain=[Backend()]) as running:
         assert running.app.admin is None
 

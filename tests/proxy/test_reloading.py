@@ -152,32 +152,37 @@ async def test_no_request_is_lost_while_backends_come_and_go() -> None:
 async def test_what_waits_is_served_by_a_backend_that_comes() -> None:
     go = asyncio.Event()
     first, second = Backend(held(go)), Backend()
-    async with gateway(plain=[first], spare=[second], each_pool={"max_in_flight": 1}) as running:
-        async with running.post(STREAMED):
-            waiting = begin(running.ask())
-            await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
+    async with (
+        gateway(plain=[first], spare=[second], each_pool={"max_in_flight": 1}) as running,
+        running.post(STREAMED),
+    ):
+        waiting = begin(running.ask())
+        await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
 
-            running.reload(plain={"backends": [first.url, second.url]})
+        running.reload(plain={"backends": [first.url, second.url]})
 
-            _, _, headers = await soon(waiting)
-            assert headers["x-turnout-backend"] == second.name
-            go.set()
+        _, _, headers = await soon(waiting)
+        assert headers["x-turnout-backend"] == second.name
+        go.set()
 
 
 async def test_what_waits_is_served_by_a_pool_that_comes() -> None:
     go = asyncio.Event()
     spec, plain = Backend(held(go), speculates=True), Backend()
-    async with gateway(spec=[spec], spare=[plain], each_pool={"max_in_flight": 1}) as running:
-        async with running.post(STREAMED):
-            waiting = begin(running.ask())
-            await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
+    pool = {"name": "new", "model": "m", "speculation": "none"}
+    async with (
+        gateway(spec=[spec], spare=[plain], each_pool={"max_in_flight": 1}) as running,
+        running.post(STREAMED),
+    ):
+        waiting = begin(running.ask())
+        await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
 
-            pool = {"name": "new", "backends": [plain.url], "model": "m", "speculation": "none"}
-            running.reload(pools=[*running.config["pools"], pool])
+        new = {**pool, "backends": [plain.url]}
+        running.reload(pools=[*running.config["pools"], new])
 
-            _, _, headers = await soon(waiting)
-            assert headers["x-turnout-pool"] == "new"
-            go.set()
+        _, _, headers = await soon(waiting)
+        assert headers["x-turnout-pool"] == "new"
+        go.set()
 
 
 async def test_what_waits_for_a_pool_that_goes_is_told_at_once() -> None:
