@@ -14,7 +14,7 @@ from config.backends import at_address, backend_name, is_name
 log = logging.getLogger(__name__)
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Returns the addresses of a name and port; raises `OSError` if it can't."""
+"""Returns the addresses of a name and port; raises `OSError` or `ValueError` if it can't."""
 
 
 async def resolve(name: str, port: int) -> Sequence[str]:
@@ -22,6 +22,7 @@ async def resolve(name: str, port: int) -> Sequence[str]:
 
     Raises:
         OSError: If it can't be resolved.
+        ValueError: If it can't be a name.
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
@@ -112,9 +113,9 @@ class Addresses:
         try:
             async with asyncio.timeout(within_s):
                 addresses = await self._resolver(name, int(port))
-        except OSError as error:  # a timeout is one
+        except (OSError, ValueError) as error:  # a timeout is one, and what can't be a name
             addresses = ()
-            why = error.strerror or str(error) or f"no answer in {within_s:g} s"
+            why = getattr(error, "strerror", None) or str(error) or f"no answer in {within_s:g} s"
         if addresses:
             self._failed.discard(url)
             self._found[url] = tuple(at_address(url, each) for each in sorted(set(addresses)))

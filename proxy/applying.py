@@ -7,7 +7,7 @@ loop: no request sees half of it, and one that was decided goes where it was dec
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.backends import read_backends
@@ -35,8 +35,8 @@ class Prepared:
 
     settings: Settings
     urls: Mapping[str, Sequence[str]]
-    api_keys: Mapping[str, str]
-    admin_token: str | None
+    api_keys: Mapping[str, str] = field(repr=False)
+    admin_token: str | None = field(repr=False)
 
 
 def prepare(settings: Settings, *, environ: Mapping[str, str] | None = None) -> Prepared:

@@ -57,6 +57,10 @@ class FileWatch:
         self._seen = {file: self._seen.get(file, _stamp(file)) for file in files}
         self._latest = dict(self._seen)
 
+    def seen(self) -> None:
+        """Take the files as they are, as they are about to be read."""
+        self._seen = self._latest = {file: _stamp(file) for file in self._seen}
+
     def changed(self) -> bool:
         """Whether a file is another than before, and was the same at the last call."""
         latest = {file: _stamp(file) for file in self._seen}
@@ -131,6 +135,7 @@ class Reloader:
         if self._source is None:
             log.warning("there is no config to read again")
             return
+        self._watch.seen()
         try:
             settings = await asyncio.to_thread(self._source.read)
             # Also of one that is refused: what is wrong may be mended in a file that it names.

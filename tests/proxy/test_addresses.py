@@ -16,14 +16,14 @@ class Names:
     """A resolver that a test has filled, and what was asked of it."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Sequence[str] | OSError] = {}
+        self.known: dict[str, Sequence[str] | Exception] = {}
         self.asked: list[tuple[str, int]] = []
         self.failed: list[str] = []
 
     async def __call__(self, name: str, port: int) -> Sequence[str]:
         self.asked.append((name, port))
         found = self.known[name]
-        if isinstance(found, OSError):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -55,9 +55,11 @@ async def test_a_name_stands_for_each_of_its_addresses_once(names: Names) -> Non
     assert names.asked == [("n", 80)] * 2
 
 
-@pytest.mark.parametrize("failure", [OSError(-2, "Name or service not known"), ()])
+@pytest.mark.parametrize(
+    "failure", [OSError(-2, "Name or service not known"), UnicodeError("label too long"), ()]
+)
 async def test_a_look_that_finds_nothing_says_nothing(
-    names: Names, failure: OSError | tuple[()], caplog: pytest.LogCaptureFixture
+    names: Names, failure: Exception | tuple[()], caplog: pytest.LogCaptureFixture
 ) -> None:
     where = addresses(names, NAME)
     names.known["n"] = ["10.0.0.1"]

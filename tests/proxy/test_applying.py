@@ -21,11 +21,13 @@ def test_keys_and_urls_are_read() -> None:
     locked = {**POOL, "api_key_env": "KEY"}
 
     prepared = prepare(
-        settings(locked, admin={"token_env": "TOKEN"}), environ={"KEY": "k", "TOKEN": "t"}
+        settings(locked, admin={"token_env": "TOKEN"}),
+        environ={"KEY": "secret", "TOKEN": "secret too"},
     )
 
-    assert prepared.api_keys == {"a": "k"}
-    assert prepared.admin_token == "t"
+    assert prepared.api_keys == {"a": "secret"}
+    assert prepared.admin_token == "secret too"
+    assert "secret" not in repr(prepared)
     assert prepared.urls == {"a": ("http://a:1",)}
     assert prepare(settings(), environ={}).admin_token is None
 

@@ -73,6 +73,15 @@ async def test_a_backend_that_is_added_is_probed_and_gets_requests() -> None:
         assert headers["x-turnout-backend"] == second.name
         assert not first.calls
         assert list(running.app.fleet.members) == [second.name]
+        shown = {"pool": "plain", "kind": "chunk_timeout"}
+        series = {
+            sample.labels["backend"]
+            for family in running.registry.collect()
+            for sample in family.samples
+            if sample.name == "turnout_upstream_errors_total"
+            and shown.items() <= sample.labels.items()
+        }
+        assert series == {second.name}
 
 
 async def test_a_backend_that_is_removed_finishes_what_it_has() -> None:
@@ -434,6 +443,10 @@ def test_a_file_is_read_when_it_has_stopped_changing(tmp_path: Path) -> None:
     other.write_text("1")
     assert not watch.changed()
     assert watch.changed()
+    file.write_text("1234")
+    watch.seen()
+    assert not watch.changed()
+    assert not watch.changed()
     other.unlink()
     watch.watch([other])
     assert not watch.changed()

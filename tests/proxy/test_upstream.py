@@ -386,6 +386,17 @@ async def test_small_writes_leave_at_once_on_both_sides(monkeypatch: pytest.Monk
             assert sends_at_once(accepted[0])
 
 
+async def test_further_connections_are_opened_by_other_settings() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        upstream = running.app.pipeline._upstream
+
+        upstream.configure(Timeouts(connect_s=1e-9), pass_keys=True)
+
+        status, body, _ = await running.ask()
+        assert (status, b"in 1e-09 s (connect_s)" in body) == (504, True)
+
+
 async def test_upstream_is_used_within_its_context() -> None:
     upstream: Any = Upstream(Timeouts(), pass_keys=True)
 
