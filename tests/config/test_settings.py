@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from config.settings import Marks, Settings, ThresholdSettings
+from routing.adaptive import AdaptiveKnobs
 from routing.pools import Speculation
 from routing.priors import TASK_RULES, TaskRule
 from routing.shedding import Band
@@ -123,6 +124,34 @@ def test_a_heading_with_nothing_under_it_is_an_empty_section() -> None:
 )
 def test_a_pool_says_where_its_backends_are(pool: dict[str, Any], expected: str) -> None:
     assert message(pools=[pool]) == expected
+
+
+KEYS = [{"name": "a", "sha256": "0" * 64}, {"name": "b", "sha256": "1" * 64}]
+
+
+@pytest.mark.parametrize(
+    ("auth", "expected"),
+    [
+        ({"open": True, "keys": KEYS}, "open: true serves everybody, so keys have no effect; "),
+        ({"keys": [KEYS[0], {**KEYS[1], "name": "a"}]}, "two keys have the same name; "),
+        ({"keys": [KEYS[0], {**KEYS[0], "name": "b"}]}, "two keys have the same sha256; "),
+        ({}, "auth is missing: list keys under auth.keys"),
+    ],
+)
+def test_who_is_served_is_said_in_one_way(auth: dict[str, Any], expected: str) -> None:
+    assert message(auth=auth).startswith(expected)
+
+
+def test_keys_alone_let_in_their_holders() -> None:
+    auth = Settings.model_validate({**VALID, "auth": {"keys": KEYS}}).auth
+
+    assert [key.name for key in auth.keys] == ["a", "b"]
+
+
+def test_what_is_written_of_the_adaptive_policy_is_its_knobs() -> None:
+    settings = Settings.model_validate({**VALID, "adaptive": {"margin": 0.1}})
+
+    assert settings.adaptive.knobs() == AdaptiveKnobs(margin=0.1)
 
 
 def test_the_admin_api_is_off_unless_it_is_configured() -> None:

@@ -42,6 +42,15 @@ def test_who_may_not_yet_keeps_its_place() -> None:
     assert queue.pop(always) == "a0"
 
 
+def test_who_may_is_found_behind_keys_and_priorities_that_may_not() -> None:
+    queue = queue_of("a", "b", "c")
+    queue.push(Waiting("urgent", "d", 5))
+
+    assert queue.pop(lambda item: item == "c2") == "c2"
+    assert queue.pop(lambda item: item == "gone") is None
+    assert queue.pop_all() == ["urgent", "a0", "b1"]
+
+
 def test_a_full_queue_makes_room_at_the_cost_of_who_holds_most() -> None:
     queue = queue_of("a", "a", "a", size=3)
 

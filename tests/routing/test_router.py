@@ -55,6 +55,23 @@ def test_a_pin_overrides_every_rule_but_health() -> None:
     )  # fmt: skip
 
 
+def test_pools_that_are_up_and_full_are_another_refusal_than_pools_that_are_down() -> None:
+    spec, plain = pool("spec", "ngram"), pool("plain")
+    spec.max_in_flight = plain.max_in_flight = 2
+    assert (
+        Play(router("spec_only"), spec, plain)
+        >> load({"spec": 2})
+        >> request() << chosen("plain", because="unavailable")
+        >> request(pin="spec") << refused("full")
+        >> load({"plain": 2})
+        >> request() << refused("full")
+        >> down("plain")
+        >> request() << refused("full")
+        >> down("spec")
+        >> request() << refused("no_backend")
+    )  # fmt: skip
+
+
 def test_a_pool_without_a_healthy_backend_is_left_out_even_against_a_limit() -> None:
     hot = request("code", 0.9)
     assert (
