@@ -145,11 +145,10 @@ class Intake:
 
         A request that was let in stays in: where none serves it any more, those that did stand.
         """
-        if exchange.version == self._fleet.version:
+        served = exchange.served
+        if served is None or exchange.version == self._fleet.version:
             return
-        exchange.version, served = self._fleet.version, exchange.served
-        if served is None:
-            return
+        exchange.version = self._fleet.version
         with suppress(ProxyError):
             found = self._fleet.resolve(served.name)
             found = self._permitted(exchange.caller, found, exchange.request.pin)

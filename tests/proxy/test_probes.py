@@ -6,7 +6,7 @@ import httpx
 import pytest
 import respx
 
-from config.settings import Probes
+from config.settings import Probes, Settings
 from proxy.discovery import Discovery
 from proxy.fleet import Change, Member
 from proxy.probes import STALE_AFTER, Prober
@@ -392,3 +392,37 @@ async def test_a_pool_that_is_void_is_learnt_anew(world: World) -> None:
 
     assert world.spec.pool.k == 3
     assert world.spec.reached
+
+
+async def test_what_a_server_tells_while_it_is_removed_is_dropped(world: World) -> None:
+    await world.started()
+    fleet, spec = world.fleet, world.spec
+
+    def removed() -> None:
+        change = fleet.update(fleet.settings, urls={"plain": [PLAIN]}, api_keys={})
+        world.discovery.follow(change)
+
+    world.server.meanwhile = removed
+    await world.discovery.ask_models(spec)
+
+    assert spec.name not in world.discovery.cards
+
+
+async def test_a_method_that_is_declared_while_it_is_found_out_stands(world: World) -> None:
+    world.server.drafts_per_step = 1.0
+    pools = [
+        {"name": "spec", "backends": [SPEC], "speculation": "suffix"},
+        {"name": "plain", "backends": [PLAIN]},
+    ]
+    declared = Settings.model_validate({"pools": pools, "auth": {"open": True}})
+    urls = {"spec": [SPEC], "plain": [PLAIN]}
+
+    def says() -> None:
+        if world.server.asked:
+            world.fleet.update(declared, urls=urls, api_keys={})
+
+    world.server.meanwhile = says
+    await world.prober.first_round()
+
+    assert world.server.asked
+    assert world.spec.pool.speculation is Speculation.SUFFIX
