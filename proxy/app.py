@@ -166,13 +166,19 @@ def create_app(
         clock=clock,
         on_back=lambda member: room.freed(member.pool.name, member.pool.max_in_flight),
     )
+
+    def probed(member: Member) -> None:
+        availability.probed(member)
+        if not member.up:
+            room.renew()  # what waits for it alone need not wait any more
+
     prober = Prober(
         fleet,
         client,
         discovery,
         settings=settings.probes,
         clock=clock,
-        on_change=availability.probed,
+        on_change=probed,
         on_restart=restarted,
     )
     counterfactual = Counterfactual(

@@ -18,6 +18,7 @@ class Member:
         url: Base URL without a trailing slash.
         pool: The pool it belongs to.
         load: What a policy sees of it; `load.name` is `host:port`.
+        probed: Whether a first health check has told if it is there.
         up: Whether probes find it there.
         drained: Whether it is to get no new requests, by an operator's word.
         circuit: What its requests say of it.
@@ -35,6 +36,7 @@ class Member:
     url: str
     pool: Pool
     load: Backend
+    probed: bool = False
     up: bool = False
     drained: bool = False
     circuit: Circuit = field(default_factory=Circuit)

@@ -208,6 +208,12 @@ class Pipeline:
                 )
                 again = True
 
+    def _expects_one(self, exchange: Exchange) -> bool:
+        """Whether a backend that may serve it has only just come: its first probe soon tells."""
+        pools = self._candidates(exchange)
+        members = self._fleet.members.values()
+        return any(not each.probed and each.pool.name in pools for each in members)
+
     def _candidates(self, exchange: Exchange) -> list[str]:
         if exchange.request.pin is not None:
             return [exchange.request.pin]
@@ -234,7 +240,7 @@ class Pipeline:
             if isinstance(chosen, Refusal):
                 if chosen.reason is RefusalReason.UNKNOWN_POOL:
                     raise InvalidRequest(chosen.message)
-                if chosen.reason is RefusalReason.FULL:
+                if chosen.reason is RefusalReason.FULL or self._expects_one(exchange):
                     raise Overloaded(chosen.message)
                 raise NoBackend(chosen.message)
             decision = chosen

@@ -44,7 +44,7 @@ class Prober:
         clock: Seconds, monotonic.
         sleep: Waits so many seconds.
         draw: Chance in [0, 1), for jitter.
-        on_change: Called when a member was found to be up or down.
+        on_change: Called when a member was found to be up or down, the first time too.
         on_restart: Called when its process is a new one: what was learnt of it is void.
     """
 
@@ -161,7 +161,7 @@ class Prober:
             return
         if self._refused_at.get(member.name, float("-inf")) >= asked_at:
             return  # the hot path met a refusal after this answer was asked for
-        member.failures = 0
+        member.failures, member.probed = 0, True
         if not member.up:
             member.up = True
             log.info("backend %s of pool %s is up", member.name, member.pool.name)
@@ -180,6 +180,9 @@ class Prober:
             log.warning(template, member.name, member.pool.name, why)
         if member.failures >= self._settings.failures:
             self._take_out(member, why)
+        if not member.probed:
+            member.probed = True
+            self._on_change(member)
 
     def note_refusal(self, member: Member) -> None:
         """Take a member out at once: a request to it was refused a connection."""

@@ -84,6 +84,29 @@ async def test_a_backend_that_is_added_is_probed_and_gets_requests() -> None:
         assert series == {second.name}
 
 
+async def test_a_request_waits_for_the_first_probe_of_what_takes_the_place_of_others() -> None:
+    first, second = Backend(), Backend()
+    async with gateway(plain=[first], spare=[second]) as running:
+        running.reload(plain={"backends": [second.url]})
+        assert not running.app.fleet.members[second.name].load.healthy
+
+        status, _, headers = await soon(running.ask(), within_s=5.0)
+
+        assert (status, headers["x-turnout-backend"]) == (200, second.name)
+
+
+async def test_a_request_waits_no_longer_than_it_takes_to_find_that_nobody_is_there() -> None:
+    first, gone = Backend(), Backend()
+    async with gateway(plain=[first], spare=[gone]) as running:
+        gone.probed.die()
+        running.reload(plain={"backends": [gone.url]})
+
+        status, body, _ = await soon(running.ask(), within_s=5.0)
+
+        assert (status, b"no healthy backend" in body) == (503, True)
+        await running.settled(refused=1)
+
+
 async def test_a_backend_that_is_removed_finishes_what_it_has() -> None:
     go = asyncio.Event()
     first, second = Backend(held(go)), Backend()
