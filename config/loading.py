@@ -87,7 +87,8 @@ def from_urls(
 ) -> Settings:
     """Return settings for servers given by URL: a pool `spec`, a pool `plain`, or both.
 
-    What the servers of `spec` draft with, and every pool's model, is asked from them.
+    What the servers of `spec` draft with, and every pool's model, is asked from them. Everybody
+    is served, unless the environment says otherwise.
 
     Raises:
         ConfigError: If no URL is given, or anything is not a valid setting.
@@ -102,13 +103,15 @@ def from_urls(
         fix = "give at least one --spec URL or --plain URL"
         raise ConfigError([Problem(where="arguments", key="pools", what="is empty", fix=fix)])
     document = Document(source="arguments", data={"pools": pools}, places=places)
-    return _settings(document, arguments, environ)
+    return _settings(document, arguments, environ, for_everybody=True)
 
 
 def _settings(
     document: Document,
     arguments: Mapping[str, object] | None,
     environ: Mapping[str, str] | None,
+    *,
+    for_everybody: bool = False,
 ) -> Settings:
     problems: list[Problem] = []
     given = _from_environment(os.environ if environ is None else environ)
@@ -121,6 +124,8 @@ def _settings(
             what = f"{key_of(blocked)} is not a section, so nothing in it can be set"
             fix = f"give the whole of it as JSON in {_variable(blocked)}"
             problems.append(Problem(where=override.place, key="", what=what, fix=fix))
+    if for_everybody:
+        document.data.setdefault("auth", {"open": True})
     try:
         settings = Settings.model_validate(document.data)
     except ValidationError as error:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, TypeGuard, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -21,7 +22,7 @@ _KINDS = {
     "tuple": "must be a list",
     "dict": "must be a section of keys",
     "model": "must be a section of keys",
-    "url": "must be a URL that starts with http:// or https://",
+    "url": "must be a URL that starts with http:// or https:// (or dns+http://)",
 }
 
 
@@ -67,19 +68,27 @@ def key_of(path: Path) -> str:
     return "".join(parts).removeprefix(".")
 
 
-def from_validation(error: ValidationError, document: Document) -> list[Problem]:
-    """Return the problems behind pydantic's errors on `document`, one per value."""
+def from_validation(
+    error: ValidationError, document: Document, *, under: Path = ()
+) -> list[Problem]:
+    """Return the problems behind pydantic's errors on `document`, one per value.
+
+    Args:
+        error: What pydantic found.
+        document: What it read.
+        under: The section that it read, if it was not the whole.
+    """
     grouped: dict[Path, list[ErrorDetails]] = {}
     for details in error.errors():
         if details["type"] == "too_short" and details["input"]:
             continue  # the items are there, and reported themselves
-        grouped.setdefault(_path(details, document), []).append(details)
+        grouped.setdefault(_path(details, document, under), []).append(details)
     return [_problem(path, found, document) for path, found in grouped.items()]
 
 
-def _path(details: ErrorDetails, document: Document) -> Path:
+def _path(details: ErrorDetails, document: Document, under: Path) -> Path:
     """Return where the value stands; pydantic also appends the branch of a union it tried."""
-    path = details["loc"]
+    path = (*under, *details["loc"])
     if details["type"] == "missing":
         return path
     if details["type"] == "invalid_key":
@@ -141,11 +150,17 @@ def _type_at(path: Path) -> Any:
     for part in path:
         if isinstance(part, int):
             kind = next(iter(get_args(kind)), None)
-        elif isinstance(kind, type) and issubclass(kind, Section) and part in kind.model_fields:
+        elif _is_section(kind) and part in kind.model_fields:
             kind = kind.model_fields[part].annotation
+            if isinstance(kind, UnionType):  # a section that may be left out
+                kind = next((one for one in get_args(kind) if _is_section(one)), kind)
         else:
             return None
     return kind
+
+
+def _is_section(kind: Any) -> TypeGuard[type[Section]]:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def _right_key(path: Path) -> str:
@@ -161,8 +176,8 @@ def _right_key(path: Path) -> str:
 def setting_paths(section: type[Section] = Settings) -> Iterator[tuple[str, ...]]:
     """Yield the path of every setting that is not in a list."""
     for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        kind: Any = field.annotation
+        if _is_section(kind):
             yield from ((name, *below) for below in setting_paths(kind))
         yield (name,)
 
@@ -171,7 +186,7 @@ def _description(path: Path) -> str:
     """Return what the nearest described setting at or above `path` is, with its default."""
     for end in range(len(path), 0, -1):
         section = _type_at(path[: end - 1])
-        if isinstance(section, type) and issubclass(section, Section):
+        if _is_section(section):
             field = section.model_fields.get(str(path[end - 1]))
             if field is not None and field.description:
                 default = field.get_default()

@@ -12,6 +12,8 @@ def summary(settings: Settings) -> Iterator[str]:
     """Yield lines that say what the gateway would do."""
     listen = settings.listen
     yield f"listens on {listen.host}:{listen.port}, policy {settings.policy}"
+    if settings.admin is not None:
+        yield f"admin API on {settings.admin.host}:{settings.admin.port}"
     yield "pools:"
     width = max(len(pool.name) for pool in settings.pools)
     for pool in settings.pools:
@@ -45,6 +47,8 @@ def _pool(pool: PoolSettings) -> str:
     kind = "kind asked from the servers" if pool.speculation == "auto" else str(pool.speculation)
     model = pool.model or "model asked from the servers"
     backends = ", ".join(str(url).rstrip("/") for url in pool.backends)
+    if pool.backends_file is not None:
+        backends += f"{', ' * bool(backends)}those in {pool.backends_file}"
     return f"{kind}{k}; {model}; at most {pool.max_num_seqs} running each; {backends}"
 
 

@@ -5,10 +5,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AnyUrl,
     BaseModel,
     ConfigDict,
     Field,
-    HttpUrl,
+    UrlConstraints,
     model_validator,
 )
 
@@ -28,7 +29,11 @@ _SHIPPED = Thresholds()
 _ADAPTIVE = AdaptiveKnobs()
 
 
-def _base_url(url: HttpUrl) -> HttpUrl:
+DNS = "dns+"
+"""Before a URL whose name stands for as many backends as it has addresses."""
+
+
+def _base_url(url: AnyUrl) -> AnyUrl:
     """Return `url`, unless endpoint paths cannot be put after it."""
     if url.query is not None or url.fragment is not None:
         msg = f"'{url}' must end with its path; leave out what follows '?' or '#'"
@@ -36,10 +41,19 @@ def _base_url(url: HttpUrl) -> HttpUrl:
     if (url.path or "").rstrip("/").endswith("/v1"):
         msg = f"'{url}' must be the server's root; leave out '/v1'"
         raise ValueError(msg)
+    if url.port is None:
+        msg = f"'{url}' must name a port"
+        raise ValueError(msg)
     return url
 
 
-BackendUrl = Annotated[HttpUrl, AfterValidator(_base_url)]
+BackendUrl = Annotated[
+    AnyUrl,
+    UrlConstraints(
+        max_length=2083, host_required=True, allowed_schemes=["http", "https", f"{DNS}http"]
+    ),
+    AfterValidator(_base_url),
+]
 
 
 class Section(BaseModel):
@@ -102,7 +116,13 @@ class PoolSettings(Section):
         "`x-turnout-pool`."
     )
     backends: tuple[BackendUrl, ...] = Field(
-        min_length=1, description="Base URLs of its servers, such as http://127.0.0.1:8001."
+        default=(),
+        description="Base URLs of its servers, such as http://127.0.0.1:8001; "
+        "dns+http://name:8001 is a server at each address of the name.",
+    )
+    backends_file: Path | None = Field(
+        default=None,
+        description="File with further base URLs, one a line; read again when it changes.",
     )
     model: str | None = Field(
         default=None, description="Model served; asked from the servers when absent."
@@ -128,6 +148,13 @@ class PoolSettings(Section):
         description="Environment variable with the servers' API key; without it the client's "
         "Authorization header is passed on.",
     )
+
+    @model_validator(mode="after")
+    def _has_backends(self) -> Self:
+        if not self.backends and self.backends_file is None:
+            msg = f"pool {self.name!r} has no backends; give backends, backends_file or both"
+            raise ValueError(msg)
+        return self
 
 
 class Marks(Section):
@@ -359,8 +386,8 @@ class Retries(Section):
 
     error_answers: Fraction = Field(
         default=0.2,
-        description="Further tries after error answers (500 and above), as a share of requests, so "
-        "that they cannot multiply an overload. Lost connections do not count.",
+        description="Further tries after error answers (500 and above), as a share of requests, "
+        "so that they cannot multiply an overload. Lost connections do not count.",
     )
 
 
@@ -376,6 +403,9 @@ class Probes(Section):
     timeout_s: Seconds = Field(default=2.0, description="For one probe.")
     failures: int = Field(
         default=2, ge=1, description="Failed health checks in a row that take a backend out."
+    )
+    resolve_interval_s: Seconds = Field(
+        default=5.0, description="Between two looks at the addresses of a dns+http:// URL's name."
     )
 
 
@@ -395,6 +425,17 @@ class Observation(Section):
     log_requests: bool = Field(default=True, description="One structured line per request.")
 
 
+class Admin(Section):
+    """Where the gateway is looked after while it runs: a port of its own, behind a token."""
+
+    host: str = Field(default="127.0.0.1", description="Address to bind.")
+    port: int = Field(default=8081, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    token_env: str = Field(
+        default="TURNOUT_ADMIN_TOKEN",
+        description="Environment variable with the token that every request must bear.",
+    )
+
+
 class Settings(Section):
     """The whole config."""
 
@@ -409,7 +450,9 @@ class Settings(Section):
         default=(), description="A list of models, each with `name` and what differs for it."
     )
     pools: tuple[PoolSettings, ...] = Field(
-        min_length=1, description="A list of pools, each with at least `name` and `backends`."
+        min_length=1,
+        description="A list of pools, each with at least `name` and `backends` or "
+        "`backends_file`.",
     )
     thresholds: ThresholdSettings = Field(default=ThresholdSettings())
     adaptive: AdaptiveSettings = Field(default=AdaptiveSettings())
@@ -423,6 +466,9 @@ class Settings(Section):
     queue: Queue = Field(default=Queue())
     probes: Probes = Field(default=Probes())
     observation: Observation = Field(default=Observation())
+    admin: Admin | None = Field(
+        default=None, description="The admin API; off if null. `admin: {port: 8081}` turns it on."
+    )
     extra_routes: tuple[ExtraRoute, ...] = Field(
         default=(),
         description="Further paths of vLLM to pass through, as `METHOD /path`; management routes "

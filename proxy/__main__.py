@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from config.loading import from_urls, load
@@ -53,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
         settings = settings_from(args)
         for warning in warnings(settings):
             print(f"warning: {warning}", file=sys.stderr)
+        from proxy.reloading import Source
         from proxy.server import serve
 
-        return serve(settings)
+        return serve(settings, Source(file=args.config, read=partial(settings_from, args)))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1

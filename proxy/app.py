@@ -1,7 +1,6 @@
 """The composition root: the only place where objects are built and wired."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -10,14 +9,16 @@ import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from config.problems import ConfigError, Problem
 from config.settings import Settings
+from proxy.addresses import Addresses, Resolve, resolve
+from proxy.admin import Guarded, build_admin
+from proxy.applying import Applier, prepare
 from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
 from proxy.discovery import Discovery
 from proxy.downstream import Downstream, Receive, Scope, Send
 from proxy.errors import Unauthenticated
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet, Member
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
 from proxy.memory import Memory
@@ -25,12 +26,12 @@ from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
 from proxy.pipeline import Pipeline
 from proxy.probes import Prober
+from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
 from proxy.surface import build_api
 from proxy.totals import SpecTotals
 from proxy.upstream import IDLE_S, Upstream
 from proxy.waiting import WaitingRoom
 from routing.router import Router
-
 
 FOR_EVERYBODY = frozenset({"/health", "/ready", "/metrics"})
 """What needs no key: it is for those who run the gateway, and holds no text and no key."""
@@ -44,6 +45,10 @@ class Gateway:
         fleet: Pools and backends.
         lifecycle: Readiness and drain.
         pipeline: The hot path.
+        settings: What applies at present.
+        applier: Changes it while it runs.
+        reloader: Reads its config again.
+        admin: The admin API; None where it is off.
     """
 
     def __init__(
@@ -54,14 +59,24 @@ class Gateway:
         lifecycle: Lifecycle,
         pipeline: Pipeline,
         keyring: Keyring,
-        extra_routes: frozenset[tuple[str, str]],
+        applier: Applier,
+        reloader: Reloader,
+        admin: Guarded | None,
     ) -> None:
         self.api = api
         self.fleet = fleet
         self.lifecycle = lifecycle
         self.pipeline = pipeline
+        self.applier = applier
+        self.reloader = reloader
+        self.admin = admin
         self._keyring = keyring
-        self._extra_routes = extra_routes
+        self.configure(applier.settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Go on by other settings."""
+        self.settings = settings
+        self._extra_routes = frozenset(_route(text) for text in settings.extra_routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -90,20 +105,30 @@ class Gateway:
 def create_app(
     settings: Settings,
     *,
+    source: Source | None = None,
     registry: CollectorRegistry | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
+    resolver: Resolve = resolve,
+    watched_every_s: float = WATCHED_EVERY_S,
     clock: Callable[[], float] = monotonic,
 ) -> Gateway:
     """Wire a gateway.
 
     Args:
         settings: The config.
+        source: Where it can be read again; it stays as it is without one.
         registry: Where metrics are registered; its own by default.
         transport: For probes and scrapes; the network by default.
+        resolver: Finds the addresses of a name.
+        watched_every_s: Seconds between two looks at the config's files.
         clock: Seconds, monotonic.
+
+    Raises:
+        ConfigError: If a file or variable that the config names cannot be used.
     """
+    prepared = prepare(settings)
     registry = registry or CollectorRegistry()
-    fleet = Fleet(settings, api_keys=_api_keys(settings))
+    fleet = Fleet(settings, urls=prepared.urls, api_keys=prepared.api_keys)
     router = Router(
         policy=settings.policy,
         thresholds=settings.thresholds.thresholds(),
@@ -141,13 +166,19 @@ def create_app(
         clock=clock,
         on_back=lambda member: room.freed(member.pool.name, member.pool.max_in_flight),
     )
+
+    def probed(member: Member) -> None:
+        availability.probed(member)
+        if not member.up:
+            room.renew()  # what waits for it alone need not wait any more
+
     prober = Prober(
         fleet,
         client,
         discovery,
         settings=settings.probes,
         clock=clock,
-        on_change=availability.probed,
+        on_change=probed,
         on_restart=restarted,
     )
     counterfactual = Counterfactual(
@@ -169,14 +200,67 @@ def create_app(
         clock=clock,
     )
 
+    addresses = Addresses(prepared.urls, resolver=resolver, on_failure=metrics.unresolved)
     memory = Memory(router.learner, fleet, settings=settings.learning, clock=clock)
+
+    def configure(settings: Settings) -> None:
+        """Hand settings to every part but the fleet."""
+        router.configure(
+            policy=settings.policy,
+            thresholds=settings.thresholds.thresholds(),
+            adaptive=settings.adaptive.knobs(),
+            shadow=settings.shadow,
+        )
+        room.configure(settings.queue)
+        keyring.configure(settings.auth)
+        upstream.configure(settings.timeouts, pass_keys=not keyring.checks)
+        prober.configure(settings.probes)
+        memory.configure(settings.learning)
+        counterfactual.configure(share=settings.observation.counterfactual_share)
+        pipeline.configure(settings)
+        gateway.configure(settings)
+
+    def follow(change: Change) -> None:
+        """Have every part know of a fleet that has changed."""
+        router.follow(
+            void=[pool.name for pool in change.void],
+            removed=[(member.pool.name, member.name) for member in change.removed],
+        )
+        discovery.follow(change)
+        metrics.follow(change)
+        availability.follow(change)
+        prober.follow(change)
+        room.renew()
+
+    applier = Applier(
+        prepared,
+        fleet=fleet,
+        addresses=addresses,
+        learner=router.learner,
+        configure=configure,
+        follow=follow,
+    )
+    reloader = Reloader(
+        source,
+        applier=applier,
+        addresses=addresses,
+        metrics=metrics,
+        watched_every_s=watched_every_s,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with client, upstream, asyncio.TaskGroup() as group:
+            await reloader.start()
             await prober.first_round()
             memory.load()
-            kept_up = (prober.run(), memory.run(), counterfactual.run())
+            kept_up = (
+                prober.run(),
+                memory.run(),
+                counterfactual.run(),
+                reloader.watch(),
+                reloader.resolve(),
+            )
             tasks = [group.create_task(work) for work in kept_up]
             yield
             for task in tasks:
@@ -193,43 +277,27 @@ def create_app(
         lifespan=lifespan,
         clock=clock,
     )
-    extra = frozenset(_route(text) for text in settings.extra_routes)
-    return Gateway(
+    admin = None
+    if prepared.admin_token is not None:
+        admin = Guarded(
+            build_admin(
+                fleet=fleet, applier=applier, availability=availability, learner=router.learner
+            ),
+            token=prepared.admin_token,
+        )
+    gateway = Gateway(
         api,
         fleet=fleet,
         lifecycle=lifecycle,
         pipeline=pipeline,
         keyring=keyring,
-        extra_routes=extra,
+        applier=applier,
+        reloader=reloader,
+        admin=admin,
     )
+    return gateway
 
 
 def _route(text: str) -> tuple[str, str]:
     method, _, path = text.partition(" ")
     return method.upper(), path.strip()
-
-
-def _api_keys(settings: Settings) -> dict[str, str]:
-    """Return each pool's key from its environment variable.
-
-    Raises:
-        ConfigError: If a variable that the config names is not set.
-    """
-    keys = {
-        pool.name: os.environ.get(pool.api_key_env, "")
-        for pool in settings.pools
-        if pool.api_key_env
-    }
-    missing = [
-        Problem(
-            where=f"environment variable {pool.api_key_env}",
-            key=f"pools[{at}].api_key_env",
-            what="is not set",
-            fix="set it to the API key of the pool's servers, or remove api_key_env",
-        )
-        for at, pool in enumerate(settings.pools)
-        if keys.get(pool.name) == ""
-    ]
-    if missing:
-        raise ConfigError(missing)
-    return keys

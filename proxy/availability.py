@@ -3,7 +3,7 @@
 A probe sees that a server is there, a request that it answers. Probes alone would send on to one
 that answers every request with 500; requests alone would never learn that one is back. Both have
 to agree, but for one thing: circuits never take out the last backends of a model. Trying one that
-may fail beats refusing.
+may fail beats refusing. What an operator has drained gets nothing, even if it is the last.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from time import monotonic
 
 from proxy.errors import BackendError, BackendUnreachable, TotalTimeout
 from proxy.failover import blames_backend, is_back_pressure
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet, Member
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,18 @@ class Availability:
             for each in self._tries.get(member.name, ()):
                 each.give_up()
 
+    def drain(self, member: Member, *, drained: bool) -> None:
+        """Give `member` no new requests any more, or again; those in flight finish."""
+        member.drained = drained
+        self._refresh(member)
+
+    def follow(self, change: Change) -> None:
+        """Work everything out anew: members have come or gone, or pools have other models."""
+        for member in change.removed:
+            self._busy_until.pop(member.name, None)
+        for member in {each.pool.model: each for each in self._fleet.members.values()}.values():
+            self._refresh(member)
+
     @asynccontextmanager
     async def trying(
         self, member: Member, started: Callable[[], bool], *, within_s: float
@@ -129,13 +141,7 @@ class Availability:
             msg = f"backend {member.name} took longer than the request may (timeouts.total_s)"
             raise TotalTimeout(msg) from None
         except BackendError as error:
-            if is_back_pressure(error):
-                circuit.leave(trial=is_trial)
-                self._spare(member)
-            elif blames_backend(error):
-                self._fail(member, trial=is_trial)
-            else:
-                circuit.succeed(self._clock(), trial=is_trial)
+            self._judge(error, member, trial=is_trial)
             raise
         except BaseException:
             circuit.leave(trial=is_trial)
@@ -146,9 +152,24 @@ class Availability:
             else:
                 circuit.succeed(self._clock(), trial=is_trial)
         finally:
-            tries.discard(mine)
+            self._forget(mine, tries, member)
             if is_trial:
                 self._refresh(member)
+
+    def _forget(self, one: Try, tries: set[Try], member: Member) -> None:
+        tries.discard(one)
+        if not tries and self._tries.get(member.name) is tries:
+            del self._tries[member.name]
+
+    def _judge(self, error: BackendError, member: Member, *, trial: bool) -> None:
+        """Take in that a request ended in an error."""
+        if is_back_pressure(error):
+            member.circuit.leave(trial=trial)
+            self._spare(member)
+        elif blames_backend(error):
+            self._fail(member, trial=trial)
+        else:
+            member.circuit.succeed(self._clock(), trial=trial)
 
     def _fail(self, member: Member, *, trial: bool) -> None:
         now = self._clock()
@@ -170,7 +191,7 @@ class Availability:
         """Work out who of the model's members may be given requests."""
         now, model = self._clock(), member.pool.model
         members = [each for each in self._fleet.members.values() if each.pool.model == model]
-        up = [each for each in members if each.up]
+        up = [each for each in members if each.up and not each.drained]
         admitted = [each for each in up if each.circuit.admits(now)]
         idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
         for each in members:

@@ -104,6 +104,10 @@ class Counterfactual:
         self._pause_s = pause_s
         self._waiting: asyncio.Queue[Sample] = asyncio.Queue(WAITING)
 
+    def configure(self, *, share: float) -> None:
+        """Sample another share of requests."""
+        self._share = share
+
     def sample(self, exchange: Exchange) -> Sample | None:
         """Return where to keep the texts of `exchange`, if it is sampled."""
         if self._chance() >= self._share:

@@ -8,6 +8,7 @@ from one small completion, see `method_of`.
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 
 from proxy.asking import Refresh, Unanswered, ask, json_object, scrape
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet, Member
 from proxy.vllm_metrics import SPEC_ACCEPTED, SPEC_DRAFTS, Exposition
 from routing.pools import Pool, Speculation
 
@@ -104,11 +105,24 @@ class Discovery:
         self._refresh = Refresh(self._ask_all_models, clock=clock)
         self._fleet = fleet
         self._client = client
-        self._timeout_s = fleet.settings.probes.timeout_s
         self._positions: dict[str, int] = {}
         self._inferred: set[str] = set()
         self._warned: set[Mismatch] = set()
-        self._settling = {pool.name: asyncio.Lock() for pool in fleet.pools}
+        self._settling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def _timeout_s(self) -> float:
+        return self._fleet.settings.probes.timeout_s
+
+    def follow(self, change: Change) -> None:
+        """Drop what removed members have told, and have void pools found out anew."""
+        for member in change.removed:
+            self.cards.pop(member.name, None)
+            self._positions.pop(member.name, None)
+        for pool in change.void:
+            self._inferred.discard(pool.name)
+            for member in self._fleet.members_of(pool):
+                member.reached = False
 
     async def learn(self, member: Member, *, restarted: bool = False) -> None:
         """Learn a member's models, version and speculation, and settle its pool by them.
@@ -147,6 +161,8 @@ class Discovery:
         cards = _cards(
             await ask(self._client, member, "/v1/models", timeout_s=self._timeout_s, api_key=key)
         )
+        if not self._fleet.has(member):
+            return  # it was removed meanwhile
         self.cards[member.name] = cards
         member.models = tuple(card["id"] for card in cards)
         self._settle_model(member.pool, cards)
@@ -224,6 +240,8 @@ class Discovery:
         except Unanswered as error:
             log.warning("backend %s: can't tell yet how it drafts: %s", member.name, error)
             return
+        if self._fleet.declared(pool).speculation != "auto":
+            return  # a reload has said it meanwhile
         self._inferred.add(pool.name)
         if method is None:
             template = "backend %s: can't tell how it drafts (%s); taken as ngram: set speculation"

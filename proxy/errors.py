@@ -13,8 +13,8 @@
     - Draining                       503: this gateway is shutting down
   x BackendError                   the backend's fault
     - BackendUnreachable             502: connection refused, or lost before any byte of an answer
-    - BackendTimeout                 504: one each for the connection, the first byte, the next piece
-                                       and the whole answer
+    - BackendTimeout                 504: one each for the connection, the first byte, the next
+                                       piece and the whole answer
     - BackendRejected                its own status: an error answer that another may not give
     - BackendAborted                 502: status 200, but the engine gave up before any content
     - StreamBroken                   after headers: in-band error event, then close

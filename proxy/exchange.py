@@ -1,10 +1,11 @@
 """The first half of the line: a request read, parsed and classified."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from config.settings import Settings
 from proxy.downstream import Downstream
-from proxy.errors import Forbidden, InvalidRequest, NotServed
+from proxy.errors import Forbidden, InvalidRequest, NotServed, ProxyError
 from proxy.fleet import Fleet, Member, ServedModel
 from proxy.keys import Caller
 from proxy.parsing import ROUTES, ParsedRequest, parse, with_model
@@ -30,6 +31,7 @@ class Exchange:
         raw: The body to send; the client's own bytes unless an edit was needed.
         parsed: The body as JSON; None where it is not read.
         served: The model it names.
+        version: The fleet's, when that was so.
         request: What the router is asked.
         fixed: Member that must serve it (it holds the response referred to), or None.
         lost: Tries that ended without an answer.
@@ -44,6 +46,7 @@ class Exchange:
     parsed: ParsedRequest | None
     served: ServedModel | None
     request: RoutingRequest
+    version: int = 0
     fixed: Member | None = None
     lost: int = 0
     deaths: int = 0
@@ -63,6 +66,10 @@ class Intake:
         self._settings = settings
         self._fleet = fleet
         self._stored = stored
+
+    def configure(self, settings: Settings) -> None:
+        """Go on by other settings."""
+        self._settings = settings
 
     async def receive(
         self, downstream: Downstream, record: RequestRecord, caller: Caller
@@ -101,6 +108,7 @@ class Intake:
             parsed=parsed,
             served=served,
             request=RoutingRequest(features=features, traffic_class=traffic_class, pin=pin),
+            version=self._fleet.version,
             fixed=self._holder(parsed.body.get("previous_response_id")),
         )
 
@@ -129,8 +137,23 @@ class Intake:
             parsed=None,
             served=served,
             request=request,
+            version=self._fleet.version,
             fixed=fixed,
         )
+
+    def renew(self, exchange: Exchange) -> None:
+        """See which pools serve the model of `exchange` by now, if the fleet is another.
+
+        A request that was let in stays in: where none serves it any more, those that did stand.
+        """
+        served = exchange.served
+        if served is None or exchange.version == self._fleet.version:
+            return
+        exchange.version = self._fleet.version
+        with suppress(ProxyError):
+            found = self._fleet.resolve(served.name)
+            found = self._permitted(exchange.caller, found, exchange.request.pin)
+            exchange.served = replace(found, requested=served.requested)
 
     @staticmethod
     def _permitted(caller: Caller, served: ServedModel, pin: str | None) -> ServedModel:

@@ -20,7 +20,7 @@ from routing.adaptive import Adaptive
 from routing.causal import SpeedUp
 from routing.decision import Decision, Draws, Refusal, RoutingRequest
 from routing.features import RequestFeatures, Route, extract
-from routing.pools import Pool, Speculation
+from routing.pools import Backend, Pool, Speculation
 from routing.router import Router
 from routing.tasks import TaskGuess, classify
 from routing.traffic import TemperatureBucket, TrafficClass
@@ -244,6 +244,9 @@ class OfflineFleet(Fleet):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        for pool in self.pools:
+            if not pool.backends:
+                pool.backends.append(Backend(name=f"one of {pool.name}"))
         for declared, pool in zip(settings.pools, self.pools, strict=True):
             pool.model = pool.model or _ANY_MODEL
             if declared.speculation == "auto":
@@ -257,6 +260,8 @@ class OfflineFleet(Fleet):
         """Yield what is assumed."""
         yield "every backend is taken to be up and idle"
         declared = self.settings.pools
+        if unsaid := [pool.name for pool in self.pools if not any(self.members_of(pool))]:
+            yield f"taken to have one backend: {', '.join(unsaid)}"
         if unsaid := [pool.name for pool in declared if pool.speculation == "auto"]:
             yield f"taken to draft by {ASSUMED}: {', '.join(unsaid)}"
         if unsaid := [p.name for p in declared if p.speculation != "none" and p.k is None]:

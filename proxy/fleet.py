@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from config.backends import backend_name, is_name
 from config.settings import ModelSettings, PoolSettings, Settings
 from proxy.errors import NoBackend, NotServed
 from routing.breaker import Circuit
@@ -17,7 +18,9 @@ class Member:
         url: Base URL without a trailing slash.
         pool: The pool it belongs to.
         load: What a policy sees of it; `load.name` is `host:port`.
+        probed: Whether a first health check has told if it is there.
         up: Whether probes find it there.
+        drained: Whether it is to get no new requests, by an operator's word.
         circuit: What its requests say of it.
         reached: Whether it has answered a probe since the gateway started.
         failures: Failed health checks in a row.
@@ -33,7 +36,9 @@ class Member:
     url: str
     pool: Pool
     load: Backend
+    probed: bool = False
     up: bool = False
+    drained: bool = False
     circuit: Circuit = field(default_factory=Circuit)
     reached: bool = False
     failures: int = 0
@@ -67,33 +72,118 @@ class ServedModel:
     default_temperature: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What an update has made of the fleet.
+
+    Attributes:
+        added: Members that have come.
+        removed: Members that have gone; their requests in flight finish.
+        void: Pools that have gone, or whose servers are declared to be others: what was learnt of
+            them holds no longer.
+    """
+
+    added: Sequence[Member] = ()
+    removed: Sequence[Member] = ()
+    void: Sequence[Pool] = ()
+
+
 class Fleet:
     """Every pool and backend, and which model names lead where.
 
     Args:
         settings: The config; pools whose model or kind it leaves out are filled in by
             `proxy.discovery`.
+        urls: Base URLs of the backends of each pool, by its name; those in the config by default.
         api_keys: Pool name to the key its servers want, where they want one.
+
+    Attributes:
+        settings: As last updated.
+        api_keys: As last updated.
+        members: Every backend by its name.
+        pools: Every pool, in the order of the config.
+        version: Grows with every update.
     """
 
-    def __init__(self, settings: Settings, *, api_keys: Mapping[str, str] | None = None) -> None:
-        self.settings = settings
-        self.api_keys = dict(api_keys or {})
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        urls: Mapping[str, Sequence[str]] | None = None,
+        api_keys: Mapping[str, str] | None = None,
+    ) -> None:
         self.members: dict[str, Member] = {}
         self.pools: list[Pool] = []
-        for declared in settings.pools:
-            pool = _pool(declared)
-            self.pools.append(pool)
-            for url in declared.backends:
-                load = Backend(name=f"{url.host}:{url.port}", healthy=False)
-                pool.backends.append(load)
-                self.members[load.name] = Member(url=str(url).rstrip("/"), pool=pool, load=load)
+        self.version = 0
+        self._declared: dict[str, PoolSettings] = {}
+        if urls is None:
+            urls = {p.name: [str(url).rstrip("/") for url in p.backends] for p in settings.pools}
+        self.update(settings, urls=urls, api_keys=api_keys or {})
+
+    def update(
+        self,
+        settings: Settings,
+        *,
+        urls: Mapping[str, Sequence[str]],
+        api_keys: Mapping[str, str],
+    ) -> Change:
+        """Become what `settings` say; pools and members that stay are the same objects.
+
+        A pool stays by its name, a member by its pool and URL. A backend that two pools hold is of
+        the first. URLs with the name of many backends are passed over; they are to be resolved.
+
+        Args:
+            settings: The config.
+            urls: Base URLs of the backends of each pool, by its name.
+            api_keys: Pool name to the key its servers want, where they want one.
+        """
+        before, declared_before = self.members, self._declared
+        known = {pool.name: pool for pool in self.pools}
+        self.settings, self.api_keys = settings, dict(api_keys)
+        self.version += 1
         self._aliases = {alias: model.name for model in settings.models for alias in model.aliases}
         self._models = {model.name: model for model in settings.models}
+        self._declared = {declared.name: declared for declared in settings.pools}
+        self.members, self.pools = {}, []
+        void = [pool for name, pool in known.items() if name not in self._declared]
+        for name, declared in self._declared.items():
+            pool = known.get(name)
+            if pool is None:
+                pool = _pool(declared)
+            elif _redeclare(pool, declared_before[name], declared):
+                void.append(pool)
+            self.pools.append(pool)
+            self._settle(pool, urls.get(name, ()), before)
+        for pool in void:
+            if pool.name not in self._declared:
+                pool.backends.clear()
+        removed = tuple(m for m in before.values() if not self.has(m))
+        for member in removed:
+            member.load.healthy = member.up = False
+        added = tuple(m for name, m in self.members.items() if before.get(name) is not m)
+        return Change(added=added, removed=removed, void=tuple(void))
+
+    def _settle(self, pool: Pool, urls: Sequence[str], before: Mapping[str, Member]) -> None:
+        """Give `pool` the members at `urls`, those it had where it had them."""
+        backends = []
+        for url in urls:
+            name = backend_name(url)
+            if is_name(url) or name in self.members:
+                continue
+            member = before.get(name)
+            if member is None or member.pool is not pool or member.url != url:
+                member = Member(url=url, pool=pool, load=Backend(name=name, healthy=False))
+            self.members[name] = member
+            backends.append(member.load)
+        pool.backends[:] = backends
 
     def declared(self, pool: Pool) -> PoolSettings:
         """Return what the config says of `pool`."""
-        return next(p for p in self.settings.pools if p.name == pool.name)
+        return self._declared[pool.name]
+
+    def has(self, member: Member) -> bool:
+        """Whether `member` is one of the fleet; one that was removed is not."""
+        return self.members.get(member.name) is member
 
     def members_of(self, pool: Pool) -> Iterator[Member]:
         """Yield the members of `pool`."""
@@ -151,5 +241,31 @@ def _pool(declared: PoolSettings) -> Pool:
         speculation=Speculation.NONE if speculation == "auto" else speculation,
         k=declared.k or 0,
         max_num_seqs=declared.max_num_seqs,
-        max_in_flight=declared.max_in_flight or 2 * declared.max_num_seqs,
+        max_in_flight=_most(declared),
     )
+
+
+def _most(declared: PoolSettings) -> float:
+    return declared.max_in_flight or 2 * declared.max_num_seqs
+
+
+def _redeclare(pool: Pool, before: PoolSettings, declared: PoolSettings) -> bool:
+    """Set what is declared of `pool`; whether its servers are declared to be others.
+
+    What is left to its servers to tell stays until they tell otherwise, so that the pool serves
+    meanwhile.
+    """
+    pool.max_num_seqs, pool.max_in_flight = declared.max_num_seqs, _most(declared)
+    if _kind(before) == _kind(declared):
+        return False
+    pool.model = declared.model or pool.model
+    pool.k = declared.k or pool.k
+    if declared.speculation != "auto":
+        pool.speculation = declared.speculation
+        if not pool.speculates:
+            pool.k = 0
+    return True
+
+
+def _kind(declared: PoolSettings) -> tuple[object, ...]:
+    return declared.model, declared.speculation, declared.k

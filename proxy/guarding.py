@@ -7,7 +7,7 @@ where they are read (`proxy.downstream`).
 
 import asyncio
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -18,8 +18,8 @@ def guarded(limits: Listen) -> type[HttpToolsProtocol]:
     """Return a protocol class that holds its connections to `limits`."""
 
     class Guarded(_Guarded):
-        listen = limits
-        clients = Counter()
+        listen: ClassVar[Listen] = limits
+        clients: ClassVar[Counter[str]] = Counter()
 
     return Guarded
 
@@ -32,8 +32,8 @@ class _Guarded(HttpToolsProtocol):
         clients: Connections by address.
     """
 
-    listen: Listen
-    clients: "Counter[str]"
+    listen: ClassVar[Listen]
+    clients: ClassVar[Counter[str]]
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)

@@ -1,8 +1,8 @@
 """Who asks: API keys, what each may do, and what it has under way.
 
-The config holds SHA-256 digests alone. A key is 256 random bits, so a digest of it can't be guessed
-back, and nothing slower than SHA-256 is needed. A key that comes is compared with every one that
-there is, in constant time each.
+The config holds SHA-256 digests alone. A key is 256 random bits, so a digest of it can't be
+guessed back, and nothing slower than SHA-256 is needed. A key that comes is compared with every
+one that there is, in constant time each.
 """
 
 import secrets
@@ -43,11 +43,19 @@ class Caller:
 
     def __init__(self, settings: ApiKey) -> None:
         self.name = settings.name
-        self.priority = settings.priority
         self.in_flight = 0
+        self._rate: RateLimit | None = None
+        self.configure(settings)
+
+    def configure(self, settings: ApiKey) -> None:
+        """Go on by other settings; what is under way and was asked of late still counts."""
+        self.priority = settings.priority
         self._settings = settings
         per_minute = settings.requests_per_minute
-        self._rate = RateLimit(per_minute) if per_minute else None
+        if per_minute is None or self._rate is None:
+            self._rate = RateLimit(per_minute) if per_minute else None
+        else:
+            self._rate.per_minute = per_minute
 
     def permit(self, *, model: str, pin: str | None) -> None:
         """Check what a request asks for.
@@ -101,8 +109,19 @@ class Keyring:
     """
 
     def __init__(self, settings: Auth) -> None:
-        self._open = Caller(_ANYBODY) if settings.open else None
-        self._callers = [(each.sha256.encode(), Caller(each)) for each in settings.keys]
+        self._open: Caller | None = None
+        self._callers: list[tuple[bytes, Caller]] = []
+        self.configure(settings)
+
+    def configure(self, settings: Auth) -> None:
+        """Know the callers of other settings; one of the same name stays who it is."""
+        before = {caller.name: caller for _, caller in self._callers}
+        self._open = (self._open or Caller(_ANYBODY)) if settings.open else None
+        self._callers = []
+        for each in settings.keys:
+            caller = before.get(each.name) or Caller(each)
+            caller.configure(each)
+            self._callers.append((each.sha256.encode(), caller))
 
     @property
     def checks(self) -> bool:

@@ -35,6 +35,9 @@ class LearntState(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield what is known at this moment; a sample that is not known is left out."""
         now = self._clock()
+        paused = GaugeMetricFamily("turnout_learning_paused", "1 while traffic teaches nothing.")
+        paused.add_metric((), float(self._learner.paused))
+        yield paused
         yield self._steps(now)
         yield self._bars(now)
         yield self._tau(now)

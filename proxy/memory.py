@@ -53,6 +53,10 @@ class Memory:
         self._clock = clock
         self._wall = wall
 
+    def configure(self, settings: Learning) -> None:
+        """Go on by other settings."""
+        self._settings = settings
+
     def load(self) -> None:
         """Add what the file holds to the learner; set a file aside that cannot be used."""
         file = self._settings.state_file

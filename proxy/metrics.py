@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -23,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from proxy.discovery import Discovery
 from proxy.errors import BackendError
-from proxy.fleet import Fleet
+from proxy.fleet import Change, Fleet
 from proxy.fleet_metrics import FleetState
 from proxy.learned_metrics import LearntState
 from proxy.lifecycle import Lifecycle
@@ -133,6 +134,11 @@ class _Children(Generic[M]):
             child = self._children[labels] = self._metric.labels(*labels)
         return child
 
+    def drop(self, *labels: str) -> None:
+        """Show a child no longer."""
+        if self._children.pop(labels, None) is not None:
+            self._metric.remove(*labels)
+
 
 class Metrics:
     """Every series of the gateway.
@@ -159,6 +165,9 @@ class Metrics:
         clock: Callable[[], float],
     ) -> None:
         self._declare_counters(registry)
+        for outcome in ("applied", "refused"):
+            self._reloads(outcome)
+        self._reload_ok.set(1.0)
         self._declare_histograms(registry)
         self._gen_ai = _GenAi(registry)
         registry.register(
@@ -172,7 +181,8 @@ class Metrics:
             )
         )
         registry.register(LearntState(fleet, router.learner, clock=clock))
-        self._show_zeros(fleet)
+        self._fleet = fleet
+        self._show_zeros()
 
     def _declare_counters(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
@@ -206,6 +216,21 @@ class Metrics:
             "turnout_shadow_decisions",
             "Decisions of the shadow policy, by the pool that acted and the one it would have.",
             *("pool", "shadow_pool", "reason"),
+        )
+        self._reloads = counter(
+            "turnout_config_reloads",
+            "Times the config was read again, by what came of it.",
+            "outcome",
+        )
+        self._reload_ok = Gauge(
+            "turnout_config_last_reload_ok",
+            "1 unless the config was refused when it was last read again.",
+            registry=registry,
+        )
+        self._unresolved = counter(
+            "turnout_discovery_failures",
+            "Looks at the addresses of a name that failed; those known stand.",
+            "pool",
         )
         self._sources = counter(
             "turnout_acceptance_source",
@@ -256,14 +281,14 @@ class Metrics:
             *("pool", "task"),
         )
 
-    def _show_zeros(self, fleet: Fleet) -> None:
+    def _show_zeros(self) -> None:
         """Create the children that are known beforehand, so that a first event is a rise.
 
         Histograms by task are left out: a thousand lines for tasks that may never come.
         """
         for endpoint in ROUTES:
             self._requests(endpoint, NO_POOL, "none", Ending.REFUSED.value)
-        pools = [pool.name for pool in fleet.pools]
+        pools = [pool.name for pool in self._fleet.pools]
         for pool, reason in product(pools, Reason):
             if reason is not Reason.LIMIT:  # its label names the limit
                 self._requests(CHAT, pool, reason.value, Ending.FINISHED.value)
@@ -273,6 +298,7 @@ class Metrics:
         for pool in pools:
             self._duration(pool, CHAT)
             self._denied(pool)
+            self._unresolved(pool)
         for counter, values in (
             (self._tokens, ("prompt", "completion")),
             (self._retries, (*ERROR_KINDS, UNSUPPORTED)),
@@ -280,8 +306,23 @@ class Metrics:
         ):
             for pool, value in product(pools, values):
                 counter(pool, str(value))
-        for member, kind in product(fleet.members.values(), ERROR_KINDS):
+        for member, kind in product(self._fleet.members.values(), ERROR_KINDS):
             self._errors(member.pool.name, member.name, kind)
+
+    def follow(self, change: Change) -> None:
+        """Show what has come, and errors of backends no longer that may come without end."""
+        for member, kind in product(change.removed, ERROR_KINDS):
+            self._errors.drop(member.pool.name, member.name, kind)
+        self._show_zeros()
+
+    def reloaded(self, *, applied: bool) -> None:
+        """Count a reading of the config that was applied or refused."""
+        self._reloads("applied" if applied else "refused").inc()
+        self._reload_ok.set(float(applied))
+
+    def unresolved(self, pool: str) -> None:
+        """Count a look at the addresses of a name of `pool` that failed."""
+        self._unresolved(pool).inc()
 
     def retry(self, pool: str, cause: str) -> None:
         """Count a further try after one on `pool` failed; `cause` is the failure's kind."""

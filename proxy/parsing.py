@@ -10,7 +10,6 @@ import orjson
 from proxy.errors import InvalidRequest
 from routing.features import Route
 
-
 MAX_DEPTH = 128
 """Levels of nesting in a body; the JSON schema of a tool takes some twenty."""
 

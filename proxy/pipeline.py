@@ -122,6 +122,12 @@ class Pipeline:
         self._budget = RetryBudget(settings.retries.error_answers)
         self._intake = Intake(settings, fleet, self._stored)
 
+    def configure(self, settings: Settings) -> None:
+        """Go on by other settings; requests in hand too."""
+        self._settings = settings
+        self._budget.share = settings.retries.error_answers
+        self._intake.configure(settings)
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request to its end."""
         downstream = Downstream(scope, receive, send)
@@ -189,20 +195,25 @@ class Pipeline:
             Refused: If no pool can take it.
             InvalidRequest: If it names a pool that does not serve its model.
         """
-        pools = self._candidates(exchange)
         until, again = asyncio.get_running_loop().time() + self._settings.queue.wait_s, False
         while True:
             try:
                 return self._decide(exchange)
             except Overloaded:
                 await self._room.wait(
-                    pools,
+                    self._candidates(exchange),
                     key=exchange.caller.name,
                     priority=exchange.caller.priority,
                     until=until,
                     again=again,
                 )
                 again = True
+
+    def _expects_one(self, exchange: Exchange) -> bool:
+        """Whether a backend that may serve it has only just come: its first probe soon tells."""
+        pools = self._candidates(exchange)
+        members = self._fleet.members.values()
+        return any(not each.probed and each.pool.name in pools for each in members)
 
     def _candidates(self, exchange: Exchange) -> list[str]:
         if exchange.request.pin is not None:
@@ -216,6 +227,7 @@ class Pipeline:
             Refused: If no pool can take it.
             InvalidRequest: If it names a pool that does not serve its model.
         """
+        self._intake.renew(exchange)
         if exchange.fixed is not None:
             decision = self._decide_fixed(exchange.fixed, exchange.request)
         else:
@@ -229,7 +241,7 @@ class Pipeline:
             if isinstance(chosen, Refusal):
                 if chosen.reason is RefusalReason.UNKNOWN_POOL:
                     raise InvalidRequest(chosen.message)
-                if chosen.reason is RefusalReason.FULL:
+                if chosen.reason is RefusalReason.FULL or self._expects_one(exchange):
                     raise Overloaded(chosen.message)
                 raise NoBackend(chosen.message)
             decision = chosen
@@ -280,7 +292,8 @@ class Pipeline:
                 self._availability.trying(
                     member,
                     lambda: downstream.started,
-                    within_s=self._settings.timeouts.total_s - (record.sent_at - record.started_at),
+                    within_s=self._settings.timeouts.total_s
+                    - (record.sent_at - record.started_at),
                 ) as one,
                 self._upstream.open(
                     member,
@@ -423,8 +436,8 @@ class Pipeline:
             exchange.lost += 1
             died = isinstance(error, BackendUnreachable | FirstByteTimeout)
             exchange.deaths += died and error.connected
-        if error.refused:
-            self._note_refused(self._fleet.members[name])
+        if error.refused and (member := self._fleet.members.get(name)) is not None:
+            self._note_refused(member)
         excluded = exchange.request.excluded | {name}
         exchange.request = replace(exchange.request, excluded=excluded)
 

@@ -17,7 +17,7 @@ import httpx
 from config.settings import Probes
 from proxy.asking import Unanswered, ask, scrape
 from proxy.discovery import Discovery
-from proxy.fleet import Fleet, Member
+from proxy.fleet import Change, Fleet, Member
 
 if TYPE_CHECKING:
     from proxy.vllm_metrics import Exposition
@@ -44,7 +44,7 @@ class Prober:
         clock: Seconds, monotonic.
         sleep: Waits so many seconds.
         draw: Chance in [0, 1), for jitter.
-        on_change: Called when a member was found to be up or down.
+        on_change: Called when a member was found to be up or down, the first time too.
         on_restart: Called when its process is a new one: what was learnt of it is void.
     """
 
@@ -73,6 +73,24 @@ class Prober:
         self._refused_at: dict[str, float] = {}
         self._scraped: dict[str, Exposition] = {}
         self._missed: dict[str, int] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._care: dict[Member, asyncio.Task[None]] = {}
+
+    def configure(self, settings: Probes) -> None:
+        """Go on by other settings, from the next probe of each kind."""
+        self._settings = settings
+
+    def follow(self, change: Change) -> None:
+        """Look no longer after members that are gone; probe those that have come, if it runs."""
+        for member in change.removed:
+            if (task := self._care.pop(member, None)) is not None:
+                task.cancel()
+            self._refused_at.pop(member.name, None)
+            self._scraped.pop(member.name, None)
+            self._missed.pop(member.name, None)
+        if self._group is not None:
+            for member in change.added:
+                self._care[member] = self._group.create_task(self._look_after(member, first=True))
 
     async def first_round(self) -> None:
         """Probe every backend once, all at the same time, and warn of what is not as declared.
@@ -94,8 +112,20 @@ class Prober:
         """Probe until cancelled."""
         async with asyncio.TaskGroup() as group:
             for member in self._fleet.members.values():
-                group.create_task(self._check_forever(member))
-                group.create_task(self._scrape_forever(member))
+                self._care[member] = group.create_task(self._look_after(member))
+            self._group = group
+            try:
+                await asyncio.Event().wait()  # members come and go
+            finally:
+                self._group = None
+
+    async def _look_after(self, member: Member, *, first: bool = False) -> None:
+        if first:
+            await self._first(member)
+            self._discovery.warn()
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._check_forever(member))
+            loops.create_task(self._scrape_forever(member))
 
     async def _check_forever(self, member: Member) -> None:
         while True:
@@ -131,7 +161,7 @@ class Prober:
             return
         if self._refused_at.get(member.name, float("-inf")) >= asked_at:
             return  # the hot path met a refusal after this answer was asked for
-        member.failures = 0
+        member.failures, member.probed = 0, True
         if not member.up:
             member.up = True
             log.info("backend %s of pool %s is up", member.name, member.pool.name)
@@ -150,6 +180,9 @@ class Prober:
             log.warning(template, member.name, member.pool.name, why)
         if member.failures >= self._settings.failures:
             self._take_out(member, why)
+        if not member.probed:
+            member.probed = True
+            self._on_change(member)
 
     def note_refusal(self, member: Member) -> None:
         """Take a member out at once: a request to it was refused a connection."""

@@ -82,25 +82,27 @@ def build_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    _add_errors(api)
+    add_errors(api)
 
     @api.get("/v1/models", tags=["models"])
     async def models() -> Response:
         """List the models of all pools, their adapters and aliases, each once."""
         await discovery.refresh_models()
         data = list(merged_cards(fleet, discovery).values())
-        return _json({"object": "list", "data": data})
+        return json_answer({"object": "list", "data": data})
 
     @api.get("/version", tags=["state"])
     async def version() -> Response:
         """Tell the vLLM versions behind this gateway, and its own."""
         versions = sorted({m.version for m in fleet.members.values() if m.version})
-        return _json({"version": ", ".join(versions) or "unknown", "turnout": gateway_version()})
+        return json_answer(
+            {"version": ", ".join(versions) or "unknown", "turnout": gateway_version()}
+        )
 
     @api.get("/health", tags=["state"])
     async def health() -> Response:
         """Answer 200 while the process runs, whatever its backends do."""
-        return _json({"status": "ok"})
+        return json_answer({"status": "ok"})
 
     @api.get("/ready", tags=["state"])
     async def ready() -> Response:
@@ -108,7 +110,7 @@ def build_api(
         why = not_ready(fleet, lifecycle)
         up = {pool.name: len(pool.healthy()) for pool in fleet.pools}
         body = {"ready": why is None, "reason": why, "backends_up": up}
-        return _json(body, status=200 if why is None else 503)
+        return json_answer(body, status=200 if why is None else 503)
 
     @api.get("/metrics", tags=["state"])
     async def metrics() -> Response:
@@ -122,10 +124,10 @@ def build_api(
     @api.post("/explain", tags=["state"], openapi_extra={"requestBody": question})
     async def explanation(request: Request) -> Response:
         """Tell what would be decided for a request, and by which rules; nothing is sent."""
-        raw = await _body(request, fleet.settings.listen.max_body_bytes)
+        raw = await read_body(request, fleet.settings.listen.max_body_bytes)
         asked, endpoint = read_question(raw)
         answer = explain(asked, endpoint, router=router, fleet=fleet, now=clock())
-        return _json(answer.to_json())
+        return json_answer(answer.to_json())
 
     api.openapi = lambda: _schema(api)  # type: ignore[method-assign]  # FastAPI's way to extend it
     return api
@@ -171,7 +173,12 @@ def not_ready(fleet: Fleet, lifecycle: Lifecycle) -> str | None:
     return None
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body of `request`.
+
+    Raises:
+        BodyTooLarge: If it has more than `limit` bytes.
+    """
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
@@ -181,7 +188,7 @@ async def _body(request: Request, limit: int) -> bytes:
     return bytes(raw)
 
 
-def _add_errors(api: FastAPI) -> None:
+def add_errors(api: FastAPI) -> None:
     """Give every error OpenAI's shape; what went wrong inside stays in the log."""
 
     @api.exception_handler(ProxyError)
@@ -211,7 +218,8 @@ def _error(error: ProxyError) -> Response:
     )
 
 
-def _json(value: object, *, status: int = 200) -> Response:
+def json_answer(value: object, *, status: int = 200) -> Response:
+    """Return an answer that is JSON."""
     return Response(orjson.dumps(value), status_code=status, media_type="application/json")
 
 

@@ -65,7 +65,6 @@ class SpecTotals(Collector):
     ) -> None:
         self._fleet = fleet
         self._client = client
-        self._timeout_s = fleet.settings.probes.timeout_s
         self._shares: defaultdict[str, _Share] = defaultdict(_Share)
         self._refresh = Refresh(self._ask_all, clock=clock)
 
@@ -81,7 +80,8 @@ class SpecTotals(Collector):
 
     async def _ask(self, member: Member) -> None:
         try:
-            exposition = await scrape(self._client, member, timeout_s=self._timeout_s)
+            timeout_s = self._fleet.settings.probes.timeout_s
+            exposition = await scrape(self._client, member, timeout_s=timeout_s)
         except Unanswered as error:
             log.info("backend %s: its last totals stand: %s", member.name, error)
         else:

@@ -169,15 +169,19 @@ class Upstream:
     """
 
     def __init__(self, timeouts: Timeouts, *, pass_keys: bool) -> None:
-        self._timeouts = timeouts
-        self._pass_keys = pass_keys
+        self.configure(timeouts, pass_keys=pass_keys)
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[tuple[str, str], URL] = {}
+
+    def configure(self, timeouts: Timeouts, *, pass_keys: bool) -> None:
+        """Open further requests by other settings; those under way keep theirs."""
+        self._timeouts = timeouts
+        self._pass_keys = pass_keys
+        self._limits = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
@@ -228,6 +232,7 @@ class Upstream:
                         pass_keys=self._pass_keys and api_key is None,
                     ),
                     allow_redirects=False,
+                    timeout=self._limits,
                 )
         except aiohttp.ConnectionTimeoutError as error:
             msg = f"no connection to backend {member.name} in {waits.connect_s:g} s (connect_s)"

@@ -42,6 +42,11 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._queue)
 
+    def configure(self, settings: Queue) -> None:
+        """Go on by other settings; what waits has the patience it came with."""
+        self._settings = settings
+        self._queue.size = settings.size
+
     async def wait(
         self, pools: Iterable[str], *, key: str, priority: int, until: float, again: bool
     ) -> None:
@@ -95,3 +100,12 @@ class WaitingRoom:
             if not place.turn.done():
                 place.turn.set_result(None)
                 count -= 1
+
+    def renew(self) -> None:
+        """Have all that wait decided anew: pools have come, gone or changed.
+
+        Those that must go on waiting come back to the front one by one, so the last goes first.
+        """
+        for place in reversed(self._queue.pop_all()):
+            if not place.turn.done():
+                place.turn.set_result(None)

@@ -97,6 +97,10 @@ class Adaptive:
         self._fallback = fallback
         self._current: dict[TrafficClass, str] = {}
 
+    def configure(self, knobs: AdaptiveKnobs) -> None:
+        """Go on by other knobs; each class stays where it is."""
+        self._knobs = knobs
+
     def strict(self, pools: Sequence[Pool], *, now: float) -> bool:
         """Whether the rules of practice decide, for want of measurements."""
         return bool(self._unmeasured(pools, now))

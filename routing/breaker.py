@@ -4,9 +4,9 @@
     open       it is left alone until a moment that is further off each time in a row
     half-open  one request may try it; its success closes the circuit, its failure opens it again
 
-Laws: an open circuit admits nothing, a half-open one a single request, and whatever becomes of that
-one makes room for the next. Only what a backend does wrong is a failure; `proxy.failover` says what
-that is.
+Laws: an open circuit admits nothing, a half-open one a single request, and whatever becomes of
+that one makes room for the next. Only what a backend does wrong is a failure; `proxy.failover`
+says what that is.
 """
 
 from dataclasses import dataclass, field

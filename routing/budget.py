@@ -11,17 +11,20 @@ class RetryBudget:
         share: What a request adds.
         most: What may be left at most, and is at first: the requests that one dying engine may
             have had in hand, all of which it answers with 500.
+
+    Attributes:
+        share: As given; it may change.
     """
 
-    __slots__ = ("_left", "_most", "_share")
+    __slots__ = ("_left", "_most", "share")
 
     def __init__(self, share: float, *, most: float = 100.0) -> None:
-        self._share = share
+        self.share = share
         self._most = self._left = most
 
     def earn(self) -> None:
         """Count a request."""
-        self._left = min(self._left + self._share, self._most)
+        self._left = min(self._left + self.share, self._most)
 
     def spend(self) -> bool:
         """Take a try, if one is left."""

@@ -51,6 +51,7 @@ class Learner:
         service: Prefill and service times, by pool.
         causal: What chance showed of the pools' speed.
         lookups: What n-gram pools accepted, beside what lookups expected of the same answers.
+        paused: Whether traffic teaches nothing for the present.
     """
 
     def __init__(self, expected: Expected = expectation) -> None:
@@ -61,6 +62,7 @@ class Learner:
         self.service = ServiceBook()
         self.causal = CausalBook()
         self.lookups: dict[str, AcceptanceSums] = {}
+        self.paused = False
         self._measured: dict[str, tuple[float, Measured | None]] = {}
 
     def measured(self, pool: Pool, *, now: float) -> Measured | None:
@@ -78,6 +80,8 @@ class Learner:
 
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
+        if self.paused:
+            return
         pool, traffic_class = outcome.pool, outcome.traffic_class
         tpot_s = outcome.tpot_s
         if pool.speculates and outcome.accepted is not None:
@@ -142,7 +146,7 @@ class Learner:
             outcome: What came of it, if `pool` served it itself; None otherwise.
             now: Seconds, monotonic.
         """
-        if lookup.steps < 1:
+        if lookup.steps < 1 or self.paused:
             return
         worth = self.lookups.setdefault(pool.name, AcceptanceSums(seen_at=now))
         if outcome is None:
@@ -184,6 +188,8 @@ class Learner:
             count: Streams that showed this same gap.
             stalled: Whether a prompt may have been read in it.
         """
+        if self.paused:
+            return
         running = min(in_flight, pool.max_num_seqs)
         self.steps.add(
             pool.name,
@@ -214,10 +220,14 @@ class Learner:
         is started again is one like the others, and if it is not, their requests show it.
         """
         if len(pool.backends) > 1:
-            self.steps.forget_backend(pool.name, backend.name)
-            self._measured.pop(pool.name, None)
+            self.forget_backend(pool.name, backend.name)
         else:
             self.forget(pool.name)
+
+    def forget_backend(self, pool: str, backend: str) -> None:
+        """Drop what was learnt about one `backend` alone: its steps."""
+        self.steps.forget_backend(pool, backend)
+        self._measured.pop(pool, None)
 
     def forget(self, pool: str) -> None:
         """Drop what was learnt about `pool`: its servers are others now."""

@@ -80,9 +80,7 @@ class Pool:
         """Return the healthy backends with room that are not `excluded` by name."""
         most = self.max_in_flight
         return [
-            b
-            for b in self.backends
-            if b.healthy and b.in_flight < most and b.name not in excluded
+            b for b in self.backends if b.healthy and b.in_flight < most and b.name not in excluded
         ]
 
     def healthy(self, excluded: AbstractSet[str] = frozenset()) -> list[Backend]:

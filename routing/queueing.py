@@ -33,10 +33,13 @@ class FairQueue(Generic[T]):
 
     Args:
         size: Most that may wait.
+
+    Attributes:
+        size: As given; it may change, and those that wait then go on waiting.
     """
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
         self._turns: dict[int, OrderedDict[str, deque[Waiting[T]]]] = {}
         self._held: dict[str, int] = {}
         self._count = 0
@@ -56,7 +59,7 @@ class FairQueue(Generic[T]):
             the newcomer's key holds and of no higher priority; or the newcomer.
         """
         displaced = None
-        if self._count >= self._size:
+        if self._count >= self.size:
             displaced = self._displaced(one)
             if displaced is one:
                 return one
@@ -90,6 +93,13 @@ class FairQueue(Generic[T]):
                         self._turns[priority].move_to_end(found.key)
                     return found.item
         return None
+
+    def pop_all(self) -> list[T]:
+        """Return all that wait, the next first; none waits any longer."""
+        popped = []
+        while (item := self.pop(lambda _: True)) is not None:
+            popped.append(item)
+        return popped
 
     def remove(self, one: Waiting[T]) -> None:
         """Let one wait no longer; nothing if it does not wait."""

@@ -6,10 +6,9 @@ Limits the user wrote bind every policy. A pool without a healthy backend is lef
 a limit; a pool that would refuse the request is never used while another exists.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
-from routing.adaptive import AdaptiveKnobs
+from routing.adaptive import Adaptive, AdaptiveKnobs
 from routing.affinity import PrefixMap, holder
 from routing.balance import pick
 from routing.decision import (
@@ -58,11 +57,52 @@ class Router:
     ) -> None:
         self.learner = learner or Learner()
         self.rules = Rules(thresholds or Thresholds(), self.learner.acceptance)
-        knobs = adaptive or AdaptiveKnobs()
         self.prefixes = PrefixMap()
-        made = partial(make_policy, rules=self.rules, learner=self.learner, knobs=knobs)
-        self.policy = made(policy, prefixes=self.prefixes)
-        self._shadow = made(shadow, prefixes=self.prefixes) if shadow else None
+        self.policy = self._made(policy, adaptive)
+        self._shadow = self._made(shadow, adaptive) if shadow else None
+
+    def _made(self, name: str, knobs: AdaptiveKnobs | None) -> Policy:
+        return make_policy(
+            name,
+            rules=self.rules,
+            learner=self.learner,
+            knobs=knobs or AdaptiveKnobs(),
+            prefixes=self.prefixes,
+        )
+
+    def configure(
+        self,
+        *,
+        policy: str,
+        thresholds: Thresholds | None = None,
+        adaptive: AdaptiveKnobs | None = None,
+        shadow: str | None = None,
+    ) -> None:
+        """Go on by other settings, with all that was learnt; arguments as at the start."""
+        self.rules.configure(thresholds or Thresholds())
+        self.policy = self._renewed(self.policy, policy, adaptive)
+        self._shadow = self._renewed(self._shadow, shadow, adaptive) if shadow else None
+
+    def follow(self, *, void: Iterable[str], removed: Iterable[tuple[str, str]]) -> None:
+        """Forget what is no more.
+
+        Args:
+            void: Pools that are gone, or whose servers are others now.
+            removed: Backends that are gone, each with its pool.
+        """
+        for pool in void:
+            self.learner.forget(pool)
+        for pool, backend in removed:
+            self.learner.forget_backend(pool, backend)
+            self.prefixes.forget(backend)
+
+    def _renewed(self, present: Policy | None, name: str, knobs: AdaptiveKnobs | None) -> Policy:
+        """Return `present` if it is the policy called `name`, so that it remembers."""
+        if present is None or present.name != name:
+            return self._made(name, knobs)
+        if isinstance(present, Adaptive):
+            present.configure(knobs or AdaptiveKnobs())
+        return present
 
     def decide(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws

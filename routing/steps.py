@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import exp, exp2, floor, inf, log2
+from math import exp, exp2, floor, log2
 from typing import NamedTuple
 
 from routing.fading import fresh
@@ -31,6 +31,8 @@ QUANTILE = 0.4
 chunks that were read at once."""
 STALLED_SHARE = 0.2
 """What a gap counts in which a prompt may have been read. Near saturation those are most gaps."""
+LONGEST_S = 2.0**20
+"""Twelve days: what takes longer is no step."""
 _GROWN = 1e9
 _NEGLIGIBLE = 1e-6
 
@@ -228,14 +230,14 @@ class StepBook:
         Args:
             pool: Its pool's name.
             backend: Its backend's name.
-            gap_s: Seconds, > 0 and finite; others are left out.
+            gap_s: Seconds, > 0 and under `LONGEST_S`; others are left out.
             in_flight: Requests on the backend, at least 1.
             now: Seconds, monotonic.
             count: Streams that showed this same gap.
             stalled: Whether a prompt may have been read in it: it counts next to nothing then,
                 unless there is nothing else.
         """
-        if not 0.0 < gap_s < inf or in_flight < 1:
+        if not 0.0 < gap_s < LONGEST_S or in_flight < 1:
             return
         sums = self.sums.get((pool, backend))
         if sums is None:

@@ -74,10 +74,19 @@ class Rules:
     """
 
     def __init__(self, thresholds: Thresholds, acceptance: AcceptanceBook | None = None) -> None:
-        self.thresholds = thresholds
         self.acceptance = acceptance or AcceptanceBook()
         self._switches: dict[tuple[str, str], Switch] = {}
         self._arrivals: dict[str, ArrivalRate] = {}
+        self._rules: tuple[Callable[[RoutingRequest, Pool, float], Verdict | None], ...] = (
+            self._temperature,
+            self._task,
+            self._acceptance,
+        )
+        self.configure(thresholds)
+
+    def configure(self, thresholds: Thresholds) -> None:
+        """Go on by other knobs; a mark that is passed stays so until its own low mark."""
+        self.thresholds = thresholds
         self._marks = [
             (key, band, load, key in thresholds.written)
             for key, band, load in (
@@ -87,11 +96,6 @@ class Rules:
             )
             if band is not None
         ]
-        self._rules: tuple[Callable[[RoutingRequest, Pool, float], Verdict | None], ...] = (
-            self._temperature,
-            self._task,
-            self._acceptance,
-        )
 
     def arrive(self, model: str, *, now: float) -> None:
         """Count a request for `model`, if there is a QPS mark."""

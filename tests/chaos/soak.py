@@ -51,7 +51,9 @@ async def soak(world: World, minutes: float) -> None:
         broken += len(result.broken)
         memory.append(memory_mib(world.pid))
         files.append(world.open_files)
-        print(f"{len(memory):3} min: {result}; {memory[-1]:.1f} MiB, {files[-1]} files", flush=True)
+        print(
+            f"{len(memory):3} min: {result}; {memory[-1]:.1f} MiB, {files[-1]} files", flush=True
+        )
     early, late = fmean(memory[4:9] or memory), fmean(memory[-5:])
     print(
         f"{asked} requests, {lost} lost, {broken} broken after their first byte; memory "

@@ -114,7 +114,8 @@ async def test_a_slow_server_is_no_failed_one(world: World) -> None:
     await settled(world)
 
     print(f"slow: {result}")
-    assert not result.lost and not result.broken
+    assert not result.lost
+    assert not result.broken
 
 
 async def test_both_pools_gone_and_back(world: World) -> None:

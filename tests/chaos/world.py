@@ -7,20 +7,22 @@ how many were lost.
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import httpx
 from openai import APIError, AsyncOpenAI
 
 from tests.running import gateway_command, running
+
+if TYPE_CHECKING:
+    import subprocess
 
 MODEL = "smollm2"
 EVERY_S = 0.04
@@ -174,7 +176,7 @@ class World:
     @property
     def open_files(self) -> int:
         """Files and sockets that the gateway has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def figure(self, name: str, backend: str = "") -> float:
         """Return the sum of one of the gateway's series, of one backend or of all."""
@@ -182,7 +184,9 @@ class World:
         lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if backend in line)
 
-    async def holds(self, name: str, value: float, backend: str, *, within_s: float = 15.0) -> float:
+    async def holds(
+        self, name: str, value: float, backend: str, *, within_s: float = 15.0
+    ) -> float:
         """Wait until a series has a value; return how long that took, s."""
         began = monotonic()
         while self.figure(name, backend) != value:
@@ -216,8 +220,11 @@ class World:
         while True:
             asked = Asked(monotonic())
             result.asked.append(asked)
-            work = (_streamed, _whole, _raw)[number % 3]
-            group.create_task(work(asked, raw if work is _raw else client, number))
+            if number % 3 == 2:
+                group.create_task(_raw(asked, raw, number))
+            else:
+                work = _whole if number % 3 else _streamed
+                group.create_task(work(asked, client, number))
             number += 1
             await asyncio.sleep(EVERY_S)
 

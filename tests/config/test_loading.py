@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from config.loading import from_urls, load
 from config.problems import ConfigError, Problem
 
-MINIMAL = "pools:\n  - name: spec\n    backends: [http://127.0.0.1:8001]\n"
+MINIMAL = "pools:\n  - name: spec\n    backends: [http://127.0.0.1:8001]\nauth: {open: true}\n"
 
 Write = Callable[[str | bytes], Path]
 
@@ -39,7 +39,7 @@ def only(path: Path, **environ: str) -> Problem:
     return problem
 
 
-def test_a_file_needs_nothing_but_a_pool(write: Write) -> None:
+def test_a_file_needs_nothing_but_a_pool_and_who_is_served(write: Write) -> None:
     settings = load(write(MINIMAL), environ={})
 
     assert settings.listen.port == 8080
@@ -91,6 +91,7 @@ def test_a_variable_may_hold_a_list_or_section_in_json_and_null(write: Write) ->
         "TURNOUT_LABELLED_PROMPTS",
         "TURNOUT_SERVICE_HOST",  # Kubernetes, beside a service named turnout
         "TURNOUT_PORT",
+        "TURNOUT_ADMIN_TOKEN",
         "TURNOUT_PORT_8080_TCP_ADDR",
         "TURNOUT_",
         "LISTEN__PORT",
@@ -134,6 +135,9 @@ def test_a_mistaken_variable_is_named_with_what_to_write(
         ("listen:\n  port: 70000", 2, "listen.port", "70000 must be less than or equal to 65535",
          "Default: 8080."),
         ("listen: 3", 1, "listen", "3 must be a section of keys", ""),
+        ("admin: 3", 1, "admin", "3 must be a section of keys", "The admin API"),
+        ("admin:\n  prt: 1", 2, "admin.prt", "there is no such setting", "mean 'port'?"),
+        ("admin: {port: x}", 1, "admin.port", '"x" must be a whole number', "Default: 8081."),
         ("allow_pinning: maybe", 1, "allow_pinning", '"maybe" must be true or false', "Default"),
         ("models: {a: 1}", 1, "models", 'a section must be a list', "A list of models"),
         ("models: [{aliases: []}]", 1, "models[0].name", "is missing", "add it. Name as"),
@@ -165,8 +169,9 @@ def test_a_problem_names_its_line_key_value_and_fix(
 @pytest.mark.parametrize(
     ("pool", "key", "what", "fix"),
     [
-        ("{name: x}", "pools[0].backends", "is missing", "add it. Base URLs of its servers"),
-        ("{name: x, backends: []}", "pools[0].backends", "must have at least 1 item", ""),
+        ("{name: x}", "pools[0]", "pool 'x' has no backends; give backends, backends_file", ""),
+        ("{name: x, backends: []}", "pools[0]", "pool 'x' has no backends", ""),
+        ("{name: x, backends: [dns+http://h]}", "pools[0].backends[0]", "must name a port", ""),
         ("{name: x, backends: [h:8001]}", "pools[0].backends[0]",
          '"h:8001" must be a URL that starts with http:// or https://', "write http://h:8001"),
         ("{name: x, backends: [ftp://h]}", "pools[0].backends[0]", "must be a URL", "Base URLs"),
@@ -204,7 +209,8 @@ def test_all_problems_are_told_at_once_in_one_text(write: Write) -> None:
         "least_loaded, spec_only, plain_only",
         "    fix: How a pool is chosen. Default: adaptive.",
         f"{path}: pools: is missing",
-        "    fix: add it. A list of pools, each with at least `name` and `backends`.",
+        "    fix: add it. A list of pools, each with at least `name` and `backends` or "
+        "`backends_file`.",
     ]
 
 
@@ -238,7 +244,8 @@ def test_what_is_no_config_at_all_is_said_with_its_place(
 
 
 def test_a_key_written_twice_is_an_error_wherever_it_stands(write: Write) -> None:
-    path = write(MINIMAL + "    name: other\nlisten: {}\nlisten: {}\n")
+    pool = MINIMAL.removesuffix("auth: {open: true}\n")
+    path = write(pool + "    name: other\nlisten: {}\nlisten: {}\n")
 
     first, second = problems(path)
 
@@ -252,6 +259,7 @@ def test_a_key_written_twice_is_an_error_wherever_it_stands(write: Write) -> Non
 
 def test_anchors_and_merge_keys_are_understood(write: Write) -> None:
     text = """
+auth: {open: true}
 pools:
   - &first {name: spec, max_num_seqs: 64, backends: [http://h:1]}
   - {<<: *first, name: plain, speculation: none, backends: [http://h:2]}
@@ -259,6 +267,20 @@ pools:
     pools = load(write(text), environ={}).pools
 
     assert [(pool.name, pool.max_num_seqs) for pool in pools] == [("spec", 64), ("plain", 64)]
+
+
+def test_urls_alone_serve_everybody_unless_the_environment_says_otherwise() -> None:
+    keys = '{"keys": [{"name": "a", "sha256": "' + "0" * 64 + '"}]}'
+
+    assert from_urls(["http://a:1"], [], environ={}).auth.open
+    auth = from_urls(["http://a:1"], [], environ={"TURNOUT_AUTH": keys}).auth
+    assert (auth.open, [key.name for key in auth.keys]) == (False, ["a"])
+
+
+def test_a_file_says_who_is_served(write: Write) -> None:
+    problem = only(write(MINIMAL.replace("auth: {open: true}\n", "")))
+
+    assert problem.what.startswith("auth is missing: list keys under auth.keys")
 
 
 def test_an_alias_to_itself_is_an_error_and_not_an_endless_loop(write: Write) -> None:

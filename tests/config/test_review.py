@@ -13,7 +13,7 @@ def pool(name: str, speculation: str = "auto", **more: Any) -> dict[str, Any]:
 
 
 def settings(*pools: dict[str, Any], **more: Any) -> Settings:
-    return Settings.model_validate({"pools": pools, **more})
+    return Settings.model_validate({"pools": pools, "auth": {"open": True}, **more})
 
 
 PAIR = (pool("spec", "ngram"), pool("plain", "none"))
@@ -102,6 +102,20 @@ def test_an_alias_of_a_declared_model_is_nothing_to_warn_of() -> None:
     pools = (pool("a", "mtp", model="m"), pool("b", "none", model="m"))
 
     assert not list(warnings(settings(*pools, models=[{"name": "m", "aliases": ["x"]}])))
+
+
+def test_the_summary_says_where_backends_and_the_admin_api_are() -> None:
+    config = settings(
+        pool("spec", backends_file="/etc/spec"),
+        {"name": "plain", "backends_file": "/etc/plain"},
+        admin={"port": 9},
+    )
+
+    lines = list(summary(config))
+
+    assert lines[1] == "admin API on 127.0.0.1:9"
+    assert lines[3].endswith("; http://spec:1, those in /etc/spec")
+    assert lines[4].endswith("; those in /etc/plain")
 
 
 def test_the_summary_says_what_binds() -> None:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from config.settings import Marks, Settings, ThresholdSettings
+from routing.adaptive import AdaptiveKnobs
 from routing.pools import Speculation
 from routing.priors import TASK_RULES, TaskRule
 from routing.shedding import Band
@@ -13,12 +14,13 @@ from routing.tasks import TaskType
 from routing.thresholds import Thresholds
 
 POOL = {"name": "spec", "backends": ["http://127.0.0.1:8001"]}
+VALID: dict[str, Any] = {"pools": [POOL], "auth": {"open": True}}
 
 
 def message(**changes: Any) -> str:
     """Return the message of the one error in otherwise valid settings."""
     with pytest.raises(ValidationError) as raised:
-        Settings.model_validate({"pools": [POOL], **changes})
+        Settings.model_validate({**VALID, **changes})
     (error,) = (error for error in raised.value.errors() if error["type"] == "value_error")
     return error["msg"].removeprefix("Value error, ")
 
@@ -103,11 +105,58 @@ def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], expected: str)
 def test_a_backend_may_stand_behind_a_prefix(path: str) -> None:
     pool = {"name": "a", "backends": [f"http://h:1{path}"]}
 
-    assert Settings.model_validate({"pools": [pool]}).pools[0].backends[0].host == "h"
+    assert Settings.model_validate({**VALID, "pools": [pool]}).pools[0].backends[0].host == "h"
 
 
 def test_a_heading_with_nothing_under_it_is_an_empty_section() -> None:
-    settings = Settings.model_validate({"pools": [POOL], "listen": None, "thresholds": None})
+    settings = Settings.model_validate({**VALID, "listen": None, "thresholds": None})
 
-    assert settings == Settings.model_validate({"pools": [POOL]})
+    assert settings == Settings.model_validate(VALID)
     assert settings.thresholds.thresholds().written == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        ({"name": "a"}, "pool 'a' has no backends; give backends, backends_file or both"),
+        ({"name": "a", "backends": ["dns+http://h"]}, "'dns+http://h' must name a port"),
+    ],
+)
+def test_a_pool_says_where_its_backends_are(pool: dict[str, Any], expected: str) -> None:
+    assert message(pools=[pool]) == expected
+
+
+KEYS = [{"name": "a", "sha256": "0" * 64}, {"name": "b", "sha256": "1" * 64}]
+
+
+@pytest.mark.parametrize(
+    ("auth", "expected"),
+    [
+        ({"open": True, "keys": KEYS}, "open: true serves everybody, so keys have no effect; "),
+        ({"keys": [KEYS[0], {**KEYS[1], "name": "a"}]}, "two keys have the same name; "),
+        ({"keys": [KEYS[0], {**KEYS[0], "name": "b"}]}, "two keys have the same sha256; "),
+        ({}, "auth is missing: list keys under auth.keys"),
+    ],
+)
+def test_who_is_served_is_said_in_one_way(auth: dict[str, Any], expected: str) -> None:
+    assert message(auth=auth).startswith(expected)
+
+
+def test_keys_alone_let_in_their_holders() -> None:
+    auth = Settings.model_validate({**VALID, "auth": {"keys": KEYS}}).auth
+
+    assert [key.name for key in auth.keys] == ["a", "b"]
+
+
+def test_what_is_written_of_the_adaptive_policy_is_its_knobs() -> None:
+    settings = Settings.model_validate({**VALID, "adaptive": {"margin": 0.1}})
+
+    assert settings.adaptive.knobs() == AdaptiveKnobs(margin=0.1)
+
+
+def test_the_admin_api_is_off_unless_it_is_configured() -> None:
+    assert Settings.model_validate(VALID).admin is None
+    assert Settings.model_validate({**VALID, "admin": None}).admin is None
+    admin = Settings.model_validate({**VALID, "admin": {}}).admin
+    assert admin is not None
+    assert (admin.host, admin.port, admin.token_env) == ("127.0.0.1", 8081, "TURNOUT_ADMIN_TOKEN")

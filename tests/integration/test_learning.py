@@ -73,6 +73,7 @@ def gateway(lab: Lab, folder: Path) -> Iterator[str]:
         yaml.safe_dump(
             {
                 "pools": pools,
+                "auth": {"open": True},
                 "adaptive": {"holdout": 0.0, "exploration": 0.0},
                 "learning": {"state_file": str(folder / "learnt.json")},
             }

@@ -158,7 +158,9 @@ def fleet(*pools: dict[str, Any], **settings: Any) -> Fleet:
         {"name": "spec", "backends": [SPEC]},
         {"name": "plain", "backends": [PLAIN]},
     )
-    declared = Settings.model_validate({"pools": pools or default, **settings})
+    declared = Settings.model_validate(
+        {"pools": pools or default, "auth": {"open": True}, **settings}
+    )
     return Fleet(declared, api_keys={"locked": "sk-1"})
 
 

@@ -15,6 +15,7 @@ from proxy.errors import (
 )
 from routing.breaker import CircuitState
 from tests.proxy.scripted import Clock, fleet, member
+from tests.proxy.wire import begin
 
 pytestmark = pytest.mark.anyio
 
@@ -155,8 +156,8 @@ async def test_what_waits_at_a_backend_that_goes_down_is_given_up() -> None:
         async with world.availability.trying(world.spec, lambda: started, within_s=60.0):
             await asyncio.sleep(0.2)
 
-    waiting = asyncio.create_task(waits(started=False))
-    streaming = asyncio.create_task(waits(started=True))
+    waiting = begin(waits(started=False))
+    streaming = begin(waits(started=True))
     await asyncio.sleep(0)
     world.spec.up = False
     world.availability.probed(world.spec)
@@ -174,3 +175,37 @@ async def test_a_request_that_takes_too_long_is_ended_without_blame() -> None:
             await asyncio.sleep(5)
 
     assert world.spec.circuit.state is CircuitState.CLOSED
+
+
+async def test_a_drained_backend_gets_nothing_even_as_the_last() -> None:
+    world = World()
+    back: list[str] = []
+    world.availability._on_back = lambda member: back.append(member.name)
+
+    world.availability.drain(world.spec, drained=True)
+    world.availability.drain(world.plain, drained=True)
+
+    assert world.healthy == (False, False)
+    world.availability.probed(world.plain)
+    assert world.healthy == (False, False)
+    world.availability.drain(world.plain, drained=False)
+    assert world.healthy == (False, True)
+    assert back == [world.plain.name]
+
+
+async def test_what_was_removed_makes_room_for_what_is_left() -> None:
+    world = World()
+    await world.ends(BUSY)
+    assert world.healthy == (False, True)
+    settings = world.fleet.settings
+    urls = {"spec": [], "plain": ["http://plain:8002"]}
+
+    async with world.availability.trying(world.spec, lambda: False, within_s=60.0):
+        change = world.fleet.update(settings, urls=urls, api_keys={})
+        world.availability.follow(change)
+        assert world.healthy == (False, True)
+
+    world.passes(SPARED_S)
+    assert world.healthy == (False, True)
+    assert not world.availability._tries
+    assert not world.availability._busy_until

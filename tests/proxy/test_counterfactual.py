@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from config.settings import ApiKey
 from proxy import counterfactual
 from proxy.counterfactual import KEPT_BYTES, LONGEST_PROMPT_CHARS, WAITING, Counterfactual, Sample
 from proxy.exchange import Exchange
 from proxy.fleet import ServedModel
+from proxy.keys import Caller
 from proxy.parsing import parse
 from proxy.record import Ending
 from routing.decision import Outcome, RoutingRequest
@@ -79,6 +81,7 @@ def exchange(
     return Exchange(
         downstream=Client().downstream,
         record=record,
+        caller=Caller(ApiKey(name="a", sha256="0" * 64)),
         raw=raw,
         parsed=parsed,
         served=ServedModel(name="m", requested="m", pools=pools, default_temperature=1.0),

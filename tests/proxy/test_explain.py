@@ -136,6 +136,20 @@ def test_offline_what_only_servers_know_is_assumed_and_said() -> None:
     ]
 
 
+def test_offline_a_pool_whose_backends_are_elsewhere_is_taken_to_have_one() -> None:
+    pools = [
+        {"name": "spec", "backends": ["dns+http://spec:1"], "model": "m", "speculation": "mtp"},
+        {"name": "plain", "backends_file": "/none", "model": "m", "speculation": "none"},
+    ]
+    auth = {"open": True}
+    made = OfflineFleet(
+        Settings.model_validate({"pools": pools, "auth": auth, "policy": "threshold"})
+    )
+
+    assert [len(pool.healthy()) for pool in made.pools] == [1, 1]
+    assert "taken to have one backend: spec, plain" in list(made.notes())
+
+
 def test_offline_nothing_is_assumed_that_the_config_says() -> None:
     pools = [{"name": "a", "backends": ["http://h:1"], "model": "m", "speculation": "mtp", "k": 2}]
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.proxy.wire import ASKED, CHAT, Backend, Running, eventually, gateway, soon
 from tests.proxy.streams import dumps
+from tests.proxy.wire import ASKED, CHAT, Backend, Running, eventually, gateway, soon
 
 pytestmark = pytest.mark.anyio
 

@@ -1,6 +1,7 @@
 """Keys: who is let in, what each may do, and that none goes further."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from config.settings import ApiKey, Auth
 from proxy.errors import Forbidden, TooMany, Unauthenticated
 from proxy.keys import Caller, Keyring, digest, new_key
-from tests.proxy.wire import STREAMED, Backend, Call, answers, eventually, gateway, soon
+from tests.proxy.wire import STREAMED, Backend, Call, answers, begin, eventually, gateway, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -17,6 +18,10 @@ KEY, OTHER = "turnout-one", "turnout-other"
 
 def auth(*keys: str, **limits: Any) -> dict[str, Any]:
     return {"keys": [{"name": f"k{n}", "sha256": digest(k), **limits} for n, k in enumerate(keys)]}
+
+
+def bearer_of(key: str) -> Callable[[bytes], str | None]:
+    return {b"authorization": f"Bearer {key}"}.get
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -62,9 +67,12 @@ def test_a_key_comes_as_bearer_token_or_in_anthropics_field(
 def test_a_caller_has_no_more_under_way_than_it_may() -> None:
     caller = Caller(ApiKey(name="a", sha256=digest(KEY), max_in_flight=1))
 
-    with caller.asking(0.0), pytest.raises(TooMany, match="has 1 requests under way"):
-        with caller.asking(0.0):
-            pass
+    with (
+        caller.asking(0.0),
+        pytest.raises(TooMany, match="has 1 requests under way"),
+        caller.asking(0.0),
+    ):
+        pass
     with caller.asking(0.0):
         assert caller.in_flight == 1
     assert caller.in_flight == 0
@@ -151,14 +159,47 @@ async def test_one_key_cannot_starve_another() -> None:
         spec=[spec], auth=auth(KEY, OTHER), each_pool={"max_in_flight": 1}
     ) as running:
         flood = [
-            asyncio.create_task(running.ask(STREAMED, **bearer(KEY), x_request_id=f"flood{n}"))
+            begin(running.ask(STREAMED, **bearer(KEY), x_request_id=f"flood{n}"))
             for n in range(10)
         ]
         await eventually(lambda: running.count("turnout_queue_length") == 9.0, what="nine wait")
-        other = asyncio.create_task(running.ask(**bearer(OTHER), x_request_id="other"))
+        other = begin(running.ask(**bearer(OTHER), x_request_id="other"))
         await eventually(lambda: running.count("turnout_queue_length") == 10.0, what="it waits")
 
         go.set()
         await soon(asyncio.gather(*flood, other))
 
         assert order.index(b"other") <= 2
+
+
+def test_a_key_that_stays_keeps_what_it_has_and_takes_its_new_limits() -> None:
+    ring = Keyring(Auth.model_validate(auth(KEY, requests_per_minute=2, max_in_flight=2)))
+    caller = ring.identify(bearer_of(KEY))
+    with caller.asking(0.0):
+        ring.configure(Auth.model_validate(auth(OTHER, requests_per_minute=1, priority=3)))
+
+        assert ring.identify(bearer_of(OTHER)) is caller  # the same name, with a new secret
+        with pytest.raises(Unauthenticated):
+            ring.identify(bearer_of(KEY))
+        assert (caller.in_flight, caller.priority) == (1, 3)
+        with caller.asking(0.0):
+            pass
+        with pytest.raises(TooMany, match="1 times a minute"), caller.asking(0.0):
+            pass
+        ring.configure(Auth.model_validate(auth(OTHER)))
+        with caller.asking(0.0):
+            pass
+
+
+def test_keys_may_come_to_be_needed_and_not_to_be() -> None:
+    ring = Keyring(Auth(open=True))
+    anybody = ring.identify(bearer_of(KEY))
+    assert not ring.checks
+
+    ring.configure(Auth.model_validate(auth(KEY)))
+    assert ring.checks
+    assert ring.identify(bearer_of(KEY)).name == "k0"
+    ring.configure(Auth(open=True))
+    assert ring.identify({}.get) is not anybody
+    ring.configure(Auth(open=True, keys=()))
+    assert not ring.checks

@@ -24,7 +24,9 @@ SAVED = datetime(2026, 1, 1, tzinfo=UTC)
 def fleet(k: int = 5) -> Fleet:
     spec = {"name": "spec", "backends": ["http://a:1"], "model": "m", "speculation": "ngram"}
     plain = {"name": "plain", "backends": ["http://b:1"], "model": "m", "speculation": "none"}
-    return Fleet(Settings.model_validate({"pools": [{**spec, "k": k}, plain]}))
+    return Fleet(
+        Settings.model_validate({"pools": [{**spec, "k": k}, plain], "auth": {"open": True}})
+    )
 
 
 def memory(

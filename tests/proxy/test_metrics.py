@@ -11,12 +11,14 @@ import respx
 from prometheus_client import CollectorRegistry
 
 import proxy.fleet_metrics
+from proxy.availability import Availability
 from proxy.discovery import Discovery
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import ERROR_KINDS, MAX_MODELS, Metrics, exposition
 from proxy.probes import Prober
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.totals import SpecTotals
+from proxy.waiting import WaitingRoom
 from routing.decision import Decision, Outcome, Reason, RuleStep, certain
 from routing.router import Router
 from routing.static import Choice
@@ -58,6 +60,7 @@ class World:
             discovery=self.discovery,
             router=self.router,
             lifecycle=self.lifecycle,
+            room=WaitingRoom(self.fleet.settings.queue),
             clock=self.clock,
         )
 
@@ -69,6 +72,7 @@ class World:
             self.discovery,
             settings=self.fleet.settings.probes,
             clock=self.clock,
+            on_change=Availability(self.fleet, clock=self.clock).probed,
         )
         with respx.mock(assert_all_called=False) as network:
             for server in servers:
@@ -256,7 +260,11 @@ def test_a_record_of_which_nothing_is_known_is_counted_once_and_nowhere_else(
         for sample in family.samples
         if sample.value and family.name not in ("turnout_pool_info", "turnout_build_info")
     }
-    assert counted == {"turnout_requests_total": 1.0, "turnout_pool_speculates": 1.0}
+    assert counted == {
+        "turnout_requests_total": 1.0,
+        "turnout_pool_speculates": 1.0,
+        "turnout_config_last_reload_ok": 1.0,
+    }
 
 
 def test_a_gateway_run_from_a_bare_source_tree_has_no_version(

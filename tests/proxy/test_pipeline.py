@@ -360,7 +360,7 @@ async def test_errors_of_messages_have_anthropics_shape() -> None:
 # --- what servers reject --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
 async def test_a_servers_4xx_passes_byte_for_byte_and_is_not_tried_again(status: int) -> None:
     raw = b'{"error" : "Unauthorized"}\n'
     spec, plain = Backend(rejects(status, raw), speculates=True), Backend()
@@ -373,8 +373,10 @@ async def test_a_servers_4xx_passes_byte_for_byte_and_is_not_tried_again(status:
         assert (len(spec.calls), len(plain.calls)) == (1, 0)
 
 
-@pytest.mark.parametrize("status", [500, 503])
-async def test_a_servers_5xx_is_tried_once_elsewhere(status: int) -> None:
+@pytest.mark.parametrize(("status", "is_spared"), [(500, False), (503, True), (429, True)])
+async def test_an_error_that_is_the_servers_or_its_queues_is_tried_once_elsewhere(
+    status: int, is_spared: bool
+) -> None:
     spec, plain = Backend(rejects(status), speculates=True), Backend()
     async with gateway(spec=[spec], plain=[plain]) as running:
         got, body, headers = await running.ask()
@@ -384,7 +386,7 @@ async def test_a_servers_5xx_is_tried_once_elsewhere(status: int) -> None:
         await running.settled(finished=1)
         assert running.count("turnout_retries_total", cause="backend_rejected") == 1
         assert running.count("turnout_upstream_errors_total", backend=spec.name) == 1
-        assert running.app.fleet.members[spec.name].load.healthy
+        assert running.app.fleet.members[spec.name].load.healthy is not is_spared
 
 
 async def test_after_two_5xx_the_last_passes_byte_for_byte() -> None:

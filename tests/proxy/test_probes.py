@@ -6,9 +6,9 @@ import httpx
 import pytest
 import respx
 
-from config.settings import Probes
+from config.settings import Probes, Settings
 from proxy.discovery import Discovery
-from proxy.fleet import Member
+from proxy.fleet import Change, Member
 from proxy.probes import STALE_AFTER, Prober
 from proxy.vllm_metrics import Exposition
 from routing.pools import Speculation
@@ -21,6 +21,7 @@ class World:
     """Two scripted servers, a prober whose sleep is one turn of the loop, and what it called."""
 
     def __init__(self, client: httpx.AsyncClient, network: respx.MockRouter) -> None:
+        self.network = network
         self.clock = Clock()
         self.fleet = fleet()
         self.server = Server(SPEC, k=5).listen(network)
@@ -51,6 +52,14 @@ class World:
         if self.fact():
             self.holds.set()
         await asyncio.sleep(0)
+
+    def asked(self, url: str) -> list[str]:
+        """Return the paths that a server was asked for."""
+        return [
+            str(c.request.url.path)
+            for c in self.network.calls
+            if str(c.request.url).startswith(url)
+        ]
 
     @property
     def spec(self) -> Member:
@@ -334,3 +343,86 @@ async def test_a_defect_of_ours_is_logged_and_does_not_end_a_loop(
 
     assert "RuntimeError: a defect" in caplog.text
     assert world.spec.up
+
+
+async def test_members_that_come_are_probed_at_once_and_those_that_go_no_more(
+    world: World,
+) -> None:
+    plain = member(world.fleet, "plain")
+    settings = world.fleet.settings
+    both = {"spec": [SPEC], "plain": [PLAIN]}
+
+    def becomes(**urls: list[str]) -> None:
+        change = world.fleet.update(settings, urls=urls, api_keys={})
+        world.discovery.follow(change)
+        world.prober.follow(change)
+
+    becomes(spec=[SPEC])  # before it runs
+    world.fact, world.holds = (lambda: world.spec.up), asyncio.Event()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        running = group.create_task(world.prober.run())
+        await world.holds.wait()
+        assert not plain.up
+
+        becomes(**both)
+        again = member(world.fleet, "plain")
+        assert again is not plain
+        world.fact, world.holds = (lambda: again.up and bool(again.gauges)), asyncio.Event()
+        await world.holds.wait()
+        assert world.discovery.cards[PLAIN.removeprefix("http://")]
+
+        becomes(plain=[PLAIN])
+        asked = len(world.asked(SPEC))
+        world.fact, world.holds = (lambda: len(world.slept) > 400), asyncio.Event()
+        world.slept.clear()
+        await world.holds.wait()
+        assert len(world.asked(SPEC)) == asked
+        running.cancel()
+
+
+async def test_a_pool_that_is_void_is_learnt_anew(world: World) -> None:
+    await world.started()
+    world.server.k = 3
+    change = Change(void=[world.spec.pool])
+
+    world.discovery.follow(change)
+    assert not world.spec.reached
+    assert world.spec.up
+    await world.checks(1)
+
+    assert world.spec.pool.k == 3
+    assert world.spec.reached
+
+
+async def test_what_a_server_tells_while_it_is_removed_is_dropped(world: World) -> None:
+    await world.started()
+    fleet, spec = world.fleet, world.spec
+
+    def removed() -> None:
+        change = fleet.update(fleet.settings, urls={"plain": [PLAIN]}, api_keys={})
+        world.discovery.follow(change)
+
+    world.server.meanwhile = removed
+    await world.discovery.ask_models(spec)
+
+    assert spec.name not in world.discovery.cards
+
+
+async def test_a_method_that_is_declared_while_it_is_found_out_stands(world: World) -> None:
+    world.server.drafts_per_step = 1.0
+    pools = [
+        {"name": "spec", "backends": [SPEC], "speculation": "suffix"},
+        {"name": "plain", "backends": [PLAIN]},
+    ]
+    declared = Settings.model_validate({"pools": pools, "auth": {"open": True}})
+    urls = {"spec": [SPEC], "plain": [PLAIN]}
+
+    def says() -> None:
+        if world.server.asked:
+            world.fleet.update(declared, urls=urls, api_keys={})
+
+    world.server.meanwhile = says
+    await world.prober.first_round()
+
+    assert world.server.asked
+    assert world.spec.pool.speculation is Speculation.SUFFIX

@@ -13,6 +13,7 @@ from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
 from proxy.surface import build_api, merged_cards
 from proxy.totals import SpecTotals
+from proxy.waiting import WaitingRoom
 from routing.router import Router
 from tests.proxy.scripted import PLAIN, SPEC, Clock, Server, fleet, member
 
@@ -57,6 +58,7 @@ class World:
             discovery=self.discovery,
             router=self.router,
             lifecycle=self.lifecycle,
+            room=WaitingRoom(self.fleet.settings.queue),
             clock=self.clock,
         )
         api = build_api(

@@ -255,12 +255,12 @@ async def test_connections_are_used_again() -> None:
 
 
 async def test_a_first_byte_that_does_not_come_is_a_504_naming_the_wait() -> None:
-    spec, waits = Backend(hangs, speculates=True), {"first_byte_s": 0.2, "prompt_token_s": 0.0}
+    spec, waits = Backend(hangs, speculates=True), {"first_byte_s": 0.2, "prompt_token_s": 0.1}
     async with gateway(spec=[spec], timeouts=waits) as running:
         status, body, _ = await running.ask()
 
-        assert status == 504
-        assert "no byte of an answer for 0.2 s (first_byte_s)" in body.decode()
+        assert status == 504  # "hello" is about a token and a quarter
+        assert "no byte of an answer for 0.325 s (first_byte_s)" in body.decode()
         await soon((await spec.called()).gone.wait())
         await running.settled(failed=1)
         assert running.count("turnout_upstream_errors_total", kind="first_byte_timeout") == 1
@@ -428,6 +428,17 @@ async def test_small_writes_leave_at_once_on_both_sides(monkeypatch: pytest.Monk
 
             assert sends_at_once(made)
             assert sends_at_once(accepted[0])
+
+
+async def test_further_connections_are_opened_by_other_settings() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        upstream = running.app.pipeline._upstream
+
+        upstream.configure(Timeouts(connect_s=1e-9), pass_keys=True)
+
+        status, body, _ = await running.ask()
+        assert (status, b"in 1e-09 s (connect_s)" in body) == (504, True)
 
 
 async def test_upstream_is_used_within_its_context() -> None:

@@ -7,14 +7,14 @@ import pytest
 from config.settings import Queue
 from proxy.errors import Overloaded
 from proxy.waiting import WaitingRoom
-from tests.proxy.wire import Backend, Call, answers, eventually, gateway, soon
+from tests.proxy.wire import Backend, Call, answers, begin, eventually, gateway, soon
 
 pytestmark = pytest.mark.anyio
 
 
 def waits(room: WaitingRoom, *pools: str, within_s: float = 10.0) -> "asyncio.Task[None]":
     until = asyncio.get_running_loop().time() + within_s
-    return asyncio.create_task(room.wait(pools, key="", priority=0, until=until, again=False))
+    return begin(room.wait(pools, key="", priority=0, until=until, again=False))
 
 
 async def test_room_in_a_pool_is_for_who_may_use_it() -> None:
@@ -78,7 +78,7 @@ async def test_what_is_over_the_cap_waits_and_is_decided_anew() -> None:
 
     spec, plain = Backend(held, speculates=True), Backend(held)
     async with gateway(spec=[spec], plain=[plain], each_pool={"max_in_flight": 1}) as running:
-        asked = [asyncio.create_task(running.ask()) for _ in range(3)]
+        asked = [begin(running.ask()) for _ in range(3)]
         await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="one waits")
         await spec.called()
         await plain.called()
@@ -98,9 +98,9 @@ async def test_a_full_gateway_says_429_and_when_to_come_again() -> None:
         await answers(call)
 
     spec = Backend(held, speculates=True)
-    limits = {"each_pool": {"max_in_flight": 1}, "queue": {"size": 0}}
-    async with gateway(spec=[spec], **limits) as running:
-        first = asyncio.create_task(running.ask())
+    one = {"max_in_flight": 1}
+    async with gateway(spec=[spec], each_pool=one, queue={"size": 0}) as running:
+        first = begin(running.ask())
         await spec.called()
 
         status, body, headers = await running.ask()
@@ -123,9 +123,9 @@ async def test_a_client_that_leaves_the_queue_gives_up_its_place() -> None:
 
     spec = Backend(held, speculates=True)
     async with gateway(spec=[spec], each_pool={"max_in_flight": 1}) as running:
-        first = asyncio.create_task(running.ask())
+        first = begin(running.ask())
         await spec.called()
-        second = asyncio.create_task(running.ask())
+        second = begin(running.ask())
         await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
 
         second.cancel()
@@ -134,3 +134,39 @@ async def test_a_client_that_leaves_the_queue_gives_up_its_place() -> None:
         go.set()
         assert (await soon(first))[0] == 200
         await running.settled(finished=1, cancelled=1)
+
+
+async def test_all_that_wait_are_decided_anew_and_keep_their_order() -> None:
+    room = WaitingRoom(Queue())
+    order: list[str] = []
+
+    async def waits_twice(name: str) -> None:
+        until = asyncio.get_running_loop().time() + 10.0
+        for again in (False, True):
+            await room.wait(["spec"], key="", priority=0, until=until, again=again)
+        order.append(name)
+
+    waiting = [begin(waits_twice(name)) for name in "abc"]
+    await eventually(lambda: len(room) == 3, what="all wait")
+
+    room.renew()
+
+    assert len(room) == 0
+    await eventually(lambda: len(room) == 3, what="all wait again")
+    for _ in waiting:
+        room.freed("spec")
+    await soon(asyncio.gather(*waiting))
+    assert order == ["a", "b", "c"]
+
+
+async def test_a_smaller_queue_turns_nobody_away_that_waits() -> None:
+    room = WaitingRoom(Queue())
+    waiting = [waits(room, "spec") for _ in range(2)]
+    await eventually(lambda: len(room) == 2, what="both wait")
+
+    room.configure(Queue(size=1))
+
+    with pytest.raises(Overloaded, match="2 requests wait"):
+        await waits(room, "spec")
+    room.freed("spec", 2)
+    await soon(asyncio.gather(*waiting))

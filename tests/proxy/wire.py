@@ -6,11 +6,11 @@ a backend sends is written byte by byte by the test; only probes are answered wi
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import httpx
@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from config.settings import Settings
 from proxy.app import Gateway, create_app
+from proxy.applying import prepare
 from proxy.guarding import guarded
 from tests.proxy import streams
 from tests.proxy.scripted import Server
@@ -28,6 +29,7 @@ JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 Headers = list[tuple[bytes, bytes]]
 Script = Callable[["Call"], Awaitable[None]]
+T = TypeVar("T")
 
 
 async def eventually(holds: Callable[[], bool], *, what: str, within_s: float = 10.0) -> None:
@@ -42,6 +44,11 @@ async def soon(work: Awaitable[Any], *, within_s: float = 10.0) -> Any:
     """Return what `work` gives; fail after `within_s`."""
     async with asyncio.timeout(within_s):
         return await work
+
+
+def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Return `work` as a task, for the test to keep and await."""
+    return asyncio.get_running_loop().create_task(work)
 
 
 @dataclass(eq=False)
@@ -239,6 +246,20 @@ class Running:
     port: int
     client: aiohttp.ClientSession
     backends: list[Backend]
+    config: dict[str, Any]
+
+    def changed(self, **given: Any) -> Settings:
+        """Return its config with other settings; the pools' by `spec` and `plain`."""
+        pools = []
+        for pool in self.config["pools"]:
+            changes = given.pop(pool["name"], {})
+            if changes is not None:
+                pools.append({**pool, **changes})
+        return Settings.model_validate({**self.config, "pools": pools, **given})
+
+    def reload(self, **given: Any) -> None:
+        """Apply its config with other settings; a pool that is None is removed."""
+        self.app.applier.apply(prepare(self.changed(**given)))
 
     @property
     def url(self) -> str:
@@ -306,9 +327,9 @@ ASKED = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temp
 STREAMED = {**ASKED, "stream": True}
 
 
-def settings(
+def config(
     spec: list[Backend], plain: list[Backend], *, each_pool: dict[str, Any], **given: Any
-) -> Settings:
+) -> dict[str, Any]:
     """Return a config with a pool of each kind, leaving out an empty one."""
     pools = []
     for name, backends, speculation in (("spec", spec, "ngram"), ("plain", plain, "none")):
@@ -323,7 +344,7 @@ def settings(
         "probes": slow,
         "timeouts": {"connect_s": 30},  # one loop plays every part, and a busy machine stalls it
     }
-    return Settings.model_validate({**defaults, "pools": pools, **given})
+    return {**defaults, "pools": pools, **given}
 
 
 @asynccontextmanager
@@ -331,7 +352,9 @@ async def gateway(
     *,
     spec: list[Backend] | None = None,
     plain: list[Backend] | None = None,
+    spare: list[Backend] | None = None,
     each_pool: dict[str, Any] | None = None,
+    seams: dict[str, Any] | None = None,
     **given: Any,
 ) -> AsyncIterator[Running]:
     """Run a gateway in front of the backends, which are started with it.
@@ -339,26 +362,30 @@ async def gateway(
     Args:
         spec: Backends of the pool `spec`.
         plain: Backends of the pool `plain`.
+        spare: Backends that a test may add later.
+        seams: Further arguments of `create_app`.
         each_pool: Settings of both pools.
         given: Further settings.
     """
-    spec, plain = spec or [], plain or []
+    spec, plain, spare = spec or [], plain or [], spare or []
     async with AsyncExitStack() as stack:
-        for backend in (*spec, *plain):
+        for backend in (*spec, *plain, *spare):
             await stack.enter_async_context(backend)
-        by_name = {backend.name: backend for backend in (*spec, *plain)}
+        by_name = {backend.name: backend for backend in (*spec, *plain, *spare)}
 
         async def probed(request: httpx.Request) -> httpx.Response:
             return await by_name[request.url.netloc.decode()].probed.answer(request)
 
         registry = CollectorRegistry()
-        given_settings = settings(spec, plain, each_pool=each_pool or {}, **given)
+        written = config(spec, plain, each_pool=each_pool or {}, **given)
+        given_settings = Settings.model_validate(written)
         app = create_app(
             given_settings,
             registry=registry,
             transport=httpx.MockTransport(probed),
+            **(seams or {}),
         )
-        config = uvicorn.Config(
+        serving_by = uvicorn.Config(
             app,
             port=0,
             http=guarded(given_settings.listen),
@@ -369,7 +396,7 @@ async def gateway(
             server_header=False,
             timeout_graceful_shutdown=1,
         )
-        server = _QuietServer(config)
+        server = _QuietServer(serving_by)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         serving = group.create_task(server.run_here())
         await eventually(lambda: server.started, what="the gateway serves")
@@ -378,7 +405,7 @@ async def gateway(
         )
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            yield Running(app, registry, port, client, [*spec, *plain])
+            yield Running(app, registry, port, client, [*spec, *plain, *spare], written)
         finally:
             server.should_exit = True
             await serving

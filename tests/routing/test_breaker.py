@@ -148,3 +148,7 @@ class Interleaved(RuleBasedStateMachine):
 
 
 TestInterleaved = Interleaved.TestCase
+
+
+def test_it_says_how_it_stands() -> None:
+    assert repr(Circuit()) == "<Circuit closed, 0 failures, opened 0 times>"

@@ -28,3 +28,13 @@ def test_tries_never_exceed_their_share_and_the_start(arrivals: list[bool], shar
             spent += budget.spend()
 
     assert spent <= earned + 1e-6
+
+
+def test_the_share_may_change() -> None:
+    budget = RetryBudget(0.0, most=1.0)
+    assert budget.spend()
+
+    budget.share = 1.0
+    budget.earn()
+
+    assert budget.spend()

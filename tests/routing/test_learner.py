@@ -169,3 +169,29 @@ def test_a_forgotten_pool_is_as_if_it_had_never_been_seen() -> None:
     assert learner.measured(PLAIN, now=0.0) is not None
     assert tau(learner) == pytest.approx(tau(Learner()))
     assert "spec" not in learner.lookups
+
+
+def test_of_a_backend_that_is_gone_its_steps_are_forgotten_and_no_more() -> None:
+    learner = taught(SPEC)
+    before = tau(learner)
+
+    learner.forget_backend("spec", SPEC.backends[0].name)
+
+    assert learner.measured(SPEC, now=0.0) is None
+    assert tau(learner) == before
+
+
+def test_nothing_is_learnt_while_it_is_paused() -> None:
+    learner, code = Learner(), traffic_class("code", 0.0)
+    learner.paused = True
+
+    learner.observe(finished(SPEC, tpot_s=0.02), now=0.0)
+    learner.stepped(SPEC, SPEC.backends[0], 0.03, in_flight=4, now=0.0, count=100)
+    learner.looked_up(code, SPEC, Lookup(50, 100, 200), None, now=0.0)
+
+    assert not learner.lengths.sums
+    assert not learner.lookups
+    assert learner.measured(SPEC, now=0.0) is None
+    learner.paused = False
+    learner.stepped(SPEC, SPEC.backends[0], 0.03, in_flight=4, now=1.0, count=100)
+    assert learner.measured(SPEC, now=1.0) is not None

@@ -42,6 +42,15 @@ def test_who_may_not_yet_keeps_its_place() -> None:
     assert queue.pop(always) == "a0"
 
 
+def test_who_may_is_found_behind_keys_and_priorities_that_may_not() -> None:
+    queue = queue_of("a", "b", "c")
+    queue.push(Waiting("urgent", "d", 5))
+
+    assert queue.pop(lambda item: item == "c2") == "c2"
+    assert queue.pop(lambda item: item == "gone") is None
+    assert queue.pop_all() == ["urgent", "a0", "b1"]
+
+
 def test_a_full_queue_makes_room_at_the_cost_of_who_holds_most() -> None:
     queue = queue_of("a", "a", "a", size=3)
 
@@ -101,6 +110,14 @@ class Queueing(RuleBasedStateMachine):
         if displaced is not None and displaced is not one:
             assert displaced.priority <= priority
             del self.there[displaced.item]
+            self.gone(displaced)
+
+    def gone(self, one: Waiting[int]) -> None:
+        """Count from nothing for a key that has none left."""
+        if not any((w.key, w.priority) == (one.key, one.priority) for w in self.there.values()):
+            for served, waiting, priority in list(self.passed):
+                if waiting == one.key and priority == one.priority:
+                    del self.passed[served, waiting, priority]
 
     @rule()
     def is_served(self) -> None:
@@ -110,12 +127,11 @@ class Queueing(RuleBasedStateMachine):
             return
         one = self.there.pop(item)
         assert one.priority == max(w.priority for w in (one, *self.there.values()))
-        for other in self.there.values():
-            if (other.priority, other.key) == (one.priority, one.key):
-                assert other.item > item  # in order, of one key
-            elif other.priority == one.priority:
-                self.passed[one.key, other.key, one.priority] += 1
-                assert self.passed[one.key, other.key, one.priority] <= 1
+        beside = [w for w in self.there.values() if w.priority == one.priority]
+        assert all(w.item > item for w in beside if w.key == one.key)  # in order, of one key
+        for key in {w.key for w in beside} - {one.key}:
+            self.passed[one.key, key, one.priority] += 1
+            assert self.passed[one.key, key, one.priority] <= 1
         for served, waiting, priority in list(self.passed):
             if waiting == one.key and priority == one.priority:
                 del self.passed[served, waiting, priority]
@@ -126,10 +142,19 @@ class Queueing(RuleBasedStateMachine):
         item = data.draw(st.sampled_from(sorted(self.there)))
         one = self.there.pop(item)
         self.queue.remove(one)
-        if not any((w.key, w.priority) == (one.key, one.priority) for w in self.there.values()):
-            for served, waiting, priority in list(self.passed):
-                if waiting == one.key and priority == one.priority:
-                    del self.passed[served, waiting, priority]
+        self.gone(one)
+
+    @rule(size=st.integers(0, SIZE))
+    def all_are_called(self, size: int) -> None:
+        """All that wait leave in the order in which they would have been served."""
+        self.queue.size = size
+        called = self.queue.pop_all()
+        assert sorted(called) == sorted(self.there)
+        ranks = [self.there[item].priority for item in called]
+        assert ranks == sorted(ranks, reverse=True)
+        self.there.clear()
+        self.passed.clear()
+        self.queue.size = SIZE
 
     @invariant()
     def is_bounded_and_loses_nobody(self) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from routing.decision import Decision, RoutingRequest
+from routing.adaptive import AdaptiveKnobs
+from routing.decision import Decision, Reason, RoutingRequest
 from routing.lookup import Lookup
 from routing.policies import POLICY_NAMES
 from routing.router import Router
 from routing.shedding import Band
+from routing.thresholds import Thresholds
 from tests.routing.worlds import (
     HALVES,
     Play,
@@ -50,6 +52,23 @@ def test_a_pin_overrides_every_rule_but_health() -> None:
         >> down("spec")
         >> pinned << refused("pinned_pool_down")
         >> request(pin="gone") << refused("unknown_pool")
+    )  # fmt: skip
+
+
+def test_pools_that_are_up_and_full_are_another_refusal_than_pools_that_are_down() -> None:
+    spec, plain = pool("spec", "ngram"), pool("plain")
+    spec.max_in_flight = plain.max_in_flight = 2
+    assert (
+        Play(router("spec_only"), spec, plain)
+        >> load({"spec": 2})
+        >> request() << chosen("plain", because="unavailable")
+        >> request(pin="spec") << refused("full")
+        >> load({"plain": 2})
+        >> request() << refused("full")
+        >> down("plain")
+        >> request() << refused("full")
+        >> down("spec")
+        >> request() << refused("no_backend")
     )  # fmt: skip
 
 
@@ -352,3 +371,56 @@ def test_what_was_looked_up_and_how_long_steps_take_is_learnt() -> None:
 
     assert acting.learner.acceptance.of(spec, asked, now=0.0).accepted > 0
     assert acting.learner.measured(spec, now=0.0) is not None
+
+
+def test_other_settings_change_what_is_decided_and_not_what_is_known() -> None:
+    made, spec, plain = router("spec_only"), pool("spec", "ngram"), pool("plain")
+    asked = request("code", 0.6)
+
+    def decided() -> str:
+        found = made.decide(asked, [spec, plain], now=0.0, draws=HALVES)
+        assert isinstance(found, Decision)
+        return f"{found.pool.name} {found.reason_label}"
+
+    before, known = made.policy, made.learner
+    assert decided() == "spec policy"
+    made.configure(
+        policy="spec_only",
+        thresholds=Thresholds(max_temperature=0.5, written=frozenset({"max_temperature"})),
+    )
+    assert decided() == "plain limit:max_temperature"
+    assert made.policy is before
+    made.configure(policy="plain_only", shadow="spec_only")
+    assert decided() == "plain policy"
+    shadowed = made.shadowed(asked, [spec, plain], now=0.0, draws=HALVES)
+    assert shadowed is not None
+    assert shadowed.pool is spec
+    made.configure(policy="plain_only")
+    assert made.shadowed(asked, [spec, plain], now=0.0, draws=HALVES) is None
+    assert made.learner is known
+
+
+def test_a_policy_that_stays_goes_on_with_other_knobs() -> None:
+    made = router("adaptive")
+    before = made.policy
+    pools = [pool("spec", "ngram"), pool("plain")]
+
+    made.configure(policy="adaptive", adaptive=AdaptiveKnobs(holdout=1.0))
+
+    assert made.policy is before
+    found = made.decide(request(), pools, now=0.0, draws=HALVES)
+    assert isinstance(found, Decision)
+    assert found.reason is Reason.HOLDOUT
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    made, spec, plain = router(), pool("spec", "ngram"), pool("plain")
+    for each in (spec, plain):
+        made.learner.stepped(each, each.backends[0], 0.02, in_flight=1, now=0.0, count=20)
+        made.prefixes.note(each.backends[0].name, [(1, 1000)])
+
+    made.follow(void=["spec"], removed=[("spec", spec.backends[0].name)])
+
+    assert made.learner.measured(spec, now=0.0) is None
+    assert made.learner.measured(plain, now=0.0) is not None
+    assert list(made.prefixes.cached([(1, 1000)])) == [plain.backends[0].name]

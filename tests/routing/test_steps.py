@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.pools import Pool
-from routing.steps import KNOTS, StepBook, StepCurve, rising
+from routing.steps import KNOTS, LONGEST_S, StepBook, StepCurve, rising
 from tests.routing.worlds import pool
 
 IDLE_S, TOKEN_S = 0.030, 0.001
@@ -198,3 +198,12 @@ def test_merged_books_weigh_as_much_as_both(
 
     merged = books[0].sums["plain", "plain-0"]
     assert [gaps.weight for gaps in merged.bins] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("gap_s", [0.0, -1.0, float("nan"), float("inf"), 1.797e308, LONGEST_S])
+def test_what_can_be_no_step_is_left_out(gap_s: float) -> None:
+    made = StepBook()
+
+    made.add("spec", "spec-0", gap_s, in_flight=1, now=0.0, count=100)
+
+    assert not made.sums

@@ -201,3 +201,16 @@ def test_a_full_cache_is_a_mark_for_policies_that_weigh_load(
 
 def test_the_least_full_of_equals_is_the_first_by_name() -> None:
     assert least_full([pool("b"), pool("a"), pool("c")]).name == "a"
+
+
+def test_a_mark_that_is_passed_stays_so_with_other_knobs_until_their_low_mark() -> None:
+    made, full = rules(in_flight=Band(high=2, low=1, dwell_s=0)), pool("spec", "ngram")
+    full.backends[0].in_flight = 3
+    assert made.mark_passed(full, now=NOW, all_rules=False)
+
+    made.configure(Thresholds(in_flight=Band(high=9, low=2, dwell_s=0), written=frozenset()))
+
+    assert made.mark_passed(full, now=NOW + 1, all_rules=False) is None  # it is not written now
+    assert made.mark_passed(full, now=NOW + 1, all_rules=True)
+    full.backends[0].in_flight = 1
+    assert made.mark_passed(full, now=NOW + 2, all_rules=True) is None

@@ -46,7 +46,9 @@ def kept(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     spec = {"name": "spec", "backends": ["http://a:1"], "model": "m", "speculation": "ngram"}
     plain = {"name": "plain", "backends": ["http://b:1"], "model": "m", "speculation": "none"}
-    fleet = Fleet(Settings.model_validate({"pools": [{**spec, "k": 5}, plain]}))
+    fleet = Fleet(
+        Settings.model_validate({"pools": [{**spec, "k": 5}, plain], "auth": {"open": True}})
+    )
     learner = Learner()
     for pool, tau in zip(fleet.pools, (3.0, 1.0), strict=True):
         teach(learner, pool, step_s=0.04, tau=tau)

@@ -12,6 +12,7 @@ import pytest
 import proxy.__main__ as serving
 from config import settings
 from config.settings import Settings
+from proxy.reloading import Source
 from turnout import cli
 
 DEFAULT = Path(settings.__file__).with_name("default.yaml")
@@ -22,7 +23,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Record what would be served instead of serving it."""
     seen: list[Settings] = []
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, source: Source) -> int:
+        assert source.read() == settings
         seen.append(settings)
         return 0
 
@@ -45,7 +47,9 @@ def test_serve_takes_a_config_and_prints_its_warnings(
     served: list[Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("pools: [{name: a, backends: ['http://a:1'], speculation: none}]")
+    path.write_text(
+        "pools: [{name: a, backends: ['http://a:1'], speculation: none}]\nauth: {open: true}"
+    )
 
     status = cli.main(["serve", "--config", str(path), "--host", "0.0.0.0"])
 
@@ -87,7 +91,9 @@ def test_check_says_what_a_valid_config_amounts_to(capsys: pytest.CaptureFixture
 
 def test_check_prints_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("pools: [{name: a, backends: ['http://a:1'], speculation: none}]")
+    path.write_text(
+        "pools: [{name: a, backends: ['http://a:1'], speculation: none}]\nauth: {open: true}"
+    )
 
     assert cli.main(["check", str(path)]) == 0
     assert "warning: the model has only plain pools" in capsys.readouterr().out

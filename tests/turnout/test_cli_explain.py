@@ -121,6 +121,7 @@ def test_a_config_decides_and_its_model_names_count(
     path = tmp_path / "c.yaml"
     path.write_text(
         "policy: plain_only\n"
+        "auth: {open: true}\n"
         "pools:\n"
         "  - {name: fast, model: m, speculation: mtp, backends: ['http://a:1']}\n"
         "  - {name: slow, model: m, speculation: none, backends: ['http://b:1']}\n"

@@ -28,7 +28,13 @@ from turnout.lab.progress import StageDisplay
 from turnout.tuning import demo_tables as tables
 from turnout.tuning.comparison import PLAIN, SPEC, Routed, pinned, routed, warm_up
 from turnout.tuning.crossover import Cell, DerivedMarks, Gains, derive_marks, gains
-from turnout.tuning.gateway import Gateway, GatewayFailed, free_port, pool_config
+from turnout.tuning.gateway import (
+    SERVES_EVERYBODY,
+    Gateway,
+    GatewayFailed,
+    free_port,
+    pool_config,
+)
 from turnout.tuning.holding import Advance
 from turnout.tuning.incidents import Outage, Step, outage, rise_and_fall
 from turnout.tuning.load import LoadGenerator
@@ -160,7 +166,7 @@ def gateway_config(
 ) -> str:
     """Return a config in YAML: a pool for each server, and what differs from the defaults."""
     pools = [pool_config(server.plan.name, [server]) for server in servers]
-    config: dict[str, object] = {"pools": pools, "learning": {"state_file": str(learnt)}}
+    config = {**SERVES_EVERYBODY, "pools": pools, "learning": {"state_file": str(learnt)}}
     if thresholds:
         config["thresholds"] = dict(thresholds)
     return yaml.safe_dump(config, sort_keys=False)

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -17,6 +17,8 @@ from turnout.lab import Server, processes
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.1
+SERVES_EVERYBODY: Mapping[str, object] = {"auth": {"open": True}}
+"""What stands in the config of a gateway that listens on 127.0.0.1 alone."""
 
 
 class GatewayFailed(Exception):

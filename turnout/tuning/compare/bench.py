@@ -14,7 +14,7 @@ from turnout.lab.plans import MODEL_NAME
 from turnout.tuning.compare.material import kinds
 from turnout.tuning.compare.protocol import CAPACITY_MIX, REAL, Arm, Cell, Load, Protocol
 from turnout.tuning.compare.rows import Row, to_rows
-from turnout.tuning.gateway import Gateway, pool_config
+from turnout.tuning.gateway import SERVES_EVERYBODY, Gateway, pool_config
 from turnout.tuning.load import LoadGenerator, OnSample
 from turnout.tuning.prompts import Workload
 from turnout.tuning.sample import Job, Sample
@@ -245,7 +245,7 @@ def gateway_config(arm: Arm, servers: Mapping[str, Server], *, learnt: Path) -> 
     pools = [
         pool_config(pool, [servers[name] for name in names]) for pool, names in arm.pools.items()
     ]
-    config: dict[str, object] = {"policy": arm.policy, "pools": pools}
+    config = {**SERVES_EVERYBODY, "policy": arm.policy, "pools": pools}
     if arm.policy == "adaptive":
         config["learning"] = {"state_file": str(learnt)}
     return yaml.safe_dump(config, sort_keys=False)

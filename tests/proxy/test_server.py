@@ -1,0 +1,106 @@
+"""The process: what signals do to it, and that the admin API lives and dies with the gateway."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.running import eventually, running
+
+TOKEN = {"authorization": "Bearer s3cret"}
+
+
+def config_of(folder: Path, port: int, admin: int, **given: object) -> Path:
+    """Write a config whose one backend is not there."""
+    file = folder / "gateway.json"
+    config = {
+        "listen": {"port": port},
+        "pools": [{"name": "plain", "backends": ["http://127.0.0.1:1"], "model": "m"}],
+        "auth": {"open": True},
+        "admin": {"port": admin},
+        **given,
+    }
+    file.write_text(json.dumps(config))
+    return file
+
+
+def command(file: Path) -> list[str]:
+    return [sys.executable, "-m", "proxy", "--config", str(file)]
+
+
+def test_signals_have_it_reload_and_stop_with_its_admin_api(
+    tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    port, admin_port = free_ports
+    file = config_of(tmp_path, port, admin_port)
+    url, admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
+    log = tmp_path / "log"
+    with (
+        httpx.Client(trust_env=False, timeout=10.0) as client,
+        running(
+            command(file),
+            ready=f"{url}/health",
+            log=log,
+            env={"TURNOUT_ADMIN_TOKEN": "s3cret"},
+        ) as process,
+    ):
+
+        def limit() -> float:
+            answer = client.get(f"{admin}/thresholds", headers=TOKEN).json()
+            return float(answer["thresholds"]["max_temperature"])
+
+        assert client.get(f"{admin}/backends").status_code == 401
+        assert client.patch(
+            f"{admin}/thresholds", headers=TOKEN, json={"max_temperature": 0.1}
+        ).is_success
+        assert limit() == 0.1
+
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: limit() == 0.7, within_s=10.0, what="the config is read again")
+        metrics = client.get(f"{url}/metrics").text
+        assert 'turnout_config_reloads_total{outcome="applied"} 1.0' in metrics
+
+        config_of(tmp_path, port, admin_port, thresholds={"max_temperature": 0.3})
+        eventually(lambda: limit() == 0.3, within_s=10.0, what="the file is read again")
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    for each in free_ports:
+        with closing(socket.socket()) as probe:
+            assert probe.connect_ex(("127.0.0.1", each)) != 0
+    assert "draining: new work is refused" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "says"),
+    [
+        ("", 1, "environment variable TURNOUT_ADMIN_TOKEN: admin.token_env: is not set"),
+        ("s3cret", 1, "can't be bound: Address already in use"),
+    ],
+)
+def test_it_does_not_start_without_the_admin_api_it_is_to_have(
+    tmp_path: Path, free_port: int, token: str, status: int, says: str
+) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        file = config_of(tmp_path, free_port, taken.getsockname()[1])
+
+        ended = subprocess.run(
+            command(file),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "TURNOUT_ADMIN_TOKEN": token},
+        )
+
+    assert ended.returncode == status
+    assert says in ended.stderr
