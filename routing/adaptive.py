@@ -219,26 +219,26 @@ class Adaptive:
         altruism = self._knobs.altruism
         if objective is _THROUGHPUT:  # its share of each step, and all that it adds
             step_s, wait_s, altruism = step_s / (others + 1.0), 0.0, 1.0
+        features = request.features
+        to_compute = features.prompt_tokens
+        if features.prefix_keys:
+            to_compute = max(0.0, to_compute - self._cached(pool, request))
         return cost(
             length=length,
             step_s=step_s,
             added_s=added_s,
             others=others,
             wait_s=wait_s,
-            prefill_s=prompt_token_s * self._to_compute(pool, request),
+            prefill_s=prompt_token_s * to_compute,
             altruism=altruism,
             share=share,
         )
 
-    def _to_compute(self, pool: Pool, request: RoutingRequest) -> float:
-        """Return the prompt tokens that the pool's best holder of its prefix has not cached."""
-        tokens = request.features.prompt_tokens
-        if keys := request.features.prefix_keys:
-            cached = self._prefixes.cached(keys)
-            found = holder(pool.available(request.excluded), cached) if cached else None
-            if found is not None:
-                tokens = max(0.0, tokens - cached[found.name])
-        return tokens
+    def _cached(self, pool: Pool, request: RoutingRequest) -> float:
+        """Return the prompt tokens that the pool's best holder of its prefix has cached."""
+        cached = self._prefixes.cached(request.features.prefix_keys)
+        found = holder(pool.available(request.excluded), cached) if cached else None
+        return cached[found.name] if found is not None else 0.0
 
     def _queue_alone(
         self,
