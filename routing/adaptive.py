@@ -104,10 +104,9 @@ class Adaptive:
 
     def strict(self, pools: Sequence[Pool], *, now: float) -> bool:
         """Whether the rules of practice decide, for want of measurements."""
-        measured = self._learner.measured
         for pool in pools:
-            if measured(pool, now=now) is None and pool.available():
-                return True
+            if self._learner.measured(pool, now=now) is None:
+                return bool(self._unmeasured(pools, now))
         return False
 
     def _unmeasured(self, pools: Sequence[Pool], now: float) -> list[Pool]:
