@@ -50,16 +50,26 @@ CASES = (
 )
 
 
+WAYS = (
+    ("threshold", "threshold", 0.01),
+    ("adaptive, 100 a second", "adaptive", 0.01),
+    ("adaptive, nothing due to be worked out", "adaptive", 0.0),
+)
+"""What is shown, by which policy, and the time between two decisions, s."""
+
+
 def main() -> None:
     """Print the cost of a decision in each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="default 15")
     rounds = parser.parse_args().rounds
+    print("| pools and classes | policy | us | over the reference |")
+    print("|---|---|---:|---:|")
     for case in CASES:
-        for policy in ("threshold", "adaptive"):
-            microseconds, ratio = measured(decisions(case, policy), rounds)
-            print(f"{case.name}, {case.classes} classes, {policy}: "
-                  f"{microseconds:.1f} us, {ratio:.1f} times the reference")  # fmt: skip
+        for name, policy, every_s in WAYS:
+            microseconds, ratio = measured(decisions(case, policy, every_s), rounds)
+            print(f"| {case.name}, {case.classes} classes | {name} "
+                  f"| {microseconds:.1f} | {ratio:.1f} |")  # fmt: skip
 
 
 def measured(run: Callable[[], None], rounds: int) -> tuple[float, float]:
@@ -87,7 +97,7 @@ def additions() -> None:
             total += number
 
 
-def decisions(case: Case, policy: str) -> Callable[[], None]:
+def decisions(case: Case, policy: str, every_s: float) -> Callable[[], None]:
     """Return a loop of `DECISIONS` decisions by a router that has measured everything."""
     chance, router = Random(1), Router(policy=policy)  # noqa: S311 - a benchmark
     pools = [pool(method, case.backends, chance) for method in case.methods]
@@ -105,7 +115,7 @@ def decisions(case: Case, policy: str) -> Callable[[], None]:
     def run() -> None:
         for number, each in enumerate(draws):
             request = requests[number % len(requests)]
-            router.decide(request, pools, now=100.0 + 0.01 * number, draws=each)
+            router.decide(request, pools, now=100.0 + every_s * number, draws=each)
 
     return run
 

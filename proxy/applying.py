@@ -76,12 +76,16 @@ _KEY = "set it to the API key of the pool's servers, or remove api_key_env"
 _BEAR = "set it to the token that requests to the admin API must bear, or remove admin"
 
 
+_BOUND = ("host", "port", "max_head_bytes", "head_s", "connections_per_client")
+"""What of `listen` connections are made with."""
+
+
 def without_restart(present: Settings, new: Settings) -> tuple[Settings, list[str]]:
     """Return what of `new` can be applied to a running gateway, and the keys that need a restart.
 
     Those keep their present values.
     """
-    listen = {key: getattr(present.listen, key) for key in ("host", "port")}
+    listen = {key: getattr(present.listen, key) for key in _BOUND}
     kept = new.model_copy(
         update={
             "listen": new.listen.model_copy(update=listen),
@@ -92,8 +96,10 @@ def without_restart(present: Settings, new: Settings) -> tuple[Settings, list[st
         }
     )
     pairs: dict[str, tuple[Any, Any]] = {
-        "listen.host": (present.listen.host, new.listen.host),
-        "listen.port": (present.listen.port, new.listen.port),
+        **{
+            f"listen.{key}": (getattr(present.listen, key), getattr(new.listen, key))
+            for key in _BOUND
+        },
         "learning.state_file": (present.learning.state_file, new.learning.state_file),
         "admin": (present.admin, new.admin),
     }

@@ -59,6 +59,8 @@ SUPPOSED = 0.5
 BELIEF_S = 2.0
 """A belief is worked out anew this often, and when its own class shows something."""
 
+_RARE = 1e-6
+"""A draw is taken for no rarer than this: at 0 the normal distribution has no value."""
 _z = NormalDist().inv_cdf
 _SQRT_2 = sqrt(2.0)
 
@@ -142,8 +144,10 @@ class Acceptance:
         """Return a tau that the belief allows, for a `draw` in [0, 1): Thompson sampling."""
         if not self.sd:
             return self.tau
-        root = self._middle + self._slope * _z(min(max(draw, 1e-6), 1.0 - 1e-6))
-        return 1.0 + (self.tau - 1.0) * max(0.0, root) ** 3
+        if not _RARE < draw < 1.0 - _RARE:
+            draw = _RARE if draw < 0.5 else 1.0 - _RARE
+        root = self._middle + self._slope * _z(draw)
+        return 1.0 + (self.tau - 1.0) * root**3 if root > 0.0 else 1.0
 
     def chance_above(self, tau: float) -> float:
         """Return the probability that `drawn` gives more than `tau`."""

@@ -44,6 +44,11 @@ class Objective(StrEnum):
     THROUGHPUT = "throughput"  # to take as little of the servers' time as it can
 
 
+# Looking a member up in its class takes as long as ten other steps of a decision (Python 3.11).
+_TPOT, _TTFT, _THROUGHPUT = Objective.TPOT, Objective.TTFT, Objective.THROUGHPUT
+_SPECULATES, _BELOW_BAR, _STICKY = Reason.SPECULATES, Reason.BELOW_BAR, Reason.STICKY
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveKnobs:
     """Knobs of the adaptive policy.
@@ -103,7 +108,10 @@ class Adaptive:
 
     def strict(self, pools: Sequence[Pool], *, now: float) -> bool:
         """Whether the rules of practice decide, for want of measurements."""
-        return bool(self._unmeasured(pools, now))
+        for pool in pools:
+            if self._learner.measured(pool, now=now) is None:
+                return bool(self._unmeasured(pools, now))
+        return False
 
     def _unmeasured(self, pools: Sequence[Pool], now: float) -> list[Pool]:
         """Return the pools that are up and have no step times."""
@@ -120,17 +128,17 @@ class Adaptive:
             stale = self.strict(pools, now=now)
             return choice._replace(reason=Reason.STALE_FALLBACK) if stale else choice
         pools = sorted(pools, key=_name)  # so that each has the same draw in whatever order
-        objective = self._knobs.objectives.get(traffic_class.task, Objective.TPOT)
-        chance = objective is not Objective.TTFT and not request.features.seeded
+        objective = self._knobs.objectives.get(traffic_class.task, _TPOT)
+        chance = objective is not _TTFT and not request.features.seeded
         if chance and draws.holdout < self._knobs.holdout:
             return _held_out(pools, draws.holdout / self._knobs.holdout)
         figures = [self._learner.measured(pool, now=now) for pool in pools]
         if None in figures and (blank := self._unmeasured(pools, now)):
             return self._stale(request, pools, blank, now, draws, chance=chance)
         length = self._length(request, traffic_class)
-        if objective is Objective.TTFT:
+        if objective is _TTFT:
             return self._queue_alone(request, pools, now, Reason.TTFT_BOUND, length)
-        if length <= SHORT_TOKENS and objective is Objective.TPOT:
+        if length <= SHORT_TOKENS and objective is _TPOT:
             return self._queue_alone(request, pools, now, Reason.SHORT_OUTPUT, length)
         current = self._current.get(traffic_class)
         offers = self._offers(
@@ -155,7 +163,7 @@ class Adaptive:
         if request.traffic_class is None:
             return {}
         length = self._length(request, request.traffic_class)
-        objective = self._knobs.objectives.get(request.traffic_class.task, Objective.TPOT)
+        objective = self._knobs.objectives.get(request.traffic_class.task, _TPOT)
         quoted = {}
         for pool in pools:
             if (measured := self._learner.measured(pool, now=now)) is not None:
@@ -186,9 +194,8 @@ class Adaptive:
         for pool, measured, draw in zip(pools, figures, draws.pools, strict=False):
             if measured is None:
                 continue
-            priced = self._cost(pool, measured, request, length, objective)
-            if pool.name == current:
-                priced = priced.times(1.0 - self._knobs.margin)
+            share = 1.0 - self._knobs.margin if pool.name == current else 1.0
+            priced = self._cost(pool, measured, request, length, objective, share)
             believed = self._learner.acceptance.believed(pool, traffic_class, now=now)
             drawn = believed.drawn(draw)
             offers.append(_Offer(pool, priced, believed, drawn, priced.at(drawn)))
@@ -201,6 +208,7 @@ class Adaptive:
         request: RoutingRequest,
         length: float,
         objective: Objective,
+        share: float = 1.0,
     ) -> Cost:
         """Return what `request` costs on a pool with these figures."""
         in_flight, pending_tokens = pool.load
@@ -212,27 +220,28 @@ class Adaptive:
             wait_s += self._learner.service.wait_s(pool, queued=queued, running=others)
         step_s, added_s = curve.at(others + 1.0)
         altruism = self._knobs.altruism
-        if objective is Objective.THROUGHPUT:  # its share of each step, and all that it adds
+        if objective is _THROUGHPUT:  # its share of each step, and all that it adds
             step_s, wait_s, altruism = step_s / (others + 1.0), 0.0, 1.0
+        features = request.features
+        to_compute = features.prompt_tokens
+        if features.prefix_keys:
+            to_compute = max(0.0, to_compute - self._cached(pool, request))
         return cost(
             length=length,
             step_s=step_s,
             added_s=added_s,
             others=others,
             wait_s=wait_s,
-            prefill_s=prompt_token_s * self._to_compute(pool, request),
+            prefill_s=prompt_token_s * to_compute,
             altruism=altruism,
+            share=share,
         )
 
-    def _to_compute(self, pool: Pool, request: RoutingRequest) -> float:
-        """Return the prompt tokens that the pool's best holder of its prefix has not cached."""
-        tokens = request.features.prompt_tokens
-        if keys := request.features.prefix_keys:
-            cached = self._prefixes.cached(keys)
-            found = holder(pool.available(request.excluded), cached) if cached else None
-            if found is not None:
-                tokens = max(0.0, tokens - cached[found.name])
-        return tokens
+    def _cached(self, pool: Pool, request: RoutingRequest) -> float:
+        """Return the prompt tokens that the pool's best holder of its prefix has cached."""
+        cached = self._prefixes.cached(request.features.prefix_keys)
+        found = holder(pool.available(request.excluded), cached) if cached else None
+        return cached[found.name] if found is not None else 0.0
 
     def _queue_alone(
         self,
@@ -248,7 +257,7 @@ class Adaptive:
             measured = self._learner.measured(pool, now=now)
             if measured is None:
                 return inf, pool.fullness, pool.name
-            priced = self._cost(pool, measured, request, 0.0, Objective.TPOT)
+            priced = self._cost(pool, measured, request, 0.0, _TPOT)
             return priced.fixed_s, pool.fullness, pool.name
 
         pool = min(pools, key=value)
@@ -309,14 +318,14 @@ class Adaptive:
         rivals = [offer for offer in offers if offer is not best]
         rival = rivals[0] if len(rivals) == 1 else min(rivals, key=_value)
         if best.pool.speculates:
-            reason, bar, shown = Reason.SPECULATES, best.cost.bar(rival.value), best
+            reason, bar, shown = _SPECULATES, best.cost.bar(rival.value), best
             template = "tau {:.2f} for {} beats bar {:.2f} at {:.1f} in flight"
         else:
             shown = rival
             if not rival.pool.speculates:
                 speculating = [offer for offer in rivals if offer.pool.speculates]
                 shown = min(speculating, key=_value, default=rival)
-            reason, bar = Reason.BELOW_BAR, shown.cost.bar(best.value)
+            reason, bar = _BELOW_BAR, shown.cost.bar(best.value)
             template = "tau {:.2f} for {} is under the bar {:.2f} at {:.1f} in flight"
         in_flight = shown.pool.in_flight
         numbers: tuple[object, ...] = (shown.drawn, traffic_class, bar, in_flight)
@@ -326,7 +335,7 @@ class Adaptive:
         if best.pool.name == current:
             unmargined = best.value / (1.0 - self._knobs.margin)
             if rival.value < unmargined:
-                reason = Reason.STICKY
+                reason = _STICKY
                 template = "stays, {} would cost {:.1%} less and the margin is {:.0%}"
                 gain = 1.0 - rival.value / unmargined
                 numbers = (rival.pool.name, gain, self._knobs.margin)

@@ -31,10 +31,6 @@ class Cost(NamedTuple):
         room = rival_s - self.fixed_s
         return self.decode_s / room if room > 0.0 else inf
 
-    def times(self, factor: float) -> "Cost":
-        """Return it multiplied by `factor`."""
-        return Cost(self.fixed_s * factor, self.decode_s * factor)
-
 
 def cost(
     *,
@@ -45,6 +41,7 @@ def cost(
     wait_s: float,
     prefill_s: float,
     altruism: float,
+    share: float = 1.0,
 ) -> Cost:
     """Return the cost of one more request on a pool.
 
@@ -56,6 +53,10 @@ def cost(
         wait_s: Time in the server's queue.
         prefill_s: Time to compute its prompt, which stalls the others too.
         altruism: How much the others' time counts, in [0, 1].
+        share: Of all that, how much is to count.
     """
     burdened = altruism * others
-    return Cost(wait_s + prefill_s * (1.0 + burdened), length * (step_s + burdened * added_s))
+    return Cost(
+        share * (wait_s + prefill_s * (1.0 + burdened)),
+        share * length * (step_s + burdened * added_s),
+    )

@@ -13,8 +13,9 @@ slow to see.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from math import exp, exp2, floor, log2
+from operator import le
 from typing import NamedTuple
 
 from routing.fading import fresh
@@ -31,8 +32,7 @@ QUANTILE = 0.4
 chunks that were read at once."""
 STALLED_SHARE = 0.2
 """What a gap counts in which a prompt may have been read. Near saturation those are most gaps."""
-LONGEST_S = 2.0**20
-"""Twelve days: what takes longer is no step."""
+_SHORTEST_S, _LONGEST_S = 1e-9, 3600.0
 _GROWN = 1e9
 _NEGLIGIBLE = 1e-6
 
@@ -230,14 +230,14 @@ class StepBook:
         Args:
             pool: Its pool's name.
             backend: Its backend's name.
-            gap_s: Seconds, > 0 and under `LONGEST_S`; others are left out.
+            gap_s: Seconds; what is no step's time, such as an hour, is left out.
             in_flight: Requests on the backend, at least 1.
             now: Seconds, monotonic.
             count: Streams that showed this same gap.
             stalled: Whether a prompt may have been read in it: it counts next to nothing then,
                 unless there is nothing else.
         """
-        if not 0.0 < gap_s < LONGEST_S or in_flight < 1:
+        if not _SHORTEST_S < gap_s < _LONGEST_S or in_flight < 1:
             return
         sums = self.sums.get((pool, backend))
         if sums is None:
@@ -287,6 +287,8 @@ def _together(histograms: Iterable[GapHistogram], now: float, half_life_s: float
     """Return what `histograms` say at `now`; None if it is next to nothing."""
     crowd = step_s = total = 0.0
     for gaps in histograms:
+        if not gaps.counts:
+            continue
         weight = gaps.weight * fresh(gaps.seen_at, now, half_life_s)
         if weight > _NEGLIGIBLE:
             crowd += weight * gaps.mean_crowd
@@ -356,6 +358,8 @@ def _line(points: Mapping[int, _Point], share: float) -> tuple[float, float]:
 
 def rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:
     """Return the nearest rising sequence to `values`: pool adjacent violators."""
+    if all(map(le, values, islice(values, 1, None))):
+        return list(values)
     blocks: list[tuple[float, float, int]] = []
     for value, weight in zip(values, weights, strict=True):
         block = value, weight, 1

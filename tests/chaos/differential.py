@@ -14,9 +14,25 @@ _VARIES = re.compile(
     r'\s*:\s*(?:"[^"]*"|[\d.]+|null)'
 )
 _TIMES = re.compile(r'"[a-z_]*(?:_ms|_s|_time|_at)"\s*:\s*[\d.e-]+')
-_WORDS = (
-    ["code", "rust", "the", "quick", "brown", "fox", "list", "of", "names", "as", "JSON", "translate", "summarize", "why", "3", "+", "4"]
-)
+_WORDS = [
+    "code",
+    "rust",
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "list",
+    "of",
+    "names",
+    "as",
+    "JSON",
+    "translate",
+    "summarize",
+    "why",
+    "3",
+    "+",
+    "4",
+]
 
 
 def requests(model: str, count: int, *, seed: int) -> Iterator[tuple[str, Json]]:

@@ -92,7 +92,7 @@ class Routed:
     """What the router did with one kind of request.
 
     Attributes:
-        cell: What was measured, on the pool that the gateway prefers.
+        cell: What was measured, on the pool that most went to.
         traffic_class: The class that the gateway sees in the first prompt.
         by_reason: How often each pool was chosen for which reason, as `plain policy`.
         why: What the gateway says of the first prompt, by the load of that moment.
@@ -123,8 +123,9 @@ async def routed(
 
 def _routed(kind: Kind, samples: Sequence[Sample], *, explained: dict[str, Any]) -> Routed:
     mine = [sample for sample in samples if sample.job.kind == kind.name]
+    (pool, _), *_ = Counter(sample.pool or PLAIN for sample in mine).most_common()
     return Routed(
-        cell=measure(mine, kind=kind.name, pool=explained["pool"], in_flight=None),
+        cell=measure(mine, kind=kind.name, pool=pool, in_flight=None),
         traffic_class=explained["class"],
         by_reason=dict(Counter(f"{sample.pool} {sample.reason}" for sample in mine)),
         why=explained["sentence"],
