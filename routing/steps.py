@@ -32,7 +32,8 @@ QUANTILE = 0.4
 chunks that were read at once."""
 STALLED_SHARE = 0.2
 """What a gap counts in which a prompt may have been read. Near saturation those are most gaps."""
-_SHORTEST_S, _LONGEST_S = 1e-9, 3600.0
+_SHORTEST_S, LONGEST_S = 1e-9, 3600.0
+"""What is shorter or longer is no step."""
 _GROWN = 1e9
 _NEGLIGIBLE = 1e-6
 
@@ -237,7 +238,7 @@ class StepBook:
             stalled: Whether a prompt may have been read in it: it counts next to nothing then,
                 unless there is nothing else.
         """
-        if not _SHORTEST_S < gap_s < _LONGEST_S or in_flight < 1:
+        if not _SHORTEST_S < gap_s < LONGEST_S or in_flight < 1:
             return
         sums = self.sums.get((pool, backend))
         if sums is None:
