@@ -13,44 +13,44 @@ def piece(body: bytes, *, more: bool = False) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def test_a_body_is_put_together_from_its_pieces() -> None:
+async def test_a_body_is_put_together_from_its_pieces() -> None:
     client = Client(piece(b"ab", more=True), piece(b"cd", more=True), piece(b""))
 
-    assert drive(client.downstream.body(4, wait_s=30.0)) == b"abcd"
+    assert await client.downstream.body(4, wait_s=30.0) == b"abcd"
 
 
-def test_a_body_over_the_limit_is_refused_by_its_length_alone() -> None:
+async def test_a_body_over_the_limit_is_refused_by_its_length_alone() -> None:
     client = Client(headers=[(b"content-length", b"5")])
 
     with pytest.raises(BodyTooLarge, match="has 5 bytes or more"):
-        drive(client.downstream.body(4, wait_s=30.0))
+        await client.downstream.body(4, wait_s=30.0)
 
 
-def test_a_body_without_length_is_refused_once_it_is_over_the_limit() -> None:
+async def test_a_body_without_length_is_refused_once_it_is_over_the_limit() -> None:
     client = Client(piece(b"abc", more=True), piece(b"de", more=True), piece(b"f" * 100))
 
     with pytest.raises(BodyTooLarge):
-        drive(client.downstream.body(4, wait_s=30.0))
+        await client.downstream.body(4, wait_s=30.0)
 
 
-def test_a_compressed_body_is_refused_by_name() -> None:
+async def test_a_compressed_body_is_refused_by_name() -> None:
     client = Client(piece(b"x"), headers=[(b"content-encoding", b"gzip")])
 
     with pytest.raises(InvalidRequest, match="content-encoding 'gzip' is not supported"):
-        drive(client.downstream.body(4, wait_s=30.0))
+        await client.downstream.body(4, wait_s=30.0)
 
 
-def test_identity_is_no_compression() -> None:
+async def test_identity_is_no_compression() -> None:
     client = Client(piece(b"x"), headers=[(b"content-encoding", b"Identity")])
 
-    assert drive(client.downstream.body(4, wait_s=30.0)) == b"x"
+    assert await client.downstream.body(4, wait_s=30.0) == b"x"
 
 
-def test_a_client_that_leaves_amid_its_body_is_gone() -> None:
+async def test_a_client_that_leaves_amid_its_body_is_gone() -> None:
     client = Client(piece(b"ab", more=True))
 
     with pytest.raises(ClientGone):
-        drive(client.downstream.body(4, wait_s=30.0))
+        await client.downstream.body(4, wait_s=30.0)
 
 
 def test_a_field_is_found_by_its_name() -> None:

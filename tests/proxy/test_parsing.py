@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
-from proxy.parsing import parse, with_model, with_usage
+from proxy.parsing import MAX_DEPTH, parse, with_model, with_usage
 
 NAMES = st.text(max_size=6) | st.sampled_from(["model", "stream_options", "messages", "stream"])
 VALUES = st.recursive(
@@ -153,10 +153,16 @@ def nested(depth: int) -> bytes:
     return b"[" * depth + b"]" * depth
 
 
-def test_a_deep_body_can_still_be_asked_for_usage() -> None:
-    raw = b'{"x":' + nested(900) + b',"stream":true}'
+def test_a_body_as_deep_as_may_be_can_be_asked_for_usage_and_a_deeper_one_is_a_clear_400() -> None:
+    raw = b'{"x":' + nested(MAX_DEPTH - 1) + b',"stream":true}'
 
     assert with_usage(parse(raw), raw, continuous=False).endswith(raw[1:])
+    with pytest.raises(InvalidRequest, match="nested deeper than 128 levels"):
+        parse(b'{"x":' + nested(MAX_DEPTH) + b"}")
+
+
+def test_many_containers_side_by_side_are_not_deep() -> None:
+    assert parse(b'{"x":[' + b"{}," * 500 + b"{}]}").model == ""
 
 
 def test_a_body_too_deep_to_edit_is_told_so() -> None:
