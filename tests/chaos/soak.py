@@ -57,7 +57,8 @@ async def soak(world: World, minutes: float) -> None:
     early, late = fmean(memory[4:9] or memory), fmean(memory[-5:])
     print(
         f"{asked} requests, {lost} lost, {broken} broken after their first byte; memory "
-        f"{early:.1f} to {late:.1f} MiB ({late / early - 1.0:+.1%}), files {files[0]} to {files[-1]}"
+        f"{early:.1f} to {late:.1f} MiB ({late / early - 1.0:+.1%}), "
+        f"files {files[0]} to {files[-1]}"
     )
 
 
@@ -67,9 +68,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="default 30")
     minutes = parser.parse_args().minutes
     timeouts = {"first_byte_s": 5.0, "prompt_token_s": 0.0, "between_chunks_s": 2.0}
-    with tempfile.TemporaryDirectory() as folder:
-        with World(Path(folder), free_ports_of(3), timeouts=timeouts) as world:
-            asyncio.run(soak(world, minutes))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        World(Path(folder), free_ports_of(3), timeouts=timeouts) as world,
+    ):
+        asyncio.run(soak(world, minutes))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ async def test_an_overload_costs_the_accepted_nothing_and_refusals_are_fast(
 async def test_a_thousand_streams_are_held(
     tmp_path_factory: pytest.TempPathFactory, three_ports: list[int]
 ) -> None:
-    engine = ("--preset", "h100-8b", "--time-scale", "0.03", "--max-num-seqs", "600")
+    engine = ("--preset", "h100-llama3.1-8b", "--time-scale", "0.03", "--max-num-seqs", "600")
     with (
         raised_limit_of_open_files(),
         World(
@@ -136,12 +136,14 @@ async def test_a_thousand_streams_are_held(
 
         most = 0
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=world.url, timeout=120, limits=limits) as client:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(1000):
-                    group.create_task(stream(client))
-                    await asyncio.sleep(0.005)
-                most = int(world.figure("turnout_in_flight"))
+        async with (
+            httpx.AsyncClient(base_url=world.url, timeout=120, limits=limits) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(1000):
+                group.create_task(stream(client))
+                await asyncio.sleep(0.005)
+            most = int(world.figure("turnout_in_flight"))
 
     print(f"{most} streams at once")
     assert most >= 900
@@ -161,6 +163,8 @@ async def test_clients_that_only_hold_on_do_not_hurt_the_others(
 
         async def crawl(writer: asyncio.StreamWriter) -> None:
             for byte in b"POST /v1/chat/completions HTTP/1.1\r\nx-a: " + b"a" * 1000:
+                if writer.is_closing():
+                    return
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.2)
 
@@ -170,11 +174,17 @@ async def test_clients_that_only_hold_on_do_not_hurt_the_others(
                 await asyncio.sleep(5.0)
             for task in crawling:
                 task.cancel()
-        still_open = sum(not reader.at_eof() for reader, _ in loris)
+        told = await asyncio.wait_for(
+            asyncio.gather(*(reader.read() for reader, _ in loris), return_exceptions=True),
+            timeout=10,
+        )
         for _, writer in (*idle, *loris):
             writer.close()
 
-    print(f"beside 1,200 that hold on: {result}; {still_open} slow ones still open")
+    print(f"beside 1,200 that hold on: {result}")
     assert not result.lost
     assert not result.broken
-    assert not still_open
+    # Who goes on writing to a socket that is closed may be reset before it reads the answer.
+    assert all(
+        isinstance(answer, ConnectionError) or b"HTTP/1.1 408" in answer for answer in told
+    ), told[:3]
