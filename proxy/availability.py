@@ -179,13 +179,20 @@ class Availability:
         template = "backend %s of pool %s fails requests: it gets none for %.1f s"
         log.warning(template, member.name, member.pool.name, open_s)
         self._refresh(member)
-        self._later(open_s, lambda: self._refresh(member))
+        self._come_back(member, member.circuit.until)
+
+    def _come_back(self, member: Member, at: float) -> None:
+        """Work things out anew at `at` (s, monotonic), and not before: a loop's timers are early."""
+        if (wait_s := at - self._clock()) > 0.0:
+            self._later(wait_s, lambda: self._come_back(member, at))
+        else:
+            self._refresh(member)
 
     def _spare(self, member: Member) -> None:
         """Give a member that is busy a moment, if there is another."""
         self._busy_until[member.name] = self._clock() + SPARED_S
         self._refresh(member)
-        self._later(SPARED_S, lambda: self._refresh(member))
+        self._come_back(member, self._busy_until[member.name])
 
     def _refresh(self, member: Member) -> None:
         """Work out who of the model's members may be given requests."""

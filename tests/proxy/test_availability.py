@@ -81,6 +81,19 @@ async def test_failures_in_a_row_take_a_backend_out_and_one_request_brings_it_ba
     assert world.spec.circuit.state is CircuitState.CLOSED
 
 
+@pytest.mark.parametrize("error", [FAILED, BUSY])
+async def test_a_timer_that_is_early_is_set_again(error: BackendError) -> None:
+    world = World()
+    await world.ends(error, times=5)
+    _, call = world.due[-1]
+
+    call()
+    assert world.healthy == (False, True)
+    world.passes(1.1)
+
+    assert world.healthy == (True, True)
+
+
 async def test_a_trial_that_fails_takes_it_out_for_longer() -> None:
     world = World()
     await world.ends(FAILED, times=5)
