@@ -31,7 +31,9 @@ def test_whatever_the_schema_allows_or_not_is_answered(world: World) -> None:
         for mode in GenerationMode:
 
             @given(case=operation.as_strategy(generation_mode=mode))
-            @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(
+                max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck)
+            )
             def is_answered(case: Any) -> None:
                 nonlocal asked
                 asked += 1
