@@ -1,9 +1,10 @@
-"""What a router could have gained at most: `python -m benchmarks.hindsight reports/compare`.
+"""What knowing the future would have gained: `python -m benchmarks.hindsight reports/compare`.
 
 The rounds of `turnout compare` are simulated on engines whose steps take what the adaptive gateway
 has learnt, with requests that accept what those of their kind did: on two servers of each kind,
 and on one of each kind by the assignment that a local search finds in hindsight. That one knows
-all requests, those to come included, as no router can; its latency bounds a router's from below.
+all requests, those to come included, as no router can. It is no bound: a better assignment may
+exist, and the engines are as good as what was learnt.
 """
 
 import argparse

@@ -33,7 +33,7 @@ chunks that were read at once."""
 STALLED_SHARE = 0.2
 """What a gap counts in which a prompt may have been read. Near saturation those are most gaps."""
 _SHORTEST_S, LONGEST_S = 1e-9, 3600.0
-"""What is shorter or longer is no step."""
+"""No step is so short or so long; the ratio of two between them cannot overflow."""
 _GROWN = 1e9
 _NEGLIGIBLE = 1e-6
 
