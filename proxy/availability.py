@@ -182,7 +182,7 @@ class Availability:
         self._come_back(member, member.circuit.until)
 
     def _come_back(self, member: Member, at: float) -> None:
-        """Work things out anew at `at` (s, monotonic), and not before: a loop's timers are early."""
+        """Work things out anew at `at` (s, monotonic) and not before: timers fire early."""
         if (wait_s := at - self._clock()) > 0.0:
             self._later(wait_s, lambda: self._come_back(member, at))
         else:

@@ -37,7 +37,7 @@ def requests(model: str, count: int, *, seed: int) -> Iterator[tuple[str, Json]]
             case 3:
                 yield "/v1/chat/completions", {**chat, "stop": ["e"]}
             case 4:
-                wrong = chance.choice(
+                wrong: Json = chance.choice(
                     [{"temperature": -1}, {"max_tokens": -3}, {"messages": "x"}, {"top_p": 7}]
                 )
                 yield "/v1/chat/completions", {**chat, **wrong}
@@ -69,7 +69,9 @@ def _text_of_stream(raw: str) -> str:
 
     How many tokens a chunk carries depends on when the reader comes.
     """
-    kinds, text, rest = [], {}, []
+    kinds: list[str] = []
+    text: dict[int | str, str] = {}
+    rest: list[tuple[object, str]] = []
     for event in raw.split("\n\n"):
         data = next((line[6:] for line in event.splitlines() if line.startswith("data: ")), "")
         if data == "[DONE]" or not data:

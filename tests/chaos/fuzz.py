@@ -5,7 +5,7 @@
 
 import sys
 
-import atheris
+import atheris  # type: ignore[import-untyped]
 
 with atheris.instrument_imports(include=["proxy", "routing"]):
     from proxy.dialects import DIALECTS, read_json

@@ -33,7 +33,9 @@ def memory_mib(pid: int) -> float:
 async def soak(world: World, minutes: float) -> None:
     """Keep the load up, and print a line a minute."""
     until, faults = monotonic() + 60.0 * minutes, cycle(FAULTS)
-    memory, files, lost, broken, asked = [], [], 0, 0, 0
+    memory: list[float] = []
+    files: list[int] = []
+    lost = broken = asked = 0
     while monotonic() < until:
         async with world.load() as result:
             await asyncio.sleep(20.0)

@@ -184,7 +184,7 @@ async def test_clients_that_only_hold_on_do_not_hurt_the_others(
     print(f"beside 1,200 that hold on: {result}")
     assert not result.lost
     assert not result.broken
-    # Who goes on writing to a socket that is closed may be reset before it reads the answer.
-    assert all(
-        isinstance(answer, ConnectionError) or b"HTTP/1.1 408" in answer for answer in told
-    ), told[:3]
+    for answer in told:  # who goes on writing to a closed socket may be reset before it reads
+        assert isinstance(answer, ConnectionError) or (
+            isinstance(answer, bytes) and b"HTTP/1.1 408" in answer
+        ), answer

@@ -9,6 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 from tests.chaos.world import World
 
@@ -27,6 +28,7 @@ def test_whatever_the_schema_allows_or_not_is_answered(world: World) -> None:
     schema = schemathesis.openapi.from_url(f"{world.url}/openapi.json")
     asked = 0
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok), found
         operation = found.ok()
         for mode in GenerationMode:
 

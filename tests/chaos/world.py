@@ -150,7 +150,7 @@ class World:
         self.url = f"http://127.0.0.1:{gateway}"
         self._port = gateway
         self._config = folder / "gateway.json"
-        pools = [
+        pools: list[dict[str, object]] = [
             {"name": "spec", "backends": [self.spec.url], "speculation": "ngram", "k": 5},
             {"name": "plain", "backends": [self.plain.url], "speculation": "none"},
         ]

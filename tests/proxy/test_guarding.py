@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.proxy.wire import ASKED, CHAT, Backend, Running, eventually, gateway,
 pytestmark = pytest.mark.anyio
 
 BODY = dumps(ASKED)
-LIMITS = {"listen": {"head_s": 0.3, "body_s": 0.3, "max_head_bytes": 8192}}
+LIMITS: dict[str, Any] = {"listen": {"head_s": 0.3, "body_s": 0.3, "max_head_bytes": 8192}}
 
 
 class Raw:
@@ -124,21 +125,26 @@ async def test_a_long_body_is_no_long_head() -> None:
 
 
 async def test_a_head_that_takes_too_long_is_a_408() -> None:
-    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
-        async with raw(running) as silent, raw(running) as slow:
-            await slow.send(b"POST / HTTP/1.1\r\nhost")
-            assert (await silent.all()).startswith(b"HTTP/1.1 408")
-            assert (await slow.all()).startswith(b"HTTP/1.1 408")
+    async with (
+        gateway(spec=[Backend(speculates=True)], **LIMITS) as running,
+        raw(running) as silent,
+        raw(running) as slow,
+    ):
+        await slow.send(b"POST / HTTP/1.1\r\nhost")
+        assert (await silent.all()).startswith(b"HTTP/1.1 408")
+        assert (await slow.all()).startswith(b"HTTP/1.1 408")
 
 
 async def test_a_second_head_is_timed_too_but_an_idle_connection_is_not() -> None:
-    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
-        async with raw(running) as client:
-            await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await client.head()).startswith(b"HTTP/1.1 200")
-            await asyncio.sleep(0.5)
-            await client.send(b"GET /hea")
-            assert b"HTTP/1.1 408" in await client.all()
+    async with (
+        gateway(spec=[Backend(speculates=True)], **LIMITS) as running,
+        raw(running) as client,
+    ):
+        await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(0.5)
+        await client.send(b"GET /hea")
+        assert b"HTTP/1.1 408" in await client.all()
 
 
 async def test_a_body_that_stops_is_a_408_and_a_slow_one_is_not() -> None:
@@ -160,15 +166,18 @@ async def test_a_body_that_stops_is_a_408_and_a_slow_one_is_not() -> None:
 
 
 async def test_one_address_has_no_more_connections_than_it_may() -> None:
-    limits = {"listen": {"connections_per_client": 3}}
-    async with gateway(spec=[Backend(speculates=True)], **limits) as running:
-        async with raw(running) as one, raw(running) as two:
-            await one.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            await one.head()
-            async with raw(running), raw(running) as fourth:
-                assert (await fourth.all()).startswith(b"HTTP/1.1 429")
-            await two.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await two.head()).startswith(b"HTTP/1.1 200")
+    limits: dict[str, Any] = {"listen": {"connections_per_client": 3}}
+    async with (
+        gateway(spec=[Backend(speculates=True)], **limits) as running,
+        raw(running) as one,
+        raw(running) as two,
+    ):
+        await one.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        await one.head()
+        async with raw(running), raw(running) as fourth:
+            assert (await fourth.all()).startswith(b"HTTP/1.1 429")
+        await two.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await two.head()).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_client_that_leaves_at_any_byte_leaves_nothing_behind() -> None:
