@@ -1,6 +1,7 @@
 """What a valid config amounts to: its pools, what binds, and what its author may not intend."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 
 from config.settings import PoolSettings, Settings, ThresholdSettings
 from routing.pools import Speculation
@@ -11,7 +12,9 @@ _MARKS = ("in_flight", "qps", "kv_usage")
 def summary(settings: Settings) -> Iterator[str]:
     """Yield lines that say what the gateway would do."""
     listen = settings.listen
-    yield f"listens on {listen.host}:{listen.port}, policy {settings.policy}"
+    scheme = "http" if listen.tls is None else "https"
+    yield f"listens on {scheme}://{listen.host}:{listen.port}, policy {settings.policy}"
+    yield f"serves {_clients(settings)}"
     if settings.admin is not None:
         yield f"admin API on {settings.admin.host}:{settings.admin.port}"
     yield "pools:"
@@ -31,8 +34,18 @@ def summary(settings: Settings) -> Iterator[str]:
     yield from _rules(thresholds, written=False)
 
 
+def _clients(settings: Settings) -> str:
+    keys = settings.auth.keys
+    return f"holders of a key: {', '.join(key.name for key in keys)}" if keys else "everybody"
+
+
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield what is allowed but probably not meant."""
+    if settings.auth.open and not _is_loopback(settings.listen.host):
+        yield (
+            f"everybody who reaches {settings.listen.host}:{settings.listen.port} may use it: "
+            "auth.open is true and the address is not of this machine alone"
+        )
     for pool in settings.pools:
         if pool.speculation is Speculation.NONE and pool.k is not None:
             yield f"pool {pool.name!r} does not speculate, so its k ({pool.k}) has no effect"
@@ -68,6 +81,13 @@ def _rules(thresholds: ThresholdSettings, *, written: bool) -> Iterator[str]:
             yield f"  tasks: {', '.join(table) or 'a verdict per speculation method and task'}"
         else:
             yield f"  {name}: {value:g}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _late_marks(settings: Settings, pool: PoolSettings) -> Iterator[str]:

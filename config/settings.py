@@ -68,6 +68,17 @@ class Section(BaseModel):
         return {} if data is None else data
 
 
+class Tls(Section):
+    """What the gateway shows of itself to clients, and asks of them."""
+
+    certificate: Path = Field(description="PEM file with the certificate and what it stands on.")
+    key: Path = Field(description="PEM file with its private key, without a passphrase.")
+    client_ca: Path | None = Field(
+        default=None,
+        description="PEM file with authorities; clients must show a certificate of one of them.",
+    )
+
+
 class Listen(Section):
     """Where the gateway listens, and what it accepts."""
 
@@ -84,6 +95,10 @@ class Listen(Section):
     )
     body_s: Seconds = Field(
         default=30.0, description="Longest wait for the next piece of a request's body."
+    )
+    tls: Tls | None = Field(
+        default=None,
+        description="Serve HTTPS, the admin API too; the files are read again when they change.",
     )
     connections_per_client: int = Field(
         default=2000, ge=1, description="Open connections from one address; more are refused."
@@ -403,6 +418,12 @@ class Probes(Section):
     timeout_s: Seconds = Field(default=2.0, description="For one probe.")
     failures: int = Field(
         default=2, ge=1, description="Failed health checks in a row that take a backend out."
+    )
+    warm_up_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="Seconds over which a backend that came back is given ever more requests, "
+        "while others serve; 0 gives it all at once.",
     )
     resolve_interval_s: Seconds = Field(
         default=5.0, description="Between two looks at the addresses of a dns+http:// URL's name."

@@ -1,6 +1,7 @@
 """The composition root: the only place where objects are built and wired."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -49,6 +50,7 @@ class Gateway:
         applier: Changes it while it runs.
         reloader: Reads its config again.
         admin: The admin API; None where it is off.
+        tls: What connections of clients are encrypted with; None where they are not.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Gateway:
         applier: Applier,
         reloader: Reloader,
         admin: Guarded | None,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self.api = api
         self.fleet = fleet
@@ -70,6 +73,7 @@ class Gateway:
         self.applier = applier
         self.reloader = reloader
         self.admin = admin
+        self.tls = tls
         self._keyring = keyring
         self.configure(applier.settings)
 
@@ -165,6 +169,7 @@ def create_app(
         fleet,
         clock=clock,
         on_back=lambda member: room.freed(member.pool.name, member.pool.max_in_flight),
+        warm_up_s=settings.probes.warm_up_s,
     )
 
     def probed(member: Member) -> None:
@@ -215,6 +220,7 @@ def create_app(
         keyring.configure(settings.auth)
         upstream.configure(settings.timeouts, pass_keys=not keyring.checks)
         prober.configure(settings.probes)
+        availability.configure(warm_up_s=settings.probes.warm_up_s)
         memory.configure(settings.learning)
         counterfactual.configure(share=settings.observation.counterfactual_share)
         pipeline.configure(settings)
@@ -294,6 +300,7 @@ def create_app(
         applier=applier,
         reloader=reloader,
         admin=admin,
+        tls=prepared.tls,
     )
     return gateway
 

@@ -6,11 +6,13 @@ loop: no request sees half of it, and one that was decided goes where it was dec
 
 import logging
 import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from config.backends import read_backends
+from config.certificates import read_certificate, server_context
 from config.patching import patched
 from config.problems import ConfigError, Problem
 from config.settings import Settings
@@ -31,12 +33,14 @@ class Prepared:
         urls: Base URLs of backends by pool, as they are written.
         api_keys: Pool name to the key its servers want, where they want one.
         admin_token: What requests to the admin API must bear; None where there is no admin API.
+        tls: What clients' connections are encrypted with; None where they are not.
     """
 
     settings: Settings
     urls: Mapping[str, Sequence[str]]
     api_keys: Mapping[str, str] = field(repr=False)
     admin_token: str | None = field(repr=False)
+    tls: ssl.SSLContext | None = field(repr=False)
 
 
 def prepare(settings: Settings, *, environ: Mapping[str, str] | None = None) -> Prepared:
@@ -69,6 +73,7 @@ def prepare(settings: Settings, *, environ: Mapping[str, str] | None = None) -> 
         urls=read_backends(settings),
         api_keys={p.name: environ[p.api_key_env] for p in settings.pools if p.api_key_env},
         admin_token=None if admin is None else environ[admin.token_env],
+        tls=None if settings.listen.tls is None else server_context(settings.listen.tls),
     )
 
 
@@ -76,7 +81,7 @@ _KEY = "set it to the API key of the pool's servers, or remove api_key_env"
 _BEAR = "set it to the token that requests to the admin API must bear, or remove admin"
 
 
-_BOUND = ("host", "port", "max_head_bytes", "head_s", "connections_per_client")
+_BOUND = ("host", "port", "tls", "max_head_bytes", "head_s", "connections_per_client")
 """What of `listen` connections are made with."""
 
 
@@ -133,6 +138,7 @@ class Applier:
     ) -> None:
         self.settings = prepared.settings
         self._api_keys = prepared.api_keys
+        self._tls = prepared.tls
         self._fleet = fleet
         self._addresses = addresses
         self._learner = learner
@@ -141,6 +147,9 @@ class Applier:
 
     def apply(self, prepared: Prepared) -> None:
         """Go by another config; what the admin API has changed is void."""
+        tls = self.settings.listen.tls
+        if self._tls is not None and tls is not None and tls == prepared.settings.listen.tls:
+            read_certificate(tls, self._tls)  # it may have been renewed
         self.settings, left = without_restart(self.settings, prepared.settings)
         for key in left:
             log.warning("%s was changed: it needs a restart, until then it stays as it was", key)

@@ -11,14 +11,20 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from time import monotonic
 
 from proxy.errors import BackendError, BackendUnreachable, TotalTimeout
 from proxy.failover import blames_backend, is_back_pressure
 from proxy.fleet import Change, Fleet, Member
+from routing.breaker import CircuitState
 
 log = logging.getLogger(__name__)
 
+WARM_FROM = 0.1
+"""Share of what a backend runs at a time that it is given first when it came back; as in Envoy's
+slow start (`min_weight_percent`)."""
+_WARMED_EVERY_S = 0.5
 SPARED_S = 1.0
 """How long a backend that is busy gets nothing while others are not; vLLM names no time itself."""
 
@@ -64,7 +70,8 @@ class Availability:
         clock: Seconds, monotonic.
         draw: Chance in [0, 1), for jitter.
         later: How to come back to a circuit that is open.
-        on_back: Called when a member may be given requests again.
+        on_back: Called when a member may be given requests, or more of them, again.
+        warm_up_s: Over which a backend that came back is given ever more requests.
     """
 
     def __init__(
@@ -75,20 +82,30 @@ class Availability:
         draw: Callable[[], float] = random.random,
         later: Later = _in_loop,
         on_back: Callable[[Member], None] = _ignore,
+        warm_up_s: float = 0.0,
     ) -> None:
         self._fleet = fleet
         self._clock = clock
         self._draw = draw
         self._later = later
         self._on_back = on_back
+        self._warm_up_s = warm_up_s
+        self._out: set[str] = set()
+        self._back_at: dict[str, float] = {}
         self._tries: dict[str, set[Try]] = {}
         self._busy_until: dict[str, float] = {}
+
+    def configure(self, *, warm_up_s: float) -> None:
+        """Go on by other settings."""
+        self._warm_up_s = warm_up_s
 
     def probed(self, member: Member) -> None:
         """Take in that probes have found `member` to be up or down.
 
         What waits there for a first byte is tried elsewhere: it would wait for its whole timeout.
         """
+        if not member.up and member.reached:
+            self._is_out(member)
         self._refresh(member)
         if not member.up:
             for each in self._tries.get(member.name, ()):
@@ -103,6 +120,8 @@ class Availability:
         """Work everything out anew: members have come or gone, or pools have other models."""
         for member in change.removed:
             self._busy_until.pop(member.name, None)
+            self._back_at.pop(member.name, None)
+            self._out.discard(member.name)
         for member in {each.pool.model: each for each in self._fleet.members.values()}.values():
             self._refresh(member)
 
@@ -175,11 +194,16 @@ class Availability:
         now = self._clock()
         if not member.circuit.fail(now, trial=trial, draw=self._draw()):
             return
+        self._is_out(member)
         open_s = member.circuit.until - now
         template = "backend %s of pool %s fails requests: it gets none for %.1f s"
         log.warning(template, member.name, member.pool.name, open_s)
         self._refresh(member)
         self._come_back(member, member.circuit.until)
+
+    def _is_out(self, member: Member) -> None:
+        self._out.add(member.name)
+        self._back_at.pop(member.name, None)
 
     def _come_back(self, member: Member, at: float) -> None:
         """Work things out anew at `at` (s, monotonic) and not before: timers fire early."""
@@ -201,7 +225,40 @@ class Availability:
         up = [each for each in members if each.up and not each.drained]
         admitted = [each for each in up if each.circuit.admits(now)]
         idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
+        serving = idle or admitted or up
+        for each in serving:
+            if each.name in self._out and each.circuit.state is CircuitState.CLOSED:
+                self._out.discard(each.name)
+                self._begin_warm_up(each, now)
+        one_is_warm = any(each.name not in self._back_at for each in serving)
         for each in members:
-            before, each.load.healthy = each.load.healthy, each in (idle or admitted or up)
-            if each.load.healthy and not before:
+            load, healthy = each.load, each in serving
+            ceiling = self._ceiling(each, now) if one_is_warm else inf
+            gains = healthy and (not load.healthy or ceiling > load.ceiling)
+            load.healthy, load.ceiling = healthy, ceiling
+            if gains:
                 self._on_back(each)
+
+    def _begin_warm_up(self, member: Member, now: float) -> None:
+        """Give a backend that came back ever more: its caches are empty, its health a guess."""
+        if self._warm_up_s:
+            self._back_at[member.name] = now
+            self._later(_WARMED_EVERY_S, lambda: self._warm(member, now))
+
+    def _warm(self, member: Member, since: float) -> None:
+        """Give a backend that came back at `since` more, unless it has gone again."""
+        if self._back_at.get(member.name) != since:
+            return
+        if self._clock() >= since + self._warm_up_s:
+            del self._back_at[member.name]
+        else:
+            self._later(_WARMED_EVERY_S, lambda: self._warm(member, since))
+        self._refresh(member)
+
+    def _ceiling(self, member: Member, now: float) -> float:
+        """Return how many requests a backend may have in flight at `now`."""
+        since = self._back_at.get(member.name)
+        if since is None:
+            return inf
+        share = max(WARM_FROM, (now - since) / self._warm_up_s if self._warm_up_s else 1.0)
+        return max(1.0, share * member.pool.max_num_seqs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -102,6 +103,16 @@ class FleetState(Collector):
             "turnout_backend_up",
             "1 while it may be given requests.",
             lambda member: member.load.healthy,
+        )
+        yield self._per_backend(
+            "turnout_backend_drained",
+            "1 while an operator keeps requests from it.",
+            lambda member: member.drained,
+        )
+        yield self._per_backend(
+            "turnout_backend_warming_up",
+            "1 while it came back and is given ever more requests.",
+            lambda member: member.load.ceiling < inf,
         )
         yield self._per_backend(
             "turnout_backend_circuit",

@@ -114,6 +114,8 @@ class Reloader:
     def _files(self, settings: Settings) -> list[Path]:
         file = None if self._source is None else self._source.file
         files = [file, *(pool.backends_file for pool in settings.pools)]
+        if (tls := settings.listen.tls) is not None:
+            files += [tls.certificate, tls.key]
         return [each for each in files if each is not None]
 
     def ask(self) -> None:

@@ -6,6 +6,7 @@ import logging.config
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -106,11 +107,13 @@ def serve(settings: Settings, source: Source | None = None) -> int:
     _allow_sockets()
     gateway = create_app(settings, source=source)
     listen = settings.listen
-    config = _config(gateway, listen.host, listen.port, listen=listen, lifespan="on")
+    config = _config(gateway, gateway.tls, listen.host, listen.port, listen=listen, lifespan="on")
     admin = None
     if gateway.admin is not None and settings.admin is not None:
         where = settings.admin
-        serving = _config(gateway.admin, where.host, where.port, listen=listen, lifespan="off")
+        serving = _config(
+            gateway.admin, gateway.tls, where.host, where.port, listen=listen, lifespan="off"
+        )
         admin = AdminServer(serving), _bound(where)
     GatewayServer(config, gateway, admin=admin).run()
     return 0
@@ -130,11 +133,20 @@ def _bound(admin: Admin) -> socket.socket:
         raise ConfigError([Problem(where="config", key="admin.port", what=what)]) from None
 
 
-def _config(app: Any, host: str, port: int, *, listen: Listen, lifespan: Any) -> uvicorn.Config:
+def _config(
+    app: Any,
+    tls: ssl.SSLContext | None,
+    host: str,
+    port: int,
+    *,
+    listen: Listen,
+    lifespan: Any,
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=host,
         port=port,
+        ssl_context_factory=None if tls is None else lambda *_: tls,
         loop="uvloop",
         http=guarded(listen),
         ws="none",

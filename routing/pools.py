@@ -45,6 +45,7 @@ class Backend:
             that is still to be done.
         kv_usage: Share of its KV cache in use, in [0, 1], as last read twice; 0 while unknown.
         healthy: Whether it may be given requests.
+        ceiling: Requests it may have in flight while it warms up; no limit but its pool's after.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Backend:
     pending_tokens: float = 0.0
     kv_usage: float = 0.0
     healthy: bool = True
+    ceiling: float = inf
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -85,7 +87,12 @@ class Pool:
         """Return the healthy backends with room that are not `excluded` by name."""
         most = self.max_in_flight
         return [
-            b for b in self.backends if b.healthy and b.in_flight < most and b.name not in excluded
+            b
+            for b in self.backends
+            if b.healthy
+            and b.in_flight < most
+            and b.in_flight < b.ceiling
+            and b.name not in excluded
         ]
 
     def healthy(self, excluded: AbstractSet[str] = frozenset()) -> list[Backend]:

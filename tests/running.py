@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
@@ -38,7 +39,7 @@ def answers(url: str) -> bool:
 def running(
     command: Sequence[str | Path],
     *,
-    ready: str,
+    ready: str | Callable[[], object],
     log: Path,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
@@ -47,11 +48,12 @@ def running(
 
     Args:
         command: Program and arguments.
-        ready: URL to poll.
+        ready: URL to poll, or whether it is ready.
         log: Its output goes here, and into the failure's message.
         cwd: Its working directory.
         env: Variables beside those of this process.
     """
+    is_ready = partial(answers, ready) if isinstance(ready, str) else ready
     with (
         log.open("wb") as out,
         subprocess.Popen(
@@ -64,7 +66,7 @@ def running(
     ):
         try:
             eventually(
-                lambda: answers(ready) or process.poll() is not None,
+                lambda: is_ready() or process.poll() is not None,
                 within_s=START_S,
                 what=f"{ready} answers",
             )

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from config.backends import read_backends
+from config.certificates import server_context
 from config.loading import load
 from config.problems import ConfigError
 from config.review import summary, warnings
@@ -24,6 +26,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     try:
         settings = load(args.config)
+        read_backends(settings)
+        if settings.listen.tls is not None:
+            server_context(settings.listen.tls)
     except ConfigError as error:
         print(error)
         count = len(error.problems)

@@ -113,9 +113,9 @@ def test_the_summary_says_where_backends_and_the_admin_api_are() -> None:
 
     lines = list(summary(config))
 
-    assert lines[1] == "admin API on 127.0.0.1:9"
-    assert lines[3].endswith("; http://spec:1, those in /etc/spec")
-    assert lines[4].endswith("; those in /etc/plain")
+    assert lines[2] == "admin API on 127.0.0.1:9"
+    assert lines[4].endswith("; http://spec:1, those in /etc/spec")
+    assert lines[5].endswith("; those in /etc/plain")
 
 
 def test_the_summary_says_what_binds() -> None:
@@ -130,7 +130,8 @@ def test_the_summary_says_what_binds() -> None:
     )
 
     assert list(summary(config)) == [
-        "listens on 127.0.0.1:8080, policy adaptive",
+        "listens on http://127.0.0.1:8080, policy adaptive",
+        "serves everybody",
         "pools:",
         "  spec   ngram k=5; m; at most 256 running each; http://spec:1",
         "  plain  none; model asked from the servers; at most 64 running each; http://plain:1",
@@ -161,3 +162,30 @@ def test_the_summary_says_when_shipped_values_do_not_bind() -> None:
     assert "  qps: off" in lines
     assert "shipped for policy threshold, does not bind spec_only:" in lines
     assert any("kind asked from the servers" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("gw", True)],
+)
+def test_an_open_gateway_that_others_reach_is_warned_of(host: str, warned: bool) -> None:
+    pools = pool("spec", "ngram", k=5), pool("plain", "none")
+
+    told = list(warnings(settings(*pools, listen={"host": host})))
+
+    assert bool(told) is warned
+    assert told == [] or f"everybody who reaches {host}:8080 may use it" in told[0]
+
+
+def test_the_summary_names_who_is_served_and_how() -> None:
+    digest = "0" * 64
+    config = settings(
+        pool("plain", "none"),
+        auth={"keys": [{"name": "team", "sha256": digest}]},
+        listen={"tls": {"certificate": "a.pem", "key": "b.pem"}},
+    )
+
+    assert list(summary(config))[:2] == [
+        "listens on https://127.0.0.1:8080, policy adaptive",
+        "serves holders of a key: team",
+    ]

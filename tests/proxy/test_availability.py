@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
@@ -13,6 +14,7 @@ from proxy.errors import (
     ClientGone,
     TotalTimeout,
 )
+from proxy.fleet import Member
 from routing.breaker import CircuitState
 from tests.proxy.scripted import Clock, fleet, member
 from tests.proxy.wire import begin
@@ -32,12 +34,12 @@ class World:
         self.fleet = fleet()
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.availability = Availability(
-            self.fleet, clock=self.clock, draw=lambda: 0.5, later=self.later
+            self.fleet, clock=self.clock, draw=lambda: 0.5, later=self.later, warm_up_s=10.0
         )
         self.spec, self.plain = member(self.fleet, "spec"), member(self.fleet, "plain")
         for each in (self.spec, self.plain):
             each.pool.model = "m"
-            each.up = True
+            each.up = each.reached = True
             self.availability.probed(each)
 
     def later(self, delay_s: float, call: Callable[[], None]) -> None:
@@ -58,6 +60,10 @@ class World:
                         raise error
             except (BackendError, ClientGone):
                 pass
+
+    def probe(self, member: Member, *, up: bool) -> None:
+        member.up = up
+        self.availability.probed(member)
 
     @property
     def healthy(self) -> tuple[bool, bool]:
@@ -222,3 +228,69 @@ async def test_what_was_removed_makes_room_for_what_is_left() -> None:
     assert world.healthy == (False, True)
     assert not world.availability._tries
     assert not world.availability._busy_until
+
+
+async def test_a_backend_that_came_back_is_given_ever_more_while_another_serves() -> None:
+    world = World()
+    spec = world.spec
+    spec.pool.max_num_seqs = 100
+    assert spec.load.ceiling == inf  # the first time is no coming back
+
+    world.probe(spec, up=False)
+    world.probe(spec, up=True)
+
+    assert spec.load.ceiling == 10.0
+    ceilings = []
+    for _ in range(20):
+        world.passes(0.51)
+        ceilings.append(spec.load.ceiling)
+    assert ceilings == sorted(ceilings)
+    assert ceilings[8] == pytest.approx(45.9)
+    assert ceilings[-1] == inf
+    world.passes(60.0)
+    assert not world.due
+
+
+async def test_a_circuit_that_closes_warms_up_and_a_trial_alone_does_not() -> None:
+    world = World()
+    world.spec.pool.max_num_seqs = 100
+    await world.ends(FAILED, times=5)
+
+    world.passes(1.1)
+
+    assert world.spec.load.ceiling == inf
+    await world.ends(None)
+    assert world.spec.load.ceiling == 10.0
+
+
+async def test_the_only_backend_is_given_everything_at_once() -> None:
+    world = World()
+    world.probe(world.plain, up=False)
+    world.probe(world.spec, up=False)
+
+    world.probe(world.spec, up=True)
+
+    assert world.spec.load.ceiling == inf
+    world.probe(world.plain, up=True)  # none is warm
+    assert (world.spec.load.ceiling, world.plain.load.ceiling) == (inf, inf)
+
+
+async def test_one_that_warms_up_takes_over_when_the_other_is_gone() -> None:
+    world = World()
+    world.probe(world.spec, up=False)
+    world.probe(world.spec, up=True)
+    assert world.spec.load.ceiling < inf
+
+    world.probe(world.plain, up=False)
+
+    assert world.spec.load.ceiling == inf
+
+
+async def test_a_pool_gives_one_that_warms_up_no_more_than_its_ceiling() -> None:
+    world = World()
+    world.spec.load.ceiling, world.spec.load.in_flight = 3.0, 2
+    assert world.spec.pool.available() == [world.spec.load]
+
+    world.spec.load.in_flight = 3
+
+    assert world.spec.pool.available() == []

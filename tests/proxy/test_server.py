@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from contextlib import closing
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from tests.running import eventually, running
 
@@ -104,3 +106,49 @@ def test_it_does_not_start_without_the_admin_api_it_is_to_have(
 
     assert ended.returncode == status
     assert says in ended.stderr
+
+
+def test_it_serves_https_and_shows_a_renewed_certificate_without_a_restart(
+    tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    port, admin_port = free_ports
+    authority, later = trustme.CA(), trustme.CA()
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+
+    def issue(by: trustme.CA) -> None:
+        leaf = by.issue_cert("127.0.0.1")
+        leaf.private_key_pem.write_to_path(key)
+        leaf.cert_chain_pems[0].write_to_path(certificate)
+
+    def trusts(by: trustme.CA, at: int) -> int:
+        context = ssl.create_default_context()
+        by.configure_trust(context)
+        try:
+            url = f"https://127.0.0.1:{at}/health"
+            return httpx.get(url, verify=context, trust_env=False).status_code
+        except httpx.ConnectError:
+            return 0
+
+    issue(authority)
+    listen = {"port": port, "tls": {"certificate": str(certificate), "key": str(key)}}
+    file = config_of(tmp_path, port, admin_port, listen=listen)
+    log = tmp_path / "log"
+    with running(
+        command(file),
+        ready=lambda: trusts(authority, port) == 200,
+        log=log,
+        env={"TURNOUT_ADMIN_TOKEN": "s3cret"},
+    ) as process:
+        assert trusts(authority, admin_port) == 401
+        assert trusts(later, port) == 0
+
+        key.write_text("half a key")
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: "not valid" in log.read_text(), within_s=10.0, what="it is refused")
+        assert trusts(authority, port) == 200
+
+        issue(later)
+        eventually(lambda: trusts(later, port) == 200, within_s=10.0, what="the new one is shown")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert "Traceback" not in log.read_text()

@@ -85,7 +85,7 @@ def test_check_says_what_a_valid_config_amounts_to(capsys: pytest.CaptureFixture
     assert cli.main(["check", str(DEFAULT)]) == 0
 
     out = capsys.readouterr().out
-    assert out.startswith(f"{DEFAULT}: valid\nlistens on 127.0.0.1:8080, policy adaptive\n")
+    assert out.startswith(f"{DEFAULT}: valid\nlistens on http://127.0.0.1:8080, policy adaptive\n")
     assert "\n  max_temperature: 0.7\n" in out
 
 
@@ -193,3 +193,20 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     os.close(writer)
 
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_check_reads_the_files_that_a_config_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, backends = tmp_path / "c.yaml", tmp_path / "spec.txt"
+    tls = f"{{certificate: {tmp_path}/tls.crt, key: {tmp_path}/tls.key}}"
+    path.write_text(
+        f"pools: [{{name: a, backends_file: {backends}}}]\nauth: {{open: true}}\n"
+        f"listen: {{tls: {tls}}}\n"
+    )
+
+    assert cli.main(["check", str(path)]) == 1
+    assert f"{backends}: cannot be read: No such file" in capsys.readouterr().out
+    backends.write_text("http://10.0.0.7:8000\n")
+    assert cli.main(["check", str(path)]) == 1
+    assert f"listen.tls.certificate: {tmp_path}/tls.crt cannot be" in capsys.readouterr().out
