@@ -1,6 +1,7 @@
-"""Half an hour under a steady load with a fault every minute: `python -m tests.chaos.soak`.
+"""Half an hour at 60 % of capacity with a fault every minute: `python -m tests.chaos.soak`.
 
-Two emulated servers behind one gateway. Prints what was lost and how memory and open files went.
+Two emulated servers behind one gateway, which reads its config again every minute too. Prints what
+was lost and how memory and open files went.
 """
 
 import argparse
@@ -24,21 +25,37 @@ FAULTS: tuple[dict[str, object], ...] = (
 )
 
 
+LOAD = 0.6
+
+
 def memory_mib(pid: int) -> float:
     """Return the memory that a process has in use, MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * 4096 / 2**20
 
 
+async def capacity(world: World) -> float:
+    """Return how many requests of the load are answered a second when all servers are full."""
+    async with world.load(every_s=0.005) as filling:
+        await asyncio.sleep(5.0)
+    ended = [each.sent_at + each.took_s for each in filling.asked if not each.fault]
+    return len(ended) / (max(ended) - filling.asked[0].sent_at)
+
+
 async def soak(world: World, minutes: float) -> None:
     """Keep the load up, and print a line a minute."""
+    most = await capacity(world)
+    every_s = 1.0 / (LOAD * most)
+    print(f"{most:.1f} requests/s at most; one every {1e3 * every_s:.0f} ms", flush=True)
     until, faults = monotonic() + 60.0 * minutes, cycle(FAULTS)
     memory: list[float] = []
     files: list[int] = []
     lost = broken = asked = 0
     while monotonic() < until:
-        async with world.load() as result:
-            await asyncio.sleep(20.0)
+        async with world.load(every_s) as result:
+            await asyncio.sleep(10.0)
+            world.reload()
+            await asyncio.sleep(10.0)
             fault = next(faults)
             server = world.spec if len(memory) % 2 else world.plain
             if len(memory) % 7 == 6:
@@ -69,10 +86,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="default 30")
     minutes = parser.parse_args().minutes
-    timeouts = {"first_byte_s": 5.0, "prompt_token_s": 0.0, "between_chunks_s": 2.0}
     with (
         tempfile.TemporaryDirectory() as folder,
-        World(Path(folder), free_ports_of(3), timeouts=timeouts) as world,
+        World(
+            Path(folder),
+            free_ports_of(3),
+            engine=("--time-scale", "4", "--max-num-seqs", "8"),
+            each_pool={"max_num_seqs": 8},
+            queue={"size": 2000, "wait_s": 30.0},  # one server does not carry the load of two
+            timeouts={"first_byte_s": 3.0, "prompt_token_s": 0.0, "between_chunks_s": 2.0},
+            learning={"state_file": str(Path(folder) / "learnt.json")},
+        ) as world,
     ):
         asyncio.run(soak(world, minutes))
 

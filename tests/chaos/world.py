@@ -7,6 +7,7 @@ how many were lost.
 
 import asyncio
 import json
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -173,6 +174,10 @@ class World:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def reload(self) -> None:
+        """Have the gateway read its config again."""
+        os.kill(self.pid, signal.SIGHUP)
+
     @property
     def open_files(self) -> int:
         """Files and sockets that the gateway has open."""
@@ -195,15 +200,15 @@ class World:
         return monotonic() - began
 
     @asynccontextmanager
-    async def load(self) -> AsyncIterator[Result]:
-        """Keep the load up within the block, then wait for what is under way."""
+    async def load(self, every_s: float = EVERY_S) -> AsyncIterator[Result]:
+        """Send a request every `every_s` within the block, then wait for what is under way."""
         result = Result()
         async with (
             AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client,
             httpx.AsyncClient(base_url=self.url, timeout=60) as raw,
             asyncio.TaskGroup() as group,
         ):
-            sending = group.create_task(self._send(result, client, raw, group))
+            sending = group.create_task(self._send(result, client, raw, group, every_s))
             await asyncio.sleep(0.5)
             yield result
             await asyncio.sleep(0.5)
@@ -215,6 +220,7 @@ class World:
         client: AsyncOpenAI,
         raw: httpx.AsyncClient,
         group: asyncio.TaskGroup,
+        every_s: float,
     ) -> None:
         number = 0
         while True:
@@ -226,7 +232,7 @@ class World:
                 work = _whole if number % 3 else _streamed
                 group.create_task(work(asked, client, number))
             number += 1
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(every_s)
 
 
 def _body(number: int) -> dict[str, object]:
