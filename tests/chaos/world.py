@@ -179,6 +179,11 @@ class World:
         os.kill(self.pid, signal.SIGHUP)
 
     @property
+    def log(self) -> str:
+        """What the gateway has written."""
+        return self._log.read_text(errors="replace")
+
+    @property
     def open_files(self) -> int:
         """Files and sockets that the gateway has open."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
