@@ -39,7 +39,7 @@ class _Guarded(HttpToolsProtocol):
         super().__init__(*args, **more)
         self._address = ""
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._fields_bytes = 0
         self._too_late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -74,11 +74,17 @@ class _Guarded(HttpToolsProtocol):
                 return
         super().data_received(data)
 
+    def on_url(self, url: bytes) -> None:
+        """Take the target."""
+        super().on_url(url)
+        self._fields_bytes = len(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field, unless it alone is too long."""
+        """Take a field, unless the head is too long, which may have come in one piece."""
         super().on_header(name, value)
-        if len(name) + len(value) > self.listen.max_head_bytes:
-            raise ValueError("too long a field")
+        self._fields_bytes += len(name) + len(value)
+        if self._fields_bytes > self.listen.max_head_bytes:
+            raise ValueError("too long a head")
 
     def on_headers_complete(self) -> None:
         """Let the request begin."""

@@ -10,6 +10,7 @@ has gone to the client a failure moves to another backend, then another pool; af
 import asyncio
 import logging
 import random
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,6 +64,8 @@ from routing.decision import (
 from routing.router import Router
 
 log = logging.getLogger("turnout")
+
+_REQUEST_ID = re.compile("[!-~]{1,256}")
 
 ERROR_BODY_BYTES = 2**20
 """An error answer up to this size is read whole, to see whether to try another backend."""
@@ -131,11 +134,13 @@ class Pipeline:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request to its end."""
         downstream = Downstream(scope, receive, send)
-        request_id = downstream.header(b"x-request-id") or uuid.uuid4().hex
+        given = downstream.header(b"x-request-id") or ""
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         endpoint = _endpoint(downstream.path)
         record = RequestRecord(endpoint=endpoint, request_id=request_id, started_at=self._clock())
         downstream.added[b"x-request-id"] = request_id.encode("latin-1")
         try:
+            _check_request_id(given)
             caller = self._keyring.identify(downstream.header)
             record.key = caller.name if self._keyring.checks else ""
             with self._lifecycle.in_hand(), caller.asking(record.started_at):
@@ -148,7 +153,7 @@ class Pipeline:
         except asyncio.CancelledError:
             await self._cut(downstream, record)
         except Exception:
-            log.exception("request %s met a defect of the gateway", request_id[:128])
+            log.exception("request %s met a defect of the gateway", request_id)
             await self._answer_error(ProxyError(_DEFECT), downstream, record)
         finally:
             record.finished_at = self._clock()
@@ -497,6 +502,17 @@ class Pipeline:
 
 _DEFECT = "the gateway failed at this request; its log says why"
 _NOTHING_HIDDEN = Hidden(usage=False, chunk_usage=False)
+
+
+def _check_request_id(given: str) -> None:
+    """Refuse an id that answers could not carry: vLLM echoes it.
+
+    Raises:
+        InvalidRequest: If it is too long, or not of printable ASCII.
+    """
+    if given and not _REQUEST_ID.fullmatch(given):
+        msg = "x-request-id must be 1 to 256 printable ASCII characters; or leave it out"
+        raise InvalidRequest(msg)
 
 
 def _endpoint(path: str) -> str:

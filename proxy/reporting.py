@@ -49,7 +49,7 @@ def log_record(record: RequestRecord) -> None:
     """Log one request that has ended."""
     decision = record.decision
     fields = {
-        "request_id": record.request_id[:128],
+        "request_id": record.request_id,
         "endpoint": record.endpoint,
         "ending": record.ending.value,
         "status": record.status,

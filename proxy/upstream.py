@@ -184,6 +184,8 @@ class Upstream:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=_HEAD_BYTES,
+            max_field_size=_HEAD_BYTES,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
         return self
@@ -263,6 +265,8 @@ class Upstream:
 
 
 _KEPT_URLS = 4096
+_HEAD_BYTES = 64 * 2**10
+"""Longest field of an answer; what stands before vLLM may set long cookies."""
 
 
 def _outgoing(
@@ -275,12 +279,20 @@ def _outgoing(
             continue
         if name in _CREDENTIALS and not pass_keys:
             continue
-        sent.add(name.decode("latin-1"), value.decode("latin-1"))
+        sent.add(name.decode("ascii"), _text(value))
     sent["accept-encoding"] = "identity"  # the answer is read as it passes
     sent["x-request-id"] = request_id
     if api_key is not None:
         sent["authorization"] = f"Bearer {api_key}"
     return sent
+
+
+def _text(value: bytes) -> str:
+    """Return a field's value as text that is sent as the same bytes: aiohttp writes UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _words(error: BaseException) -> str:

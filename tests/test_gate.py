@@ -1,6 +1,7 @@
 """The gate does not pass by skipping: tests/conftest.py, at work in a tree of its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,3 +69,19 @@ def test_elsewhere_a_skip_is_a_skip(tree: Path) -> None:
     line = closing_line(tree, required="")
 
     assert "3 skipped, 1 xfailed" in line
+
+
+def test_every_test_that_the_promises_name_is_there() -> None:
+    root = Path(__file__).parents[1]
+    promises = (root / "docs/reliability.md").read_text()
+    tests = {file: file.read_text() for file in (root / "tests").rglob("test_*.py")}
+
+    files = set(re.findall(r"\b(?:tests/\w+/)?test_\w+\.py", promises))
+    names = set(re.findall(r"::(test_\w+)", promises))
+
+    assert not {each for each in files if not any(str(f).endswith(f"/{each}") for f in tests)}
+    assert not {
+        each for each in names if not any(f"def {each}(" in text for text in tests.values())
+    }
+    assert len(files) > 10
+    assert len(names) > 10

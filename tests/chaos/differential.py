@@ -90,7 +90,7 @@ def _text_of_stream(raw: str) -> str:
             text["m"] = text.get("m", "") + read["delta"].get("text", "")
         if "error" in read:
             rest.append(("error", json.dumps(read["error"], sort_keys=True)))
-    return repr((kinds, text, sorted(map(str, rest))))
+    return repr((kinds, sorted(map(str, text.items())), sorted(map(str, rest))))
 
 
 def differences(

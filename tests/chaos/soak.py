@@ -28,12 +28,6 @@ FAULTS: tuple[dict[str, object], ...] = (
 LOAD = 0.6
 
 
-def memory_mib(pid: int) -> float:
-    """Return the memory that a process has in use, MiB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
 async def capacity(world: World) -> float:
     """Return how many requests of the load are answered a second when all servers are full."""
     async with world.load(every_s=0.005) as filling:
@@ -68,7 +62,7 @@ async def soak(world: World, minutes: float) -> None:
             await asyncio.sleep(33.0)
         asked, lost = asked + len(result.asked), lost + len(result.lost)
         broken += len(result.broken)
-        memory.append(memory_mib(world.pid))
+        memory.append(world.memory_mib)
         files.append(world.open_files)
         print(
             f"{len(memory):3} min: {result}; {memory[-1]:.1f} MiB, {files[-1]} files", flush=True

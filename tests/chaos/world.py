@@ -8,6 +8,7 @@ how many were lost.
 import asyncio
 import json
 import os
+import resource
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -179,9 +180,20 @@ class World:
         os.kill(self.pid, signal.SIGHUP)
 
     @property
+    def log(self) -> str:
+        """What the gateway has written."""
+        return self._log.read_text(errors="replace")
+
+    @property
     def open_files(self) -> int:
         """Files and sockets that the gateway has open."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    @property
+    def memory_mib(self) -> float:
+        """Memory that the gateway has in use, MiB."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
 
     def figure(self, name: str, backend: str = "") -> float:
         """Return the sum of one of the gateway's series, of one backend or of all."""

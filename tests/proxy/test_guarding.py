@@ -106,7 +106,8 @@ async def test_pipelined_requests_are_answered_in_turn_and_a_smuggled_one_is_one
 
 async def test_a_head_that_is_too_long_is_a_431() -> None:
     async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
-        for sent in (post(b"x-a: " + b"a" * 9000), b"GET /" + b"a" * 9000):
+        many = (b"x-%d: %b" % (n, b"a" * 500) for n in range(20))
+        for sent in (post(b"x-a: " + b"a" * 9000), post(*many), b"GET /" + b"a" * 9000):
             async with raw(running) as client:
                 await client.send(sent)
                 answer = await client.all()

@@ -5,6 +5,7 @@ import gzip
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.proxy import streams
@@ -177,6 +178,35 @@ async def test_headers_pass_but_for_those_of_the_hop() -> None:
         assert headers.getall("x-request-id") == ["mine-1"]
         for dropped_name in ("x-once", "server", "keep-alive", "trailer"):
             assert dropped_name not in headers
+
+
+@pytest.mark.parametrize("given", ["a" * 257, "two words", "caf\xe9"])
+async def test_a_request_id_that_answers_could_not_carry_is_refused(given: str) -> None:
+    spec = Backend()
+    async with gateway(spec=[spec]) as running:
+        status, body, headers = await running.ask(x_request_id=given)
+
+        assert status == 400
+        assert b"x-request-id must be 1 to 256 printable ASCII characters" in body
+        assert headers["x-request-id"] not in ("", given)
+        assert not spec.calls
+
+
+async def test_long_fields_of_an_answer_and_bytes_beyond_ascii_pass() -> None:
+    async def script(call: Call) -> None:
+        seen = call.one(b"x-note") or b""
+        await call.answer(chat_body(), 200, JSON, (b"x-long", b"a" * 20_000), (b"x-note", seen))
+
+    note = "caf\xe9 \u2713".encode()
+    async with (
+        gateway(spec=[Backend(script)]) as running,
+        httpx.AsyncClient(base_url=running.url, trust_env=False) as client,
+    ):
+        answer = await client.post(CHAT, json=ASKED, headers=[(b"x-note", note)])
+
+        assert answer.status_code == 200
+        assert len(answer.headers["x-long"]) == 20_000
+        assert (b"x-note", note) in answer.headers.raw
 
 
 async def test_a_request_id_is_made_where_none_came() -> None:

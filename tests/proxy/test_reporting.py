@@ -77,10 +77,6 @@ def test_what_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture) -> None
     assert line["error"] == "no_backend"
 
 
-def test_a_long_request_id_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    assert logged(caplog, request_id="x" * 5000)["request_id"] == "x" * 128
-
-
 def test_an_exception_goes_into_its_line(caplog: pytest.LogCaptureFixture) -> None:
     try:
         int("odd")

@@ -146,29 +146,39 @@ class Backend:
     Args:
         script: Answers each request.
         speculates: What its metrics say.
+        host: Address to bind.
+        port: TCP port; 0 for a free one.
 
     Attributes:
         calls: The requests that reached it.
     """
 
-    def __init__(self, script: Script = answers, *, speculates: bool = False) -> None:
+    def __init__(
+        self,
+        script: Script = answers,
+        *,
+        speculates: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self.script = script
+        self.host = host
         self.calls: list[Call] = []
         self.probed = Server("", k=5 if speculates else 0)
-        self.port = 0
+        self.port = port
         self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def name(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
         return f"http://{self.name}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -353,6 +363,7 @@ async def gateway(
     spec: list[Backend] | None = None,
     plain: list[Backend] | None = None,
     spare: list[Backend] | None = None,
+    known: list[Backend] | None = None,
     each_pool: dict[str, Any] | None = None,
     seams: dict[str, Any] | None = None,
     **given: Any,
@@ -363,6 +374,7 @@ async def gateway(
         spec: Backends of the pool `spec`.
         plain: Backends of the pool `plain`.
         spare: Backends that a test may add later.
+        known: Backends that run already.
         seams: Further arguments of `create_app`.
         each_pool: Settings of both pools.
         given: Further settings.
@@ -371,7 +383,7 @@ async def gateway(
     async with AsyncExitStack() as stack:
         for backend in (*spec, *plain, *spare):
             await stack.enter_async_context(backend)
-        by_name = {backend.name: backend for backend in (*spec, *plain, *spare)}
+        by_name = {each.name: each for each in (*spec, *plain, *spare, *(known or []))}
 
         async def probed(request: httpx.Request) -> httpx.Response:
             return await by_name[request.url.netloc.decode()].probed.answer(request)

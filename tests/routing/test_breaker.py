@@ -1,5 +1,7 @@
 """A backend's circuit: what opens it, what it admits, and how it closes again."""
 
+from itertools import product
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -148,6 +150,69 @@ class Interleaved(RuleBasedStateMachine):
 
 
 TestInterleaved = Interleaved.TestCase
+
+
+class Model:
+    """What a circuit is to do, told by what has happened to it."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.opened: list[float] = []
+        """When it was opened since it was last closed and settled."""
+        self.shut_until: float | None = None
+        """None while it is closed."""
+        self.closed_at = float("-inf")
+        self.trying = False
+
+    def admits(self, now: float) -> bool:
+        return self.shut_until is None or (now >= self.shut_until and not self.trying)
+
+    def end(self, how: str, now: float, *, trial: bool) -> None:
+        self.trying = self.trying and not trial
+        if how == "leave" or (self.shut_until is not None and not trial):
+            return
+        if how == "succeed":
+            if trial:
+                self.closed_at = now
+            self.in_a_row, self.shut_until = 0, None
+            return
+        self.in_a_row += 1
+        if trial or self.in_a_row >= KNOBS.failures:
+            if not trial and now - self.closed_at >= KNOBS.settled_s:
+                self.opened = []
+            self.shut_until = now + min(2.0 ** len(self.opened), KNOBS.longest_s)
+            self.opened.append(now)
+
+
+EVENTS = ("send", "succeed", "fail", "leave", "fail the last", "wait", "wait long")
+
+
+def test_every_short_order_of_events_goes_as_the_model_says() -> None:
+    for events in product(EVENTS, repeat=6):
+        circuit, model, now, under_way = opened(), Model(), 0.0, []
+        for _ in range(KNOBS.failures):
+            model.end("fail", 0.0, trial=False)
+        for event in ("wait", *events):
+            if event.startswith("wait"):
+                now += 70.0 if event == "wait long" else 1.0
+            elif event == "send":
+                assert circuit.admits(now) is model.admits(now), events
+                if model.admits(now):
+                    trial = model.shut_until is not None
+                    assert circuit.begin(now) is trial, events
+                    model.trying = model.trying or trial
+                    under_way.append(trial)
+            elif under_way:
+                how, _, which = event.partition(" ")
+                trial = under_way.pop(-1 if which else 0)
+                if how == "succeed":
+                    circuit.succeed(now, trial=trial)
+                elif how == "fail":
+                    circuit.fail(now, trial=trial, draw=MIDDLE)
+                else:
+                    circuit.leave(trial=trial)
+                model.end(how, now, trial=trial)
+            assert circuit.admits(now) is model.admits(now), events
 
 
 def test_it_says_how_it_stands() -> None:

@@ -1,6 +1,7 @@
 """Who is served next, who has no room, and what never happens in any order of events."""
 
 from collections import Counter
+from itertools import product
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -93,6 +94,7 @@ class Queueing(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.size = SIZE
         self.queue: FairQueue[int] = FairQueue(SIZE)
         self.there: dict[int, Waiting[int]] = {}
         self.count = 0
@@ -102,7 +104,7 @@ class Queueing(RuleBasedStateMachine):
     def arrives(self, key: str, priority: int) -> None:
         one = Waiting(self.count, key, priority)
         self.count += 1
-        was_full = len(self.queue) == SIZE
+        was_full = len(self.queue) == self.size
         displaced = self.queue.push(one)
         assert (displaced is not None) is was_full
         if displaced is not one:
@@ -139,7 +141,9 @@ class Queueing(RuleBasedStateMachine):
     @precondition(lambda self: self.there)
     @rule(data=st.data())
     def leaves(self, data: st.DataObject) -> None:
-        item = data.draw(st.sampled_from(sorted(self.there)))
+        self.leave(data.draw(st.sampled_from(sorted(self.there))))
+
+    def leave(self, item: int) -> None:
         one = self.there.pop(item)
         self.queue.remove(one)
         self.gone(one)
@@ -158,7 +162,23 @@ class Queueing(RuleBasedStateMachine):
 
     @invariant()
     def is_bounded_and_loses_nobody(self) -> None:
-        assert len(self.queue) == len(self.there) <= SIZE
+        assert len(self.queue) == len(self.there) <= self.size
 
 
 TestQueueing = Queueing.TestCase
+
+
+def test_every_short_order_of_arriving_being_served_and_leaving() -> None:
+    events = ("a", "b", "urgent", "served", "first leaves", "last leaves")
+    for order in product(events, repeat=6):
+        world = Queueing()
+        world.queue.size = world.size = 2
+        for event in order:
+            if event == "served":
+                world.is_served()
+            elif event.endswith("leaves"):
+                if world.there:
+                    world.leave((min if event == "first leaves" else max)(world.there))
+            else:
+                world.arrives(key=event[0], priority=int(event == "urgent"))
+            world.is_bounded_and_loses_nobody()

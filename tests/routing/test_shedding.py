@@ -1,3 +1,4 @@
+from itertools import product
 from math import inf
 
 import pytest
@@ -91,3 +92,18 @@ def test_a_rate_is_never_negative_nor_above_what_arrived_at_once(
         rate.arrive(now)
 
     assert 0 <= rate.at(now + after) <= len(waits) / 10 + 1e-9
+
+
+def test_in_every_short_order_of_loads_a_switch_follows_them_and_keeps_its_dwell() -> None:
+    band = Band(high=10.0, low=5.0, dwell_s=2.0)
+    for loads in product(((4.0, 1.0), (7.0, 1.0), (11.0, 1.0), (4.0, 3.0), (11.0, 3.0)), repeat=6):
+        switch, now, changed_at = Switch(), 0.0, float("-inf")
+        for value, after_s in loads:
+            now += after_s
+            before, switch = switch, switch.step(value, now=now, band=band)
+            may = now - changed_at >= 2.0
+            wants = value > 10.0 if not before.on else value < 5.0
+            assert (switch.on is not before.on) is (may and wants), loads
+            if switch.on is not before.on:
+                changed_at = now
+            assert switch.since == changed_at
