@@ -9,18 +9,17 @@ from hmac import compare_digest
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.backends import backend_name, is_name, read_url
 from config.problems import ConfigError
 from proxy.applying import Applier
 from proxy.availability import Availability
-from proxy.downstream import Downstream, Receive, Scope, Send
 from proxy.errors import InvalidRequest, Unauthenticated
 from proxy.fleet import Fleet, Member
 from proxy.fleet_metrics import gateway_version
 from proxy.parsing import parse
-from proxy.surface import add_errors, json_answer, read_body
+from proxy.surface import add_errors, error_answer, header, json_answer, read_body
 from routing.learner import Learner
 
 BODY_BYTES = 2**16
@@ -59,13 +58,12 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http":
-            downstream = Downstream(scope, receive, send)
-            scheme, _, came = (downstream.header(b"authorization") or "").partition(" ")
+            scheme, _, came = (header(scope, b"authorization") or "").partition(" ")
             if scheme.lower() != "bearer" or not compare_digest(
                 came.strip().encode(), self._token
             ):
                 msg = "the admin API needs its token: 'Authorization: Bearer TOKEN'"
-                await downstream.fail(Unauthenticated(msg))
+                await error_answer(Unauthenticated(msg))(scope, receive, send)
                 return
         await self._api(scope, receive, send)
 

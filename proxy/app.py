@@ -4,33 +4,36 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
 
 import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
 
 from config.settings import Settings
 from proxy.addresses import Addresses, Resolve, resolve
 from proxy.admin import Guarded, build_admin
 from proxy.applying import Applier, prepare
 from proxy.availability import Availability
+from proxy.connection import Serve
 from proxy.counterfactual import Counterfactual
 from proxy.discovery import Discovery
-from proxy.downstream import Downstream, Receive, Scope, Send
 from proxy.errors import Unauthenticated
 from proxy.fleet import Change, Fleet, Member
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
+from proxy.links import IDLE_S
 from proxy.memory import Memory
 from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
 from proxy.pipeline import Pipeline
 from proxy.probes import Prober
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
-from proxy.surface import build_api
+from proxy.surface import build_api, error_answer, header
 from proxy.totals import SpecTotals
-from proxy.upstream import IDLE_S, Upstream
+from proxy.upstream import Upstream
 from proxy.waiting import WaitingRoom
 from routing.router import Router
 
@@ -83,19 +86,18 @@ class Gateway:
         self._extra_routes = frozenset(_route(text) for text in settings.extra_routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] == "http" and self._is_inference(scope["method"], scope["path"]):
-            await self.pipeline.handle(scope, receive, send)
-        elif scope["type"] != "http" or scope["path"] in FOR_EVERYBODY:
-            await self.api(scope, receive, send)
-        else:
-            downstream = Downstream(scope, receive, send)
+        """Serve what is no inference; that does not come by ASGI (`proxy.connection`)."""
+        if scope["type"] == "http" and scope["path"] not in FOR_EVERYBODY:
             try:
-                self._keyring.identify(downstream.header)
+                self._keyring.identify(partial(header, scope))
             except Unauthenticated as error:
-                await downstream.fail(error)
-            else:
-                await self.api(scope, receive, send)
+                await error_answer(error)(scope, receive, send)
+                return
+        await self.api(scope, receive, send)
+
+    def pipeline_for(self, method: str, path: str) -> Serve | None:
+        """Return the pipeline for the paths that it serves."""
+        return self.pipeline.handle if self._is_inference(method, path) else None
 
     def _is_inference(self, method: str, path: str) -> bool:
         if method == "POST" and path in ROUTES:
@@ -235,6 +237,7 @@ def create_app(
         discovery.follow(change)
         metrics.follow(change)
         availability.follow(change)
+        upstream.follow(change)
         prober.follow(change)
         room.renew()
 

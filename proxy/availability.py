@@ -9,14 +9,17 @@ may fail beats refusing. What an operator has drained gets nothing, even if it i
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from asyncio import CancelledError
+from collections.abc import Callable
 from math import inf
 from time import monotonic
+from typing import Self
 
+from proxy.downstream import Downstream
 from proxy.errors import BackendError, BackendUnreachable, TotalTimeout
 from proxy.failover import blames_backend, is_back_pressure
 from proxy.fleet import Change, Fleet, Member
+from proxy.patience import Patience
 from routing.breaker import CircuitState
 
 log = logging.getLogger(__name__)
@@ -41,25 +44,53 @@ def _ignore(_: Member) -> None:
 
 
 class Try:
-    """One request at one backend.
+    """One request at one backend, from its sending to its end.
 
     Attributes:
         broken: Whether the backend failed after a part of its answer had gone out.
-        given_up: Whether it was ended because the backend was found to be down.
     """
 
-    __slots__ = ("_patience", "_started", "broken", "given_up")
+    __slots__ = ("_availability", "_downstream", "_member", "_patience", "_trial", "broken")
 
-    def __init__(self, patience: asyncio.Timeout, started: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        availability: "Availability",
+        member: Member,
+        downstream: Downstream,
+        patience: Patience,
+    ) -> None:
+        self._availability = availability
+        self._member = member
+        self._downstream = downstream
         self._patience = patience
-        self._started = started
-        self.broken = self.given_up = False
+        self._trial = False
+        self.broken = False
 
     def give_up(self) -> None:
         """End it, unless a byte of its answer has gone to the client."""
-        if not self._started() and not self.given_up:
-            self.given_up = True
-            self._patience.reschedule(0.0)
+        if not self._downstream.started:
+            msg = f"backend {self._member.name} was found to be down before it had answered"
+            self._patience.end(BackendUnreachable(msg))
+
+    def took_too_long(self) -> BackendError:
+        """Return the error of a request that had all of its time."""
+        name = self._member.name
+        msg = f"backend {name} took longer than the request may (timeouts.total_s)"
+        return TotalTimeout(msg)
+
+    def __enter__(self) -> Self:
+        self._trial = self._availability.begun(self, self._member)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        taken = self._patience.taken() if isinstance(error, CancelledError) else None
+        self._availability.ended(
+            self, self._member, taken or error, trial=self._trial, broken=self.broken
+        )
+        if taken is not None:
+            raise taken
 
 
 class Availability:
@@ -108,7 +139,7 @@ class Availability:
             self._is_out(member)
         self._refresh(member)
         if not member.up:
-            for each in self._tries.get(member.name, ()):
+            for each in tuple(self._tries.get(member.name, ())):
                 each.give_up()
 
     def drain(self, member: Member, *, drained: bool) -> None:
@@ -125,60 +156,51 @@ class Availability:
         for member in {each.pool.model: each for each in self._fleet.members.values()}.values():
             self._refresh(member)
 
-    @asynccontextmanager
-    async def trying(
-        self, member: Member, started: Callable[[], bool], *, within_s: float
-    ) -> AsyncIterator[Try]:
-        """Watch over a request that is sent to `member`.
+    def trying(
+        self, member: Member, downstream: Downstream, patience: Patience, within_s: float
+    ) -> Try:
+        """Watch over a request that is sent to `member`, in a `with` block.
+
+        Leaving the block raises the backend's failure that `patience` ended the task for:
+        `BackendUnreachable` if it was found to be down before it had answered, or a timeout.
 
         Args:
             member: Where it goes.
-            started: Whether a byte of the answer has gone to the client.
+            downstream: The client's side.
+            patience: Ends it.
             within_s: What is left of its time.
-
-        Raises:
-            BackendUnreachable: If the member was found to be down before it had started.
-            TotalTimeout: If its time ran out.
         """
-        circuit = member.circuit
-        is_trial = circuit.begin(self._clock())
+        one = Try(self, member, downstream, patience)
+        patience.limit(within_s, one.took_too_long)
+        return one
+
+    def begun(self, one: Try, member: Member) -> bool:
+        """Note that a request is sent; whether it is the trial of a half-open circuit."""
+        self._tries.setdefault(member.name, set()).add(one)
+        is_trial = member.circuit.begin(self._clock())
         if is_trial:
             self._refresh(member)
-        patience = asyncio.timeout(within_s)
-        mine = Try(patience, started)
-        tries = self._tries.setdefault(member.name, set())
-        tries.add(mine)
-        try:
-            async with patience:
-                yield mine
-        except TimeoutError:
-            if mine.given_up:
-                self._fail(member, trial=is_trial)
-                msg = f"backend {member.name} was found to be down before it had answered"
-                raise BackendUnreachable(msg) from None
-            circuit.leave(trial=is_trial)  # a long answer is not its fault
-            msg = f"backend {member.name} took longer than the request may (timeouts.total_s)"
-            raise TotalTimeout(msg) from None
-        except BackendError as error:
-            self._judge(error, member, trial=is_trial)
-            raise
-        except BaseException:
-            circuit.leave(trial=is_trial)
-            raise
-        else:
-            if mine.broken:
-                self._fail(member, trial=is_trial)
-            else:
-                circuit.succeed(self._clock(), trial=is_trial)
-        finally:
-            self._forget(mine, tries, member)
-            if is_trial:
-                self._refresh(member)
+        return is_trial
 
-    def _forget(self, one: Try, tries: set[Try], member: Member) -> None:
-        tries.discard(one)
-        if not tries and self._tries.get(member.name) is tries:
-            del self._tries[member.name]
+    def ended(
+        self, one: Try, member: Member, error: BaseException | None, *, trial: bool, broken: bool
+    ) -> None:
+        """Judge a backend by how a request ended."""
+        tries = self._tries.get(member.name)
+        if tries is not None:
+            tries.discard(one)
+            if not tries:
+                del self._tries[member.name]
+        if broken:
+            self._fail(member, trial=trial)
+        elif error is None:
+            member.circuit.succeed(self._clock(), trial=trial)
+        elif isinstance(error, BackendError) and not isinstance(error, TotalTimeout):
+            self._judge(error, member, trial=trial)
+        else:  # the client left, or the answer was long: it says nothing of the backend
+            member.circuit.leave(trial=trial)
+        if trial:
+            self._refresh(member)
 
     def _judge(self, error: BackendError, member: Member, *, trial: bool) -> None:
         """Take in that a request ended in an error."""

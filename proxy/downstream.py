@@ -1,56 +1,162 @@
-"""The client's side of a request: its body, its leaving, and the answer to it (raw ASGI)."""
+"""The client's side of a request: its body, its leaving, and the answer, as bytes on a socket.
+
+It stands where uvicorn's protocol has its own request and response cycle, so that pipelining, idle
+connections and shutdown are uvicorn's; what ASGI would put between is left out (docs/adr/0011).
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from proxy.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest, ProxyError
 from proxy.sse import event
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-T = TypeVar("T")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+
+
+class Flow(Protocol):
+    """Whether the socket takes more; uvicorn's."""
+
+    write_paused: bool
+
+    async def drain(self) -> None:
+        """Wait until it does."""
+
+
+class Socket(Protocol):
+    """What is needed of a transport."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def close(self) -> None:
+        """Close it when they are sent."""
+
+    def is_closing(self) -> bool:
+        """Whether that has begun."""
 
 
 class Downstream:
     """One exchange with a client.
 
-    Attributes:
-        path: The path asked for.
+    Args:
+        method: As it came.
+        target: Path and query, as they came.
+        path: The path, decoded.
         headers: The request's fields, names in lower case.
+        socket: Where the answer goes.
+        flow: Whether that takes more.
+        own: Fields that every answer of this server has.
+        keep_alive: Whether the connection may be used again.
+        expects_continue: Whether the client waits to be asked for its body.
+        serve: Answers it.
+        on_response: Called when the answer is complete.
+
+    Attributes:
         started: Whether a byte of the answer has gone out, so that nothing can be tried again.
         in_events: Whether the answer under way is an event stream, which an event can end.
-        complete: Whether all of it has.
         added: Fields that the gateway adds to the answer's.
+        on_left: Called if the client leaves before it has its whole answer.
+        disconnected: Whether it has left.
+        response_complete: Whether it has its whole answer.
     """
 
     __slots__ = (
-        "_receive",
-        "_send",
+        "_chunked",
+        "_expects_continue",
+        "_flow",
+        "_head",
+        "_own",
+        "_pieces",
+        "_serve",
+        "_size",
+        "_socket",
+        "_waiter",
         "added",
-        "complete",
+        "disconnected",
         "headers",
         "in_events",
+        "keep_alive",
         "method",
+        "more_body",
+        "on_left",
+        "on_response",
         "path",
-        "query",
+        "response_complete",
         "started",
+        "target",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.query: bytes = scope["query_string"]
-        self.headers: Headers = scope["headers"]
-        self.started = False
-        self.in_events = False
-        self.complete = False
+    def __init__(
+        self,
+        *,
+        method: str,
+        target: bytes,
+        path: str,
+        headers: Headers,
+        socket: Socket,
+        flow: Flow,
+        own: Sequence[tuple[bytes, bytes]],
+        keep_alive: bool,
+        expects_continue: bool,
+        serve: "Callable[[Downstream], Awaitable[None]]",
+        on_response: Callable[[], None],
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.on_response = on_response
+        self.on_left: Callable[[], None] | None = None
+        self.more_body = True
+        self.started = self.in_events = self.response_complete = self.disconnected = False
         self.added: dict[bytes, bytes] = {}
-        self._receive = receive
-        self._send = send
+        self._socket = socket
+        self._flow = flow
+        self._own = own
+        self._expects_continue = expects_continue
+        self._serve = serve
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._head = b""
+        self._chunked = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    # What uvicorn's protocol calls
+
+    @property
+    def message_event(self) -> "Downstream":
+        """What is set when something has happened."""
+        return self
+
+    def set(self) -> None:
+        """Look at what has happened: more of the body, its end, or the client's leaving."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self.disconnected and self.on_left is not None:
+            self.on_left()
+
+    async def run_asgi(self, _: object) -> None:
+        """Answer the request."""
+        try:
+            await self._serve(self)
+        finally:
+            self.on_left = None
+            if not self.response_complete:
+                self._socket.close()
+            self.on_response = _nothing
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        self._size += len(piece)
+        self._pieces.append(piece)
+        self.set()
+
+    # What the pipeline calls
 
     def header(self, name: bytes) -> str | None:
         """Return the first value of a request field, or None."""
@@ -79,50 +185,82 @@ class Downstream:
         declared = self.header(b"content-length")
         if declared and declared.isdigit() and int(declared) > limit:
             raise BodyTooLarge(_too_large(int(declared), limit))
-        pieces: list[bytes] = []
-        size = 0
-        while True:
+        while self.more_body:
+            if self.disconnected:
+                raise ClientGone
+            if self._size > limit:
+                raise BodyTooLarge(_too_large(self._size, limit))
+            if self._expects_continue:
+                self._expects_continue = False
+                self._socket.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._waiter = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(wait_s):
-                    message = await self._receive()
+                    await self._waiter
             except TimeoutError:
                 msg = f"nothing more of the body came for {wait_s:g} s (listen.body_s)"
                 raise BodyTooSlow(msg) from None
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > limit:
-                raise BodyTooLarge(_too_large(size, limit))
-            pieces.append(piece)
-            if not message.get("more_body", False):
-                return b"".join(pieces) if len(pieces) > 1 else piece
+            finally:
+                self._waiter = None
+        if self._size > limit:
+            raise BodyTooLarge(_too_large(self._size, limit))
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def left(self) -> None:
-        """Wait until the client leaves, or has its whole answer.
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin the answer, with the fields in `added` in place of its own.
 
-        Raises:
-            ClientGone: If it left before that.
+        It goes out with the first piece of the body.
         """
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self.complete:
-            raise ClientGone
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send the head of the answer, with the fields in `added` in place of its own."""
         self.started = True
-        kept = [(name, value) for name, value in headers if name not in self.added]
-        head = [*kept, *self.added.items()]
-        self.in_events = (b"content-type", b"text/event-stream") in (
-            (name, value.partition(b";")[0].strip().lower()) for name, value in kept
-        )
-        await self._send({"type": "http.response.start", "status": status, "headers": head})
+        parts = [STATUS_LINE[status]]
+        sized = False
+        for name, value in headers:
+            if name in self.added:
+                continue
+            if name in _FRAMING:
+                if name != b"content-length":
+                    if name == b"connection":
+                        self.keep_alive = False  # no field of a backend's gets here: it is ours
+                    continue
+                sized = True
+            elif name == b"content-type":
+                kind = value.partition(b";")[0].strip().lower()
+                self.in_events = kind == b"text/event-stream"
+            parts.append(b"%b: %b\r\n" % (name, value))
+        for name, value in self.added.items():
+            parts.append(b"%b: %b\r\n" % (name, value))
+        for name, value in self._own:
+            parts.append(b"%b: %b\r\n" % (name, value))
+        self._chunked = not sized and status not in (204, 304)
+        if self._chunked:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if self.more_body:  # the rest of it is not wanted, and is no next request
+            self.keep_alive = False
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"\r\n")
+        self._head = b"".join(parts)
 
     async def write(self, body: bytes, *, more: bool) -> None:
         """Send a piece of the answer; waits while the client reads slowly."""
-        self.complete = not more
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
+        if self.disconnected or self._socket.is_closing():
+            return
+        head, self._head = self._head, b""
+        if not self._chunked:
+            data = head + body
+        elif body:
+            data = b"%b%x\r\n%b\r\n%b" % (head, len(body), body, b"" if more else b"0\r\n\r\n")
+        else:
+            data = head + (b"" if more else b"0\r\n\r\n")
+        self._socket.write(data)
+        if not more:
+            self.response_complete = True
+            if not self.keep_alive:
+                self._socket.close()
+            self.on_response()
 
     @property
     def anthropic(self) -> bool:
@@ -132,41 +270,32 @@ class Downstream:
     async def fail(self, error: ProxyError) -> None:
         """Answer with an error of the gateway's own."""
         body = error.body(anthropic=self.anthropic)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            *((key.encode(), value.encode()) for key, value in error.headers.items()),
-        ]
-        await self.start(error.status, headers)
+        self.start(error.status, fields_of(error, body))
         await self.write(body, more=False)
 
     async def break_off(self, error: ProxyError) -> None:
         """End an event stream under way with an error event, after whatever part of one went out.
 
-        Of any other body, stopping short is the only sign left: the server closes the socket.
+        Of any other body, stopping short is the only sign left: the socket is closed.
         """
-        if self.in_events and not self.complete:
+        if self.in_events and not self.response_complete:
             data = error.body(anthropic=self.anthropic)
             name = "error" if self.anthropic else ""
             await self.write(b"\n\n" + event(data, name=name), more=False)
 
 
+def fields_of(error: ProxyError, body: bytes) -> Headers:
+    """Return the fields of an answer that is an error of the gateway's own."""
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *((key.encode(), value.encode()) for key, value in error.headers.items()),
+    ]
+
+
+def _nothing() -> None:
+    """Do nothing when an answer is complete: its request has ended already."""
+
+
 def _too_large(size: int, limit: int) -> str:
     return f"the body has {size} bytes or more; listen.max_body_bytes allows {limit}"
-
-
-async def while_connected(downstream: Downstream, work: Awaitable[T]) -> T:
-    """Await `work`, but no longer than the client stays.
-
-    Raises:
-        ClientGone: If the client left first; `work` has been cancelled and has ended.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            watcher = group.create_task(downstream.left())
-            result = await work
-            watcher.cancel()
-    except BaseExceptionGroup as failures:
-        gone = failures.subgroup(ClientGone)
-        raise (gone or failures).exceptions[0] from None
-    return result

@@ -9,6 +9,7 @@ from proxy.errors import Forbidden, InvalidRequest, NotServed, ProxyError
 from proxy.fleet import Fleet, Member, ServedModel
 from proxy.keys import Caller
 from proxy.parsing import ROUTES, ParsedRequest, parse, with_model
+from proxy.patience import Patience
 from proxy.record import RequestRecord
 from proxy.stored import StoredResponses
 from routing.decision import RoutingRequest
@@ -28,6 +29,7 @@ class Exchange:
         downstream: The client's side.
         record: What will be observed.
         caller: Who asks.
+        patience: What may end it before its own end.
         raw: The body to send; the client's own bytes unless an edit was needed.
         parsed: The body as JSON; None where it is not read.
         served: The model it names.
@@ -42,6 +44,7 @@ class Exchange:
     downstream: Downstream
     record: RequestRecord
     caller: Caller
+    patience: Patience
     raw: bytes
     parsed: ParsedRequest | None
     served: ServedModel | None
@@ -72,14 +75,18 @@ class Intake:
         self._settings = settings
 
     async def receive(
-        self, downstream: Downstream, record: RequestRecord, caller: Caller
+        self,
+        downstream: Downstream,
+        record: RequestRecord,
+        caller: Caller,
+        patience: Patience,
     ) -> Exchange:
         """Read, parse and classify a request of `caller`."""
         listen = self._settings.listen
         raw = await downstream.body(listen.max_body_bytes, wait_s=listen.body_s)
         route = ROUTES.get(downstream.path)
         if route is None:
-            return self._without_body(downstream, record, caller, raw)
+            return self._without_body(downstream, record, caller, patience, raw)
         parsed = parse(raw)
         pin = self._pin(downstream)
         served = self._permitted(caller, self._fleet.resolve(parsed.model), pin)
@@ -104,6 +111,7 @@ class Intake:
             downstream=downstream,
             record=record,
             caller=caller,
+            patience=patience,
             raw=raw,
             parsed=parsed,
             served=served,
@@ -113,7 +121,12 @@ class Intake:
         )
 
     def _without_body(
-        self, downstream: Downstream, record: RequestRecord, caller: Caller, raw: bytes
+        self,
+        downstream: Downstream,
+        record: RequestRecord,
+        caller: Caller,
+        patience: Patience,
+        raw: bytes,
     ) -> Exchange:
         """Prepare a request whose body is not read: a stored response, or an extra route."""
         fixed = None
@@ -133,6 +146,7 @@ class Intake:
             downstream=downstream,
             record=record,
             caller=caller,
+            patience=patience,
             raw=raw,
             parsed=None,
             served=served,

@@ -14,13 +14,14 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 from config.settings import Settings
 from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
 from proxy.dialects import DIALECTS
-from proxy.downstream import Downstream, Receive, Scope, Send, while_connected
+from proxy.downstream import Downstream
 from proxy.errors import (
     BackendAborted,
     BackendError,
@@ -43,6 +44,7 @@ from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import UNSUPPORTED, Metrics
 from proxy.parsing import ROUTES, with_usage
+from proxy.patience import Patience
 from proxy.record import Ending, RequestRecord
 from proxy.relay import Hidden, StreamRelay, relay_body
 from proxy.reporting import log_record
@@ -131,31 +133,36 @@ class Pipeline:
         self._budget.share = settings.retries.error_answers
         self._intake.configure(settings)
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, downstream: Downstream) -> None:
         """Serve one HTTP request to its end."""
-        downstream = Downstream(scope, receive, send)
         given = downstream.header(b"x-request-id") or ""
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         endpoint = _endpoint(downstream.path)
         record = RequestRecord(endpoint=endpoint, request_id=request_id, started_at=self._clock())
         downstream.added[b"x-request-id"] = request_id.encode("latin-1")
+        patience = Patience()
+        downstream.on_left = partial(patience.end, ClientGone())
         try:
             _check_request_id(given)
             caller = self._keyring.identify(downstream.header)
             record.key = caller.name if self._keyring.checks else ""
             with self._lifecycle.in_hand(), caller.asking(record.started_at):
-                exchange = await self._intake.receive(downstream, record, caller)
-                await while_connected(downstream, self._serve(exchange))
+                exchange = await self._intake.receive(downstream, record, caller, patience)
+                await self._serve(exchange)
         except ClientGone:
             record.ending = Ending.CANCELLED
         except ProxyError as error:
             await self._answer_error(error, downstream, record)
         except asyncio.CancelledError:
-            await self._cut(downstream, record)
+            if isinstance(patience.reason, ClientGone):
+                record.ending = Ending.CANCELLED
+            else:
+                await self._cut(downstream, record)
         except Exception:
             log.exception("request %s met a defect of the gateway", request_id)
             await self._answer_error(ProxyError(_DEFECT), downstream, record)
         finally:
+            patience.close()
             record.finished_at = self._clock()
             self._observe(record)
 
@@ -292,27 +299,24 @@ class Pipeline:
         )
         record.sent_at = self._clock()
         record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
+        left_s = self._settings.timeouts.total_s - (record.sent_at - record.started_at)
         try:
-            async with (
-                self._availability.trying(
+            with self._availability.trying(member, downstream, exchange.patience, left_s) as one:
+                answer = await self._upstream.send(
                     member,
-                    lambda: downstream.started,
-                    within_s=self._settings.timeouts.total_s
-                    - (record.sent_at - record.started_at),
-                ) as one,
-                self._upstream.open(
-                    member,
+                    exchange.patience,
                     method=downstream.method,
-                    path=downstream.path,
-                    query=downstream.query,
+                    target=downstream.target,
                     headers=downstream.headers,
                     body=body,
-                    request_id=exchange.record.request_id,
+                    request_id=record.request_id,
                     api_key=self._fleet.api_keys.get(member.pool.name),
                     prompt_tokens=features.prompt_tokens,
-                ) as answer,
-            ):
-                await self._relay(exchange, decision, member, answer, hidden, watch)
+                )
+                try:
+                    await self._relay(exchange, decision, member, answer, hidden, watch)
+                finally:
+                    answer.close()
                 # An engine that aborts says so itself; it may be the request's fault.
                 one.broken = record.error not in (None, BackendAborted.kind)
         finally:
@@ -421,7 +425,7 @@ class Pipeline:
         if whole and answer.status == 400 and refused_by_speculation(exchange, body):
             raise rejected
         exchange.record.status = answer.status
-        await exchange.downstream.start(answer.status, answer.headers)
+        exchange.downstream.start(answer.status, answer.headers)
         while not whole:
             await exchange.downstream.write(body, more=True)
             body = await answer.read()
@@ -451,7 +455,7 @@ class Pipeline:
         if not isinstance(error, BackendRejected) or exchange.downstream.started:
             raise error
         exchange.record.status = error.status
-        await exchange.downstream.start(error.status, error.answer_headers)
+        exchange.downstream.start(error.status, error.answer_headers)
         await exchange.downstream.write(error.answer, more=False)
         exchange.record.ending = Ending.REJECTED
         exchange.record.error = error.kind

@@ -102,7 +102,7 @@ class StreamRelay:
         """
         events = await self._opening()
         self._record.status = self._answer.status
-        await self._downstream.start(self._answer.status, self._answer.headers)
+        self._downstream.start(self._answer.status, self._answer.headers)
         await self._write(events)
         try:
             while chunk := await self._answer.read():
@@ -259,7 +259,7 @@ async def relay_body(
         if response_id is not None:
             on_response_id(response_id)
     record.status = answer.status
-    await downstream.start(answer.status, answer.headers)
+    downstream.start(answer.status, answer.headers)
     while not whole:
         if body:
             await downstream.write(body, more=True)

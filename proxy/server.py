@@ -13,11 +13,12 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.problems import ConfigError, Problem
-from config.settings import Admin, Listen, Settings
+from config.settings import Admin, Settings
 from proxy.app import Gateway, create_app
-from proxy.guarding import guarded
+from proxy.connection import connection
 from proxy.reloading import Source
 from proxy.reporting import LOGGING
 
@@ -107,12 +108,24 @@ def serve(settings: Settings, source: Source | None = None) -> int:
     _allow_sockets()
     gateway = create_app(settings, source=source)
     listen = settings.listen
-    config = _config(gateway, gateway.tls, listen.host, listen.port, listen=listen, lifespan="on")
+    config = _config(
+        gateway,
+        gateway.tls,
+        listen.host,
+        listen.port,
+        protocol=connection(listen, gateway),
+        lifespan="on",
+    )
     admin = None
     if gateway.admin is not None and settings.admin is not None:
         where = settings.admin
         serving = _config(
-            gateway.admin, gateway.tls, where.host, where.port, listen=listen, lifespan="off"
+            gateway.admin,
+            gateway.tls,
+            where.host,
+            where.port,
+            protocol=connection(listen),
+            lifespan="off",
         )
         admin = AdminServer(serving), _bound(where)
     GatewayServer(config, gateway, admin=admin).run()
@@ -139,7 +152,7 @@ def _config(
     host: str,
     port: int,
     *,
-    listen: Listen,
+    protocol: type[HttpToolsProtocol],
     lifespan: Any,
 ) -> uvicorn.Config:
     return uvicorn.Config(
@@ -148,12 +161,13 @@ def _config(
         port=port,
         ssl_context_factory=None if tls is None else lambda *_: tls,
         loop="uvloop",
-        http=guarded(listen),
+        http=protocol,
         ws="none",
         lifespan=lifespan,
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whose address it is is the socket's to say
         timeout_keep_alive=75,  # longer than clients and load balancers (60 s) keep a connection
         timeout_graceful_shutdown=1,  # what was in hand has been drained before
     )

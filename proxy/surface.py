@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from proxy.discovery import Discovery
 from proxy.errors import BodyTooLarge, ClientError, NotServed, ProxyError
@@ -193,7 +194,7 @@ def add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(ProxyError)
     async def own(_: Request, error: ProxyError) -> Response:
-        return _error(error)
+        return error_answer(error)
 
     @api.exception_handler(HTTPException)
     async def unserved(request: Request, error: HTTPException) -> Response:
@@ -201,21 +202,30 @@ def add_errors(api: FastAPI) -> None:
         allow = "POST" if path in ROUTES else (error.headers or {}).get("Allow")
         if allow is not None:
             msg = f"{path} takes {allow}, not {method}"
-            return _error(MethodNotAllowed(msg, allow=allow))
-        return _error(NotServed(f"there is no {method} {path} here"))
+            return error_answer(MethodNotAllowed(msg, allow=allow))
+        return error_answer(NotServed(f"there is no {method} {path} here"))
 
     @api.exception_handler(Exception)
     async def unforeseen(_: Request, _error_in_log: Exception) -> Response:
-        return _error(ProxyError("the gateway failed to answer; its log says why"))
+        return error_answer(ProxyError("the gateway failed to answer; its log says why"))
 
 
-def _error(error: ProxyError) -> Response:
+def error_answer(error: ProxyError) -> Response:
+    """Return an error of the gateway's own as an answer."""
     return Response(
         error.body(),
         status_code=error.status,
         headers=dict(error.headers),
         media_type="application/json",
     )
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the first value of a request's field, or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1")).strip()
+    return None
 
 
 def json_answer(value: object, *, status: int = 200) -> Response:

@@ -1,39 +1,72 @@
-"""The server's HTTP protocol with limits on what a client may hold without asking anything.
+"""The server's HTTP protocol: uvicorn's, with limits, and a shorter way to the pipeline.
 
 uvicorn limits neither how long a request's head may be nor how long it may take to come, nor how
 many connections one client has; each costs the gateway a socket and memory. Bodies are limited
 where they are read (`proxy.downstream`).
+
+What the pipeline serves does not pass ASGI, which would cost as much again as the decision
+(docs/adr/0011); all else goes to FastAPI as ever.
 """
 
 import asyncio
 from collections import Counter
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Protocol
+from urllib.parse import unquote
 
+from httptools import parse_url
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.settings import Listen
+from proxy.downstream import Downstream
+
+Serve = Callable[[Downstream], Awaitable[None]]
 
 
-def guarded(limits: Listen) -> type[HttpToolsProtocol]:
-    """Return a protocol class that holds its connections to `limits`."""
+class Pipelines(Protocol):
+    """Knows what the pipeline serves."""
 
-    class Guarded(_Guarded):
+    def pipeline_for(self, method: str, path: str) -> Serve | None:
+        """Return what serves a path; None for what goes to the application."""
+
+
+class _NoPipelines:
+    """All goes to the application."""
+
+    def pipeline_for(self, method: str, path: str) -> Serve | None:
+        """Return None."""
+        del method, path
+        return None
+
+
+def connection(limits: Listen, pipelines: Pipelines | None = None) -> type[HttpToolsProtocol]:
+    """Return a protocol class that holds its connections to `limits`.
+
+    Args:
+        limits: What a client may hold.
+        pipelines: What is served without ASGI; nothing by default.
+    """
+
+    class Limited(Connection):
         listen: ClassVar[Listen] = limits
         clients: ClassVar[Counter[str]] = Counter()
+        known: ClassVar[Pipelines] = pipelines or _NoPipelines()
 
-    return Guarded
+    return Limited
 
 
-class _Guarded(HttpToolsProtocol):
-    """One connection.
+class Connection(HttpToolsProtocol):
+    """One connection of a client.
 
     Attributes:
         listen: The limits.
         clients: Connections by address.
+        known: What is served without ASGI.
     """
 
     listen: ClassVar[Listen]
     clients: ClassVar[Counter[str]]
+    known: ClassVar[Pipelines]
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -41,6 +74,8 @@ class _Guarded(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = self._fields_bytes = 0
         self._too_late: asyncio.TimerHandle | None = None
+        self._served: Downstream | None = None
+        """The request under way, if the pipeline serves it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless its client has enough of them."""
@@ -59,6 +94,11 @@ class _Guarded(HttpToolsProtocol):
         if not self.clients[self._address]:
             del self.clients[self._address]
         super().connection_lost(exc)
+        # What is pipelined behind it is not begun; uvicorn knows of the last that came alone.
+        self.pipeline.clear()
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.set()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, as long as a head is not too long."""
@@ -89,7 +129,46 @@ class _Guarded(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Let the request begin."""
         self._head_is_there()
-        super().on_headers_complete()
+        method = self.parser.get_method().decode("ascii")
+        path = parse_url(self.url).path.decode("ascii")
+        if "%" in path:
+            path = unquote(path)
+        serve = self.known.pipeline_for(method, path)
+        if serve is None:
+            super().on_headers_complete()
+            return
+        before = self.cycle
+        self.cycle = Downstream(  # type: ignore[assignment]
+            method=method,
+            target=self.url,
+            path=path,
+            headers=self.headers,
+            socket=self.transport,
+            flow=self.flow,
+            own=self.server_state.default_headers,
+            keep_alive=self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue,
+            serve=serve,
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Begin with a request."""
+        self._served = cycle if isinstance(cycle, Downstream) else None
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        if isinstance(self.cycle, Downstream):
+            if not self.cycle.response_complete:
+                self.cycle.take(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Expect the next request's head."""
