@@ -14,7 +14,6 @@ from proxy.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest, 
 from proxy.sse import event
 
 Headers = list[tuple[bytes, bytes]]
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 
 
 class Flow(Protocol):
@@ -185,9 +184,7 @@ class Downstream:
         declared = self.header(b"content-length")
         if declared and declared.isdigit() and int(declared) > limit:
             raise BodyTooLarge(_too_large(int(declared), limit))
-        while self.more_body:
-            if self.disconnected:
-                raise ClientGone
+        while self.more_body and not self.disconnected:
             if self._size > limit:
                 raise BodyTooLarge(_too_large(self._size, limit))
             if self._expects_continue:
@@ -202,6 +199,8 @@ class Downstream:
                 raise BodyTooSlow(msg) from None
             finally:
                 self._waiter = None
+        if self.disconnected:
+            raise ClientGone
         if self._size > limit:
             raise BodyTooLarge(_too_large(self._size, limit))
         pieces, self._pieces = self._pieces, []
@@ -213,33 +212,27 @@ class Downstream:
         It goes out with the first piece of the body.
         """
         self.started = True
-        parts = [STATUS_LINE[status]]
-        sized = False
+        parts, added = [STATUS_LINE[status]], self.added
+        self._chunked = status not in (204, 304)
         for name, value in headers:
-            if name in self.added:
+            if name in added or name == b"transfer-encoding":
                 continue
-            if name in _FRAMING:
-                if name != b"content-length":
-                    if name == b"connection":
-                        self.keep_alive = False  # no field of a backend's gets here: it is ours
-                    continue
-                sized = True
+            if name == b"content-length":
+                self._chunked = False
             elif name == b"content-type":
                 kind = value.partition(b";")[0].strip().lower()
                 self.in_events = kind == b"text/event-stream"
+            elif name == b"connection":  # of an error of our own; a backend's ends at the backend
+                self.keep_alive = False
+                continue
             parts.append(b"%b: %b\r\n" % (name, value))
-        for name, value in self.added.items():
-            parts.append(b"%b: %b\r\n" % (name, value))
-        for name, value in self._own:
-            parts.append(b"%b: %b\r\n" % (name, value))
-        self._chunked = not sized and status not in (204, 304)
+        parts += [b"%b: %b\r\n" % field for field in added.items()]
+        parts += [b"%b: %b\r\n" % field for field in self._own]
         if self._chunked:
             parts.append(b"transfer-encoding: chunked\r\n")
-        if self.more_body:  # the rest of it is not wanted, and is no next request
-            self.keep_alive = False
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"\r\n")
+        # What is left of a body that is not wanted would be read as the next request.
+        self.keep_alive = self.keep_alive and not self.more_body
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         self._head = b"".join(parts)
 
     async def write(self, body: bytes, *, more: bool) -> None:

@@ -9,6 +9,8 @@ from proxy.errors import NoBackend, NotServed
 from routing.breaker import Circuit
 from routing.pools import Backend, Pool, Speculation
 
+_TEMPERATURE: float = ModelSettings.model_fields["default_temperature"].default
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Member:
@@ -142,7 +144,7 @@ class Fleet:
         self.settings, self.api_keys = settings, dict(api_keys)
         self.version += 1
         self._aliases = {alias: model.name for model in settings.models for alias in model.aliases}
-        self._models = {model.name: model for model in settings.models}
+        self._temperatures = {each.name: each.default_temperature for each in settings.models}
         self._declared = {declared.name: declared for declared in settings.pools}
         self.members, self.pools = {}, []
         void = [pool for name, pool in known.items() if name not in self._declared]
@@ -208,12 +210,11 @@ class Fleet:
         name = self._aliases.get(requested, requested)
         pools = [pool for pool in self.pools if self._serves(pool, name)]
         if name and pools:
-            model = self._models.get(name) or ModelSettings(name=name)
             return ServedModel(
                 name=name,
                 requested=requested,
                 pools=pools,
-                default_temperature=model.default_temperature,
+                default_temperature=self._temperatures.get(name, _TEMPERATURE),
             )
         unknown = [pool.name for pool in self.pools if not pool.model]
         if unknown:

@@ -44,6 +44,7 @@ class Link(asyncio.Protocol):
         "_framed",
         "_head_bytes",
         "_held",
+        "_keeps",
         "_loop",
         "_lost",
         "_on_free",
@@ -71,7 +72,7 @@ class Link(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._held = self._head_bytes = 0
-        self._framed = self._paused = self.whole = False
+        self._framed = self._paused = self._keeps = self.whole = False
         self.status = 0
         self.headers: Fields = []
 
@@ -138,6 +139,7 @@ class Link(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Take the end."""
         self.whole = self.status != 0
+        self._keeps = self._parser.should_keep_alive()
 
     # What the pipeline calls
 
@@ -208,7 +210,7 @@ class Link(asyncio.Protocol):
 
     def done(self) -> None:
         """Be used again, or closed if that can't be."""
-        if self.usable and self._parser.should_keep_alive() and not self._body:
+        if self.usable and self._keeps and not self._body:
             self._on_free(self)
         else:
             self.close("it was closed here")

@@ -4,7 +4,7 @@ from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from proxy.dialects import DIALECTS
-from proxy.downstream import Downstream, Message
+from proxy.downstream import Downstream
 from proxy.errors import BackendError
 from proxy.record import RequestRecord
 from proxy.relay import Hidden, StreamRelay
@@ -71,40 +71,81 @@ class Answer:
 
 
 class Client:
-    """An ASGI server's view of a client: what it sent, and what it was sent."""
+    """A client's socket: what it sent, and what was written to it."""
 
     def __init__(
         self,
-        *messages: Message,
+        *pieces: bytes,
         path: str = "/v1/chat/completions",
         headers: Iterable[tuple[bytes, bytes]] = (),
+        ends: bool = True,
     ) -> None:
-        self.sent: list[Message] = []
-        self._messages = list(messages)
-        scope = {"method": "POST", "path": path, "query_string": b"", "headers": list(headers)}
-        self.downstream = Downstream(scope, self._receive, self._send)
+        self.writes: list[bytes] = []
+        self.closed = self.write_paused = False
+        self.downstream = Downstream(
+            method="POST",
+            target=path.encode(),
+            path=path,
+            headers=list(headers),
+            socket=self,
+            flow=self,
+            own=(),
+            keep_alive=True,
+            expects_continue=False,
+            serve=self._serve,
+            on_response=lambda: None,
+        )
+        for piece in pieces:
+            self.downstream.take(piece)
+        self.downstream.more_body = not ends
 
-    async def _receive(self) -> Message:
-        return self._messages.pop(0) if self._messages else {"type": "http.disconnect"}
+    async def _serve(self, _: Downstream) -> None:
+        raise AssertionError("nothing serves here")
 
-    async def _send(self, message: Message) -> None:
-        self.sent.append(message)
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    async def drain(self) -> None:
+        raise AssertionError("it never reads slowly")
 
     @property
-    def status(self) -> int | None:
-        return self.sent[0]["status"] if self.sent else None
+    def head(self) -> list[bytes]:
+        return b"".join(self.writes).partition(b"\r\n\r\n")[0].split(b"\r\n")
+
+    @property
+    def status(self) -> int:
+        return int(self.head[0][9:12])
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        return dict(self.sent[0]["headers"])
+        return dict(line.split(b": ", 1) for line in self.head[1:])
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The body, as it was written piece by piece."""
+        first, *others = self.writes or [b""]
+        raw = [first.partition(b"\r\n\r\n")[2], *others]
+        if b"transfer-encoding" not in (self.headers if self.writes else {}):
+            return raw
+        return [
+            piece.partition(b"\r\n")[2].rpartition(b"\r\n0")[0]
+            or piece.partition(b"\r\n")[2].removesuffix(b"\r\n")
+            for piece in raw
+        ]
 
     @property
     def body(self) -> bytes:
-        return b"".join(message["body"] for message in self.sent[1:])
+        return b"".join(self.pieces)
 
     @property
     def ended(self) -> bool:
-        return bool(self.sent) and self.sent[-1].get("more_body") is False
+        return self.downstream.response_complete
 
 
 def a_pool(name: str = "spec", speculation: Speculation = Speculation.NGRAM) -> Pool:

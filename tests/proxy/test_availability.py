@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from proxy.availability import SPARED_S, Availability
+from proxy.availability import SPARED_S, Availability, Try
 from proxy.errors import (
     BackendError,
     BackendRejected,
@@ -15,7 +15,9 @@ from proxy.errors import (
     TotalTimeout,
 )
 from proxy.fleet import Member
+from proxy.patience import Patience
 from routing.breaker import CircuitState
+from tests.proxy.pieces import Client
 from tests.proxy.scripted import Clock, fleet, member
 from tests.proxy.wire import begin
 
@@ -55,11 +57,16 @@ class World:
     async def ends(self, error: BaseException | None, *, times: int = 1) -> None:
         for _ in range(times):
             try:
-                async with self.availability.trying(self.spec, lambda: False, within_s=60.0):
+                with self.trying():
                     if error is not None:
                         raise error
             except (BackendError, ClientGone):
                 pass
+
+    def trying(self, *, started: bool = False, within_s: float = 60.0) -> Try:
+        client = Client()
+        client.downstream.started = started
+        return self.availability.trying(self.spec, client.downstream, Patience(), within_s)
 
     def probe(self, member: Member, *, up: bool) -> None:
         member.up = up
@@ -81,7 +88,7 @@ async def test_failures_in_a_row_take_a_backend_out_and_one_request_brings_it_ba
     assert world.healthy == (False, True)
     world.passes(0.6)
     assert world.healthy == (True, True)
-    async with world.availability.trying(world.spec, lambda: False, within_s=60.0):
+    with world.trying():
         assert world.healthy == (False, True)  # its trial is under way
     assert world.healthy == (True, True)
     assert world.spec.circuit.state is CircuitState.CLOSED
@@ -162,7 +169,7 @@ async def test_a_broken_stream_counts_as_a_failure() -> None:
     world = World()
 
     for _ in range(5):
-        async with world.availability.trying(world.spec, lambda: True, within_s=60.0) as one:
+        with world.trying(started=True) as one:
             one.broken = True
 
     assert world.healthy == (False, True)
@@ -172,7 +179,7 @@ async def test_what_waits_at_a_backend_that_goes_down_is_given_up() -> None:
     world = World()
 
     async def waits(*, started: bool) -> None:
-        async with world.availability.trying(world.spec, lambda: started, within_s=60.0):
+        with world.trying(started=started):
             await asyncio.sleep(0.2)
 
     waiting = begin(waits(started=False))
@@ -189,9 +196,11 @@ async def test_what_waits_at_a_backend_that_goes_down_is_given_up() -> None:
 async def test_a_request_that_takes_too_long_is_ended_without_blame() -> None:
     world = World()
 
-    with pytest.raises(TotalTimeout, match=r"timeouts\.total_s"):
-        async with world.availability.trying(world.spec, lambda: True, within_s=0.01):
-            await asyncio.sleep(5)
+    with (
+        pytest.raises(TotalTimeout, match=r"timeouts\.total_s"),
+        world.trying(started=True, within_s=0.01),
+    ):
+        await asyncio.sleep(5)
 
     assert world.spec.circuit.state is CircuitState.CLOSED
 
@@ -219,7 +228,7 @@ async def test_what_was_removed_makes_room_for_what_is_left() -> None:
     settings = world.fleet.settings
     urls = {"spec": [], "plain": ["http://plain:8002"]}
 
-    async with world.availability.trying(world.spec, lambda: False, within_s=60.0):
+    with world.trying():
         change = world.fleet.update(settings, urls=urls, api_keys={})
         world.availability.follow(change)
         assert world.healthy == (False, True)

@@ -117,14 +117,14 @@ def test_usage_written_with_spaces_is_hidden_too() -> None:
 def test_each_event_goes_out_in_a_write_of_its_own_as_it_came() -> None:
     relayed = Relayed(*CHAT, DONE)
 
-    writes = [message["body"] for message in relayed.client.sent[1:]]
+    writes = relayed.client.pieces
     assert writes == [CHAT[0] + CHAT[1], CHAT[2], CHAT[3], DONE, b""]
 
 
 def test_half_an_event_waits_for_its_other_half() -> None:
     relayed = Relayed(CHAT[0] + CHAT[1][:20], CHAT[1][20:], CHAT[2] + CHAT[3], DONE)
 
-    writes = [message["body"] for message in relayed.client.sent[1:]]
+    writes = relayed.client.pieces
     assert writes == [CHAT[0] + CHAT[1], CHAT[2] + CHAT[3], DONE, b""]
 
 
@@ -147,9 +147,11 @@ def test_the_backends_fields_go_out_with_the_gateways_own_in_their_place() -> No
     client.downstream.added[b"x-turnout-pool"] = b"mine"
     answer = Answer(headers=((b"x-turnout-pool", b"yours"), (b"x-other", b"1")))
 
-    drive(client.downstream.start(200, answer.headers))
+    client.downstream.start(200, answer.headers)
+    drive(client.downstream.write(b"x", more=True))
 
     assert client.headers == {
+        b"transfer-encoding": b"chunked",
         b"content-type": b"text/event-stream; charset=utf-8",
         b"x-other": b"1",
         b"x-turnout-pool": b"mine",

@@ -7,11 +7,10 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import aiohappyeyeballs
 import pytest
 
 from config.settings import Timeouts
-from proxy.upstream import Upstream, end_to_end
+from proxy.links import Link, Links
 from tests.proxy import streams
 from tests.proxy.wire import (
     ASKED,
@@ -76,22 +75,6 @@ async def hangs(call: Call) -> None:
     await call.gone.wait()
 
 
-def test_fields_of_the_hop_and_those_it_names_end_here() -> None:
-    fields = [
-        (b"Connection", b"close, X-Mine"),
-        (b"connection", b"x-yours"),
-        (b"X-Mine", b"1"),
-        (b"X-Yours", b"1"),
-        (b"Upgrade", b"h2c"),
-        (b"Transfer-Encoding", b"chunked"),
-        (b"Proxy-Authorization", b"x"),
-        (b"X-Other", b"1"),
-        (b"X-Other", b"2"),
-    ]
-
-    assert end_to_end(fields) == [(b"x-other", b"1"), (b"x-other", b"2")]
-
-
 # --- failures before anything went out ------------------------------------------------------
 
 
@@ -150,15 +133,15 @@ async def test_refused_connections_are_tried_on_two_further_backends() -> None:
 async def test_a_gateway_without_a_socket_left_takes_no_backend_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    connect = aiohappyeyeballs.start_connection
+    dial = Links.dial
     spec, plain = Backend(speculates=True), Backend()
 
-    async def start_connection(addr_infos: Any, **more: Any) -> socket.socket:
-        if addr_infos[0][4][1] == spec.port:
+    async def full(links: Links) -> Link:
+        if links.place.port == spec.port:
             raise OSError(errno.EMFILE, "Too many open files")
-        return await connect(addr_infos, **more)
+        return await dial(links)
 
-    monkeypatch.setattr(aiohappyeyeballs, "start_connection", start_connection)
+    monkeypatch.setattr(Links, "dial", full)
     async with gateway(spec=[spec], plain=[plain]) as running:
         status, _, headers = await running.ask()
 
@@ -232,13 +215,10 @@ async def test_an_idle_connection_that_a_backend_closed_is_not_used_again() -> N
         assert running.count("turnout_retries_total") == 0
 
 
-def kept(running: Running) -> list[Any]:
-    """Return the protocols of the connections that the gateway keeps to backends."""
-    session = running.app.pipeline._upstream._session
-    assert session is not None
-    connector: Any = session.connector
-    idle = [protocol for pairs in connector._conns.values() for protocol, _ in pairs]
-    return [protocol for protocol in idle if protocol.is_connected()]
+def kept(running: Running) -> list[Link]:
+    """Return the connections that the gateway keeps to backends."""
+    upstream = running.app.pipeline._upstream
+    return [link for links in upstream._links.values() for link in links._idle if link.usable]
 
 
 async def test_connections_are_used_again() -> None:
@@ -418,41 +398,25 @@ async def test_small_writes_leave_at_once_on_both_sides(monkeypatch: pytest.Monk
     async with gateway(spec=[spec]) as running:
         handle = running.app.pipeline.handle
 
-        async def noting(scope: Any, receive: Any, send: Any) -> None:
-            accepted.append(receive.__self__.transport)
-            await handle(scope, receive, send)
+        async def noting(downstream: Any) -> None:
+            accepted.append(downstream._socket)
+            await handle(downstream)
 
         monkeypatch.setattr(running.app.pipeline, "handle", noting)
         async with running.post():
-            (made,) = [protocol.transport for protocol in kept(running)]
+            (made,) = [link._transport for link in kept(running)]
 
             assert sends_at_once(made)
             assert sends_at_once(accepted[0])
 
 
-async def test_further_connections_are_opened_by_other_settings() -> None:
-    spec = Backend(speculates=True)
-    async with gateway(spec=[spec]) as running:
+async def test_further_connections_are_opened_by_other_settings(deaf: str) -> None:
+    plain = Backend()
+    async with gateway(plain=[plain]) as running:
+        running.app.fleet.members[plain.name].url = deaf
         upstream = running.app.pipeline._upstream
 
-        upstream.configure(Timeouts(connect_s=1e-9), pass_keys=True)
+        upstream.configure(Timeouts(connect_s=0.1), pass_keys=True)
 
         status, body, _ = await running.ask()
-        assert (status, b"in 1e-09 s (connect_s)" in body) == (504, True)
-
-
-async def test_upstream_is_used_within_its_context() -> None:
-    upstream: Any = Upstream(Timeouts(), pass_keys=True)
-
-    with pytest.raises(RuntimeError, match="outside its context"):
-        async with upstream.open(
-            None,
-            method="GET",
-            path="/",
-            query=b"",
-            headers=[],
-            body=None,
-            request_id="r",
-            api_key=None,
-        ):
-            pass
+        assert (status, b"in 0.1 s (connect_s)" in body) == (504, True)

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from config.settings import Settings
 from proxy.app import Gateway, create_app
 from proxy.applying import prepare
-from proxy.guarding import guarded
+from proxy.connection import connection
 from tests.proxy import streams
 from tests.proxy.scripted import Server
 
@@ -400,12 +400,13 @@ async def gateway(
         serving_by = uvicorn.Config(
             app,
             port=0,
-            http=guarded(given_settings.listen),
+            http=connection(given_settings.listen, app),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
         server = _QuietServer(serving_by)

@@ -1,0 +1,164 @@
+"""One connection to a backend, byte by byte."""
+
+import asyncio
+
+import pytest
+
+from proxy.links import HEAD_BYTES, HELD_BYTES, Link, Lost
+from tests.proxy.wire import begin, eventually
+
+pytestmark = pytest.mark.anyio
+
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Transport:
+    """Notes what is done with a socket."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.aborted = self.paused = False
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+class Opened:
+    """A connection, and who is told that it is free."""
+
+    def __init__(self) -> None:
+        self.free: list[Link] = []
+        self.transport = Transport()
+        self.link = Link(asyncio.get_running_loop(), self.free.append)
+        self.link.connection_made(self.transport)  # type: ignore[arg-type]
+
+    async def answered(self, *pieces: bytes) -> bytes:
+        """Return the body of an answer that comes in pieces."""
+        self.link.send(b"GET / HTTP/1.1\r\n\r\n", None)
+        for piece in pieces:
+            self.link.data_received(piece)
+        await self.link.head()
+        body = b""
+        while piece := await self.link.read():
+            body += piece
+        return body
+
+
+async def test_a_connection_is_used_again_after_a_whole_answer_alone() -> None:
+    opened = Opened()
+
+    assert await opened.answered(WHOLE) == b"ok"
+    opened.link.done()
+    assert opened.free == [opened.link]
+    assert await opened.answered(*(WHOLE[n : n + 1] for n in range(len(WHOLE)))) == b"ok"
+
+    opened.link.send(b"GET / HTTP/1.1\r\n\r\n", None)
+    opened.link.data_received(WHOLE[:-1])
+    await opened.link.head()
+    opened.link.done()
+    assert opened.free == [opened.link]
+    assert opened.transport.aborted
+
+
+@pytest.mark.parametrize("field", [b"connection: close\r\n", b""])
+async def test_an_answer_that_ends_with_its_connection_is_whole_and_the_last(
+    field: bytes,
+) -> None:
+    opened = Opened()
+    opened.link.send(b"GET / HTTP/1.1\r\n\r\n", None)
+    opened.link.data_received(b"HTTP/1.1 200 OK\r\n" + field + b"\r\nsome")
+    await opened.link.head()
+
+    assert await opened.link.read() == b"some"
+    rest = begin(opened.link.read())
+    await asyncio.sleep(0)
+    opened.link.eof_received()
+
+    assert await rest == b""
+    opened.link.done()
+    assert opened.free == []
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\nx-a: 1\r\n\r\n"
+    opened = Opened()
+
+    assert await opened.answered(interim + interim + WHOLE) == b"ok"
+    assert opened.link.status == 200
+    assert opened.link.headers == [(b"content-length", b"2")]
+
+
+async def test_what_nobody_asked_for_closes_an_idle_connection() -> None:
+    opened = Opened()
+    await opened.answered(WHOLE)
+
+    opened.link.data_received(WHOLE)
+
+    assert opened.transport.aborted
+    assert not opened.link.usable
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"a" * (HEAD_BYTES + 1) + b"\r\n\r\n", "is not HTTP"),
+        (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "protocols"),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_is_lost(sent: bytes, says: str) -> None:
+    opened = Opened()
+
+    with pytest.raises(Lost, match=says):
+        await opened.answered(sent)
+
+    assert opened.transport.aborted
+
+
+async def test_a_connection_that_ends_amid_an_answer_loses_it() -> None:
+    opened = Opened()
+    opened.link.send(b"GET / HTTP/1.1\r\n\r\n", None)
+    opened.link.data_received(WHOLE[:-1])
+    assert await opened.link.read() == b"o"
+    rest = begin(opened.link.read())
+    await asyncio.sleep(0)
+
+    opened.link.connection_lost(ConnectionResetError("reset by peer"))
+
+    with pytest.raises(Lost, match="reset by peer"):
+        await rest
+    with pytest.raises(Lost, match="reset by peer"):
+        opened.link.send(b"", None)
+
+
+async def test_a_reader_that_is_slow_pauses_the_backend() -> None:
+    opened = Opened()
+    opened.link.send(b"GET / HTTP/1.1\r\n\r\n", None)
+    size = HELD_BYTES + 1
+
+    opened.link.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (size + 1))
+    opened.link.data_received(b"a" * size)
+    assert opened.transport.paused
+
+    assert await opened.link.read() == b"a" * size
+    assert not opened.transport.paused
+
+
+async def test_a_large_body_is_sent_after_its_head() -> None:
+    opened = Opened()
+
+    opened.link.send(b"head", b"b" * HEAD_BYTES)
+
+    await eventually(lambda: opened.transport.sent == b"head" + b"b" * HEAD_BYTES, what="sent")
