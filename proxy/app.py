@@ -31,6 +31,7 @@ from proxy.parsing import ROUTES
 from proxy.pipeline import Pipeline
 from proxy.probes import Prober
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
+from proxy.reporting import RequestLog, to_stderr
 from proxy.surface import build_api, error_answer, header
 from proxy.totals import SpecTotals
 from proxy.upstream import Upstream
@@ -116,6 +117,7 @@ def create_app(
     transport: httpx.AsyncBaseTransport | None = None,
     resolver: Resolve = resolve,
     watched_every_s: float = WATCHED_EVERY_S,
+    log_to: Callable[[bytes], object] = to_stderr,
     clock: Callable[[], float] = monotonic,
 ) -> Gateway:
     """Wire a gateway.
@@ -127,6 +129,7 @@ def create_app(
         transport: For probes and scrapes; the network by default.
         resolver: Finds the addresses of a name.
         watched_every_s: Seconds between two looks at the config's files.
+        log_to: Takes the lines of requests.
         clock: Seconds, monotonic.
 
     Raises:
@@ -143,6 +146,7 @@ def create_app(
     )
     lifecycle = Lifecycle()
     room = WaitingRoom(settings.queue)
+    requests = RequestLog(log_to)
     client = httpx.AsyncClient(
         transport=transport,
         timeout=settings.probes.timeout_s,
@@ -159,6 +163,7 @@ def create_app(
         router=router,
         lifecycle=lifecycle,
         room=room,
+        requests=requests,
         clock=clock,
     )
     totals = SpecTotals(fleet, client, clock=clock)
@@ -204,6 +209,7 @@ def create_app(
         room=room,
         keyring=keyring,
         counterfactual=counterfactual,
+        requests=requests,
         clock=clock,
     )
 
@@ -267,6 +273,7 @@ def create_app(
                 prober.run(),
                 memory.run(),
                 counterfactual.run(),
+                requests.run(),
                 reloader.watch(),
                 reloader.resolve(),
             )
@@ -275,6 +282,7 @@ def create_app(
             for task in tasks:
                 task.cancel()
             memory.save()
+        requests.close()
 
     api = build_api(
         fleet=fleet,

@@ -30,6 +30,7 @@ from proxy.learned_metrics import LearntState
 from proxy.lifecycle import Lifecycle
 from proxy.parsing import ROUTES
 from proxy.record import AcceptanceSource, Ending, RequestRecord
+from proxy.reporting import RequestLog
 from proxy.waiting import WaitingRoom
 from routing.decision import Reason
 from routing.pools import Pool
@@ -150,6 +151,7 @@ class Metrics:
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
         room: Who waits for a backend.
+        requests: Their log.
         clock: Seconds, monotonic.
     """
 
@@ -162,6 +164,7 @@ class Metrics:
         router: Router,
         lifecycle: Lifecycle,
         room: WaitingRoom,
+        requests: RequestLog,
         clock: Callable[[], float],
     ) -> None:
         self._declare_counters(registry)
@@ -177,6 +180,7 @@ class Metrics:
                 router=router,
                 lifecycle=lifecycle,
                 room=room,
+                requests=requests,
                 clock=clock,
             )
         )

@@ -47,7 +47,7 @@ from proxy.parsing import ROUTES, with_usage
 from proxy.patience import Patience
 from proxy.record import Ending, RequestRecord
 from proxy.relay import Hidden, StreamRelay, relay_body
-from proxy.reporting import log_record
+from proxy.reporting import RequestLog
 from proxy.stored import StoredResponses
 from proxy.upstream import Answer, Upstream
 from proxy.waiting import WaitingRoom
@@ -89,6 +89,7 @@ class Pipeline:
         room: Where requests wait while every backend is full.
         keyring: Who may ask.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
+        requests: Where each is logged.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
     """
@@ -107,6 +108,7 @@ class Pipeline:
         room: WaitingRoom,
         keyring: Keyring,
         counterfactual: Counterfactual,
+        requests: RequestLog,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -119,6 +121,7 @@ class Pipeline:
         self._note_refused = note_refused
         self._availability = availability
         self._counterfactual = counterfactual
+        self._requests = requests
         self._clock = clock
         self._chance = chance
         self._stored = StoredResponses()
@@ -499,7 +502,7 @@ class Pipeline:
                 self._router.observe(outcome, now=self._clock())
             self._metrics.observe(record)
             if self._settings.observation.log_requests:
-                log_record(record)
+                self._requests.note(record)
         except Exception:
             log.exception("a finished request could not be observed")
 

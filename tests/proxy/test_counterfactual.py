@@ -8,7 +8,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -40,6 +40,9 @@ ASKS = {
     "model": "m",
     "messages": [{"role": "user", "content": f"Quote the handbook: {QUOTED}"}],
 }
+if TYPE_CHECKING:
+    from proxy.patience import Patience
+
 NGRAM = replace(a_pool("ngram"), k=5)
 PLAIN = a_pool("plain", Speculation.NONE)
 CLASS = a_record().traffic_class
@@ -82,6 +85,7 @@ def exchange(
         downstream=Client().downstream,
         record=record,
         caller=Caller(ApiKey(name="a", sha256="0" * 64)),
+        patience=cast("Patience", None),
         raw=raw,
         parsed=parsed,
         served=ServedModel(name="m", requested="m", pools=pools, default_temperature=1.0),

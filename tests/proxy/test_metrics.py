@@ -17,6 +17,7 @@ from proxy.lifecycle import Lifecycle
 from proxy.metrics import ERROR_KINDS, MAX_MODELS, Metrics, exposition
 from proxy.probes import Prober
 from proxy.record import AcceptanceSource, Ending, RequestRecord
+from proxy.reporting import RequestLog
 from proxy.totals import SpecTotals
 from proxy.waiting import WaitingRoom
 from routing.decision import Decision, Outcome, Reason, RuleStep, certain
@@ -61,6 +62,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
+            requests=RequestLog(),
             clock=self.clock,
         )
 

@@ -241,15 +241,15 @@ async def test_a_refusal_of_a_backend_that_was_removed_meanwhile_is_tried_elsewh
     first, second = Backend(), Backend()
     async with gateway(spec=[first], plain=[second], policy="spec_only") as running:
         upstream = running.app.pipeline._upstream
-        opened = upstream.open
+        send = upstream.send
 
-        def refuses(member: Any, **given: Any) -> Any:
+        async def refuses(member: Any, patience: Any, **given: Any) -> Any:
             if member.name != first.name:
-                return opened(member, **given)
+                return await send(member, patience, **given)
             running.reload(spec=None)
             raise BackendUnreachable("nobody is there", connected=False, refused=True)
 
-        monkeypatch.setattr(upstream, "open", refuses)
+        monkeypatch.setattr(upstream, "send", refuses)
 
         status, _, headers = await running.ask()
 

@@ -1,5 +1,6 @@
 """The log: one line per request, with numbers and no words of it."""
 
+import asyncio
 import json
 import logging
 import logging.config
@@ -8,22 +9,19 @@ from typing import Any
 import pytest
 
 from proxy.record import AcceptanceSource, Ending
-from proxy.reporting import LOGGING, JsonLines, log_record
+from proxy.reporting import LOGGING, MOST, JsonLines, RequestLog, line_of
 from tests.proxy.pieces import a_record
 
 
-def logged(caplog: pytest.LogCaptureFixture, **given: Any) -> dict[str, Any]:
-    caplog.set_level(logging.INFO, "turnout.requests")
-    log_record(a_record(**given))
-    line: dict[str, Any] = json.loads(JsonLines().format(caplog.records[-1]))
+def logged(**given: Any) -> dict[str, Any]:
+    raw = line_of(a_record(**given))
+    assert raw.endswith(b"\n")
+    line: dict[str, Any] = json.loads(raw)
     return line
 
 
-def test_a_request_is_one_line_with_what_was_decided_and_measured(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_request_is_one_line_with_what_was_decided_and_measured() -> None:
     line = logged(
-        caplog,
         model="m",
         temperature=0.0,
         stream=True,
@@ -70,11 +68,47 @@ def test_a_request_is_one_line_with_what_was_decided_and_measured(
     }
 
 
-def test_what_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    line = logged(caplog, decision=None, traffic_class=None, error="no_backend")
+def test_what_is_not_known_is_left_out() -> None:
+    line = logged(decision=None, traffic_class=None, error="no_backend")
 
     assert not {"pool", "class", "ttft_s", "tau", "status"} & line.keys()
     assert line["error"] == "no_backend"
+
+
+@pytest.mark.anyio
+async def test_lines_go_out_together_from_a_thread_and_the_rest_at_the_end() -> None:
+    written: list[bytes] = []
+    steps = [asyncio.Event(), asyncio.Event()]
+
+    async def sleep(_: float) -> None:
+        steps[0].set()
+        await steps[1].wait()
+        steps[1].clear()
+
+    requests = RequestLog(written.append, sleep=sleep)
+    for _ in range(3):
+        requests.note(a_record())
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(requests.run())
+        await steps[0].wait()
+        steps[0].clear()
+        steps[1].set()
+        await steps[0].wait()
+        running.cancel()
+    requests.note(a_record())
+    requests.close()
+    requests.close()
+
+    assert [lines.count(b"\n") for lines in written] == [3, 1]
+
+
+def test_lines_that_nobody_takes_are_dropped_and_counted() -> None:
+    requests = RequestLog()
+
+    for _ in range(MOST + 5):
+        requests.note(a_record())
+
+    assert requests.dropped == 5
 
 
 def test_an_exception_goes_into_its_line(caplog: pytest.LogCaptureFixture) -> None:

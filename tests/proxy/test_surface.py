@@ -11,6 +11,7 @@ from proxy.fleet_metrics import gateway_version
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
+from proxy.reporting import RequestLog
 from proxy.surface import build_api, merged_cards
 from proxy.totals import SpecTotals
 from proxy.waiting import WaitingRoom
@@ -59,6 +60,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
+            requests=RequestLog(),
             clock=self.clock,
         )
         api = build_api(

@@ -257,6 +257,8 @@ class Running:
     client: aiohttp.ClientSession
     backends: list[Backend]
     config: dict[str, Any]
+    lines: list[bytes]
+    """What was logged of requests."""
 
     def changed(self, **given: Any) -> Settings:
         """Return its config with other settings; the pools' by `spec` and `plain`."""
@@ -388,13 +390,14 @@ async def gateway(
         async def probed(request: httpx.Request) -> httpx.Response:
             return await by_name[request.url.netloc.decode()].probed.answer(request)
 
-        registry = CollectorRegistry()
+        registry, lines = CollectorRegistry(), list[bytes]()
         written = config(spec, plain, each_pool=each_pool or {}, **given)
         given_settings = Settings.model_validate(written)
         app = create_app(
             given_settings,
             registry=registry,
             transport=httpx.MockTransport(probed),
+            log_to=lines.append,
             **(seams or {}),
         )
         serving_by = uvicorn.Config(
@@ -418,7 +421,8 @@ async def gateway(
         )
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            yield Running(app, registry, port, client, [*spec, *plain, *spare], written)
+            backends = [*spec, *plain, *spare]
+            yield Running(app, registry, port, client, backends, written, lines)
         finally:
             server.should_exit = True
             await serving
