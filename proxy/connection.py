@@ -114,6 +114,10 @@ class Connection(HttpToolsProtocol):
                 return
         super().data_received(data)
 
+    def on_message_begin(self) -> None:
+        """Begin with a head; ASGI's scope is made for what goes that way."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
     def on_url(self, url: bytes) -> None:
         """Take the target."""
         super().on_url(url)
@@ -135,6 +139,10 @@ class Connection(HttpToolsProtocol):
             path = unquote(path)
         serve = self.known.pipeline_for(method, path)
         if serve is None:
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expects
+            self.headers += headers  # the list that ASGI's scope has
             super().on_headers_complete()
             return
         before = self.cycle

@@ -6,10 +6,10 @@ one that there is, in constant time each.
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from hmac import compare_digest
+from typing import Self
 
 from config.settings import ApiKey, Auth
 from proxy.errors import Forbidden, TooMany, Unauthenticated
@@ -77,9 +77,8 @@ class Caller:
         pools = self._settings.pools
         return None if pools is None else frozenset(pools)
 
-    @contextmanager
-    def asking(self, now: float) -> Iterator[None]:
-        """Count a request that begins at `now` (s, monotonic) until it ends.
+    def asking(self, now: float) -> Self:
+        """Return what counts a request, which begins at `now` (s, monotonic), in a `with` block.
 
         Raises:
             TooMany: If it is one too many.
@@ -91,11 +90,13 @@ class Caller:
         if self._rate is not None and (after_s := self._rate.take(now)):
             msg = f"key {self.name!r} may ask {self._rate.per_minute:g} times a minute"
             raise TooMany(msg, after_s=after_s)
+        return self
+
+    def __enter__(self) -> None:
         self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
 
 
 _ANYBODY = ApiKey(name="open", sha256="0" * 64)

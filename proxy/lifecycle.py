@@ -1,8 +1,7 @@
 """Whether the gateway takes work, and how it stops: readiness, drain, the end of grace."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from proxy.errors import Draining
 
@@ -25,9 +24,8 @@ class Lifecycle:
     def __repr__(self) -> str:
         return f"<Lifecycle [{len(self._tasks)} in hand, draining={self.draining}]>"
 
-    @contextmanager
-    def in_hand(self) -> Iterator[None]:
-        """Hold the gateway open for the request of the current task.
+    def in_hand(self) -> Self:
+        """Return what holds the gateway open for the current task's request, in a `with` block.
 
         Raises:
             Draining: If new work is refused.
@@ -35,18 +33,21 @@ class Lifecycle:
         if self.draining:
             msg = "this gateway is shutting down; try again, another replica may answer"
             raise Draining(msg)
+        return self
+
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         if task is None:
             msg = "in_hand() needs a task"
             raise RuntimeError(msg)
         self._tasks.add(task)
         self._idle.clear()
-        try:
-            yield
-        finally:
+
+    def __exit__(self, *_: object) -> None:
+        if (task := asyncio.current_task()) is not None:
             self._tasks.discard(task)
-            if not self._tasks:
-                self._idle.set()
+        if not self._tasks:
+            self._idle.set()
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new work, wait up to `grace_s` seconds for what is in hand, then end it."""

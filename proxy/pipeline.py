@@ -9,9 +9,9 @@ has gone to the client a failure moves to another backend, then another pool; af
 
 import asyncio
 import logging
+import os
 import random
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -139,7 +139,7 @@ class Pipeline:
     async def handle(self, downstream: Downstream) -> None:
         """Serve one HTTP request to its end."""
         given = downstream.header(b"x-request-id") or ""
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         endpoint = _endpoint(downstream.path)
         record = RequestRecord(endpoint=endpoint, request_id=request_id, started_at=self._clock())
         downstream.added[b"x-request-id"] = request_id.encode("latin-1")
