@@ -86,6 +86,7 @@ class Try:
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
         taken = self._patience.taken() if isinstance(error, CancelledError) else None
+        self._patience.rest()
         self._availability.ended(
             self, self._member, taken or error, trial=self._trial, broken=self.broken
         )

@@ -134,21 +134,22 @@ class Connection(HttpToolsProtocol):
         """Let the request begin."""
         self._head_is_there()
         method = self.parser.get_method().decode("ascii")
-        path = parse_url(self.url).path.decode("ascii")
+        url = parse_url(self.url)
+        path = url.path.decode("ascii")
         if "%" in path:
             path = unquote(path)
         serve = self.known.pipeline_for(method, path)
         if serve is None:
-            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            target, headers, expects = self.url, self.headers, self.expect_100_continue
             super().on_message_begin()
-            self.url, self.expect_100_continue = url, expects
+            self.url, self.expect_100_continue = target, expects
             self.headers += headers  # the list that ASGI's scope has
             super().on_headers_complete()
             return
         before = self.cycle
         self.cycle = Downstream(  # type: ignore[assignment]
             method=method,
-            target=self.url,
+            target=url.path if url.query is None else b"%b?%b" % (url.path, url.query),
             path=path,
             headers=self.headers,
             socket=self.transport,
@@ -182,6 +183,8 @@ class Connection(HttpToolsProtocol):
         """Expect the next request's head."""
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
+        if isinstance(self.cycle, Downstream) and self.cycle.lingers:
+            self.transport.close()  # what was left of its body is over
 
     def _expect_head(self) -> None:
         self._in_head, self._head_bytes = True, 0

@@ -16,6 +16,10 @@ from proxy.sse import event
 Headers = list[tuple[bytes, bytes]]
 
 
+LINGER_S = 2.0
+"""How long a client may go on with a body that is not wanted, to read the answer in peace."""
+
+
 class Flow(Protocol):
     """Whether the socket takes more; uvicorn's."""
 
@@ -213,13 +217,14 @@ class Downstream:
         """
         self.started = True
         parts, added = [STATUS_LINE[status]], self.added
-        self._chunked = status not in (204, 304)
+        length = b""
         for name, value in headers:
             if name in added or name == b"transfer-encoding":
                 continue
             if name == b"content-length":
-                self._chunked = False
-            elif name == b"content-type":
+                length = value
+                continue
+            if name == b"content-type":
                 kind = value.partition(b";")[0].strip().lower()
                 self.in_events = kind == b"text/event-stream"
             elif name == b"connection":  # of an error of our own; a backend's ends at the backend
@@ -228,8 +233,12 @@ class Downstream:
             parts.append(b"%b: %b\r\n" % (name, value))
         parts += [b"%b: %b\r\n" % field for field in added.items()]
         parts += [b"%b: %b\r\n" % field for field in self._own]
+        # A stream's length may change on the way: the gateway takes out what it asked for itself.
+        self._chunked = not (length and not self.in_events) and status not in (204, 304)
         if self._chunked:
             parts.append(b"transfer-encoding: chunked\r\n")
+        elif length:
+            parts.append(b"content-length: %b\r\n" % length)
         # What is left of a body that is not wanted would be read as the next request.
         self.keep_alive = self.keep_alive and not self.more_body
         parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
@@ -251,9 +260,19 @@ class Downstream:
         self._socket.write(data)
         if not more:
             self.response_complete = True
-            if not self.keep_alive:
+            if self.lingers:
+                asyncio.get_running_loop().call_later(LINGER_S, self._socket.close)
+            elif not self.keep_alive:
                 self._socket.close()
             self.on_response()
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the answer is complete while the client still sends a body nobody wants.
+
+        Closed at once, the client's side could lose the answer before it is read.
+        """
+        return self.response_complete and self.more_body
 
     @property
     def anthropic(self) -> bool:

@@ -157,7 +157,9 @@ class Pipeline:
         except ProxyError as error:
             await self._answer_error(error, downstream, record)
         except asyncio.CancelledError:
-            if isinstance(patience.reason, ClientGone):
+            if (late := patience.taken()) is not None:  # while it waited for its turn
+                await self._answer_error(late, downstream, record)
+            elif isinstance(patience.reason, ClientGone):
                 record.ending = Ending.CANCELLED
             else:
                 await self._cut(downstream, record)

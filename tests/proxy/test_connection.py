@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.streams import dumps
-from tests.proxy.wire import ASKED, CHAT, Backend, Running, eventually, gateway, soon
+from tests.proxy.wire import ASKED, CHAT, Backend, Call, Running, eventually, gateway, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +102,58 @@ async def test_pipelined_requests_are_answered_in_turn_and_a_smuggled_one_is_one
         assert answer.index(b"x-request-id: one") < answer.index(b"x-request-id: two")
         assert [call.one(b"x-request-id") for call in spec.calls] == [b"one", b"two"]
         await running.settled(finished=2)
+
+
+async def test_a_target_reaches_the_backend_as_path_and_query_alone() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        for target in (f"http://elsewhere.example{CHAT}?a=%20b", f"{CHAT}?a=%20b#part"):
+            async with raw(running) as client:
+                await client.send(post(length(), b"connection: close", path=target))
+                assert (await client.all()).startswith(b"HTTP/1.1 200")
+        assert [call.target for call in spec.calls] == [f"{CHAT}?a=%20b"] * 2
+        assert spec.calls[0].all(b"host") == [spec.name.encode()]
+
+
+async def test_a_refusal_can_be_read_while_the_body_it_is_about_goes_on() -> None:
+    limits: dict[str, Any] = {"listen": {"max_body_bytes": 1000}}
+    async with gateway(spec=[Backend(speculates=True)], **limits) as running:
+        async with raw(running) as client:
+            await client.send(post(b"content-length: 1000000", body=b"x" * 1000))
+            assert (await client.head()).startswith(b"HTTP/1.1 413")
+            await client.send(b"x" * 999_000)
+            rest = await client.all()
+            assert b"listen.max_body_bytes" in rest
+            assert b"HTTP/1.1" not in rest
+        async with raw(running) as client:
+            await client.send(post(b"content-length: 1000000", body=b"x"))
+            answer = await client.all()  # it is closed though the body never ends
+            assert b"connection: close" in answer
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running, raw(running) as client:
+        await client.send(post(length(), b"expect: 100-continue", b"connection: close", body=b""))
+        assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(BODY)
+
+        assert (await client.all()).startswith(b"HTTP/1.1 200")
+        assert spec.calls[0].one(b"expect") is None
+
+
+async def test_a_client_that_leaves_with_another_request_behind_begins_only_the_first() -> None:
+    async def hangs(call: Call) -> None:
+        await call.gone.wait()
+
+    spec = Backend(hangs, speculates=True)
+    async with gateway(spec=[spec]) as running:
+        async with raw(running) as client:
+            await client.send(post(length()) * 2)
+            call = await spec.called()
+        await soon(call.gone.wait())
+        await running.settled(cancelled=1)
+        assert len(spec.calls) == 1
 
 
 async def test_a_head_that_is_too_long_is_a_431() -> None:

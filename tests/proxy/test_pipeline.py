@@ -209,6 +209,20 @@ async def test_long_fields_of_an_answer_and_bytes_beyond_ascii_pass() -> None:
         assert (b"x-note", note) in answer.headers.raw
 
 
+async def test_a_stream_of_declared_length_may_become_shorter() -> None:
+    events = b"".join((*streams.CHAT, streams.final_usage(), streams.DONE))
+
+    async def script(call: Call) -> None:
+        await call.answer(events, 200, EVENTS)
+
+    async with gateway(spec=[Backend(script, speculates=True)]) as running:
+        status, body, headers = await running.ask(STREAMED)
+
+        assert status == 200
+        assert body == b"".join((*streams.CHAT, streams.DONE))
+        assert "content-length" not in headers
+
+
 async def test_a_request_id_is_made_where_none_came() -> None:
     spec = Backend(speculates=True)
     async with gateway(spec=[spec]) as running:

@@ -21,9 +21,11 @@ from tests.proxy.wire import (
     Call,
     Running,
     answers,
+    begin,
     chat_body,
     eventually,
     gateway,
+    rejects,
     resets,
     soon,
 )
@@ -287,6 +289,22 @@ async def test_a_request_has_so_long_and_no_longer_over_all_tries() -> None:
         await soon((await spec.called()).gone.wait())
         await running.settled(broken=1)
         assert running.count("turnout_upstream_errors_total", kind="total_timeout") == 1
+
+
+async def test_its_time_is_over_in_the_queue_too() -> None:
+    spec, plain = Backend(rejects(503), speculates=True), Backend(hangs)
+    one: dict[str, Any] = {"max_in_flight": 1}
+    async with gateway(spec=[spec], plain=[plain], each_pool=one) as running:
+        other = begin(running.ask(x_turnout_pool="plain"))
+        await plain.called()
+        running.reload(timeouts={"total_s": 0.3})
+
+        status, body, _ = await running.ask()  # refused by one, it waits for the other
+
+        assert (status, b"(timeouts.total_s)" in body) == (504, True)
+        assert running.count("turnout_queue_length") == 0.0
+        other.cancel()
+        await running.settled(failed=1, cancelled=1)
 
 
 async def test_a_streams_head_is_not_yet_its_first_byte() -> None:
