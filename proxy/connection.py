@@ -20,6 +20,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from config.settings import Listen
 from proxy.downstream import Downstream
 
+PIPELINED, PIPELINED_BYTES = 4, 64 * 2**10
+"""Requests that may wait behind another on a connection, and how long the body of one may be,
+before no more is read. Until then the client is heard when it leaves."""
+
 Serve = Callable[[Downstream], Awaitable[None]]
 
 
@@ -163,8 +167,9 @@ class Connection(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+            if len(self.pipeline) >= PIPELINED:
+                self.flow.pause_reading()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Begin with a request."""
@@ -176,6 +181,8 @@ class Connection(HttpToolsProtocol):
         if isinstance(self.cycle, Downstream):
             if not self.cycle.response_complete:
                 self.cycle.take(body)
+                if self.cycle is not self._served and self.cycle.size > PIPELINED_BYTES:
+                    self.flow.pause_reading()
         else:
             super().on_body(body)
 

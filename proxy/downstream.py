@@ -65,6 +65,7 @@ class Downstream:
         on_left: Called if the client leaves before it has its whole answer.
         disconnected: Whether it has left.
         response_complete: Whether it has its whole answer.
+        size: Bytes of its body that have come.
     """
 
     __slots__ = (
@@ -75,7 +76,6 @@ class Downstream:
         "_own",
         "_pieces",
         "_serve",
-        "_size",
         "_socket",
         "_waiter",
         "added",
@@ -89,6 +89,7 @@ class Downstream:
         "on_response",
         "path",
         "response_complete",
+        "size",
         "started",
         "target",
     )
@@ -124,7 +125,7 @@ class Downstream:
         self._expects_continue = expects_continue
         self._serve = serve
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0
         self._head = b""
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
@@ -155,7 +156,7 @@ class Downstream:
 
     def take(self, piece: bytes) -> None:
         """Take a piece of the body."""
-        self._size += len(piece)
+        self.size += len(piece)
         self._pieces.append(piece)
         self.set()
 
@@ -189,8 +190,8 @@ class Downstream:
         if declared and declared.isdigit() and int(declared) > limit:
             raise BodyTooLarge(_too_large(int(declared), limit))
         while self.more_body and not self.disconnected:
-            if self._size > limit:
-                raise BodyTooLarge(_too_large(self._size, limit))
+            if self.size > limit:
+                raise BodyTooLarge(_too_large(self.size, limit))
             if self._expects_continue:
                 self._expects_continue = False
                 self._socket.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -205,8 +206,8 @@ class Downstream:
                 self._waiter = None
         if self.disconnected:
             raise ClientGone
-        if self._size > limit:
-            raise BodyTooLarge(_too_large(self._size, limit))
+        if self.size > limit:
+            raise BodyTooLarge(_too_large(self.size, limit))
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
