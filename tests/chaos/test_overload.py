@@ -127,7 +127,7 @@ async def test_a_thousand_streams_are_held(
         ended = []
 
         async def stream(client: httpx.AsyncClient) -> None:
-            body = {**ASKED, "stream": True}
+            body = {**ASKED, "stream": True, "max_tokens": 10}
             async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 last = ""
                 async for line in answer.aiter_lines():
