@@ -241,7 +241,7 @@ def started(command: Sequence[str | Path], *, core: int, log: Path) -> Iterator[
             stdout=out,
             stderr=out,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.environ.get("BENCH_TREE", str(HERE.parent))},
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         ) as process,
     ):
         try:

@@ -15,11 +15,12 @@ from config.backends import backend_name, is_name, read_url
 from config.problems import ConfigError
 from proxy.applying import Applier
 from proxy.availability import Availability
+from proxy.downstream import first_of
 from proxy.errors import InvalidRequest, Unauthenticated
 from proxy.fleet import Fleet, Member
 from proxy.fleet_metrics import gateway_version
 from proxy.parsing import parse
-from proxy.surface import add_errors, error_answer, header, json_answer, read_body
+from proxy.surface import add_errors, error_answer, json_answer, read_body
 from routing.learner import Learner
 
 BODY_BYTES = 2**16
@@ -58,7 +59,7 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http":
-            scheme, _, came = (header(scope, b"authorization") or "").partition(" ")
+            scheme, _, came = (first_of(scope["headers"], b"authorization") or "").partition(" ")
             if scheme.lower() != "bearer" or not compare_digest(
                 came.strip().encode(), self._token
             ):

@@ -20,6 +20,7 @@ from proxy.availability import Availability
 from proxy.connection import Serve
 from proxy.counterfactual import Counterfactual
 from proxy.discovery import Discovery
+from proxy.downstream import first_of
 from proxy.errors import Unauthenticated
 from proxy.fleet import Change, Fleet, Member
 from proxy.keys import Keyring
@@ -32,7 +33,7 @@ from proxy.pipeline import Pipeline
 from proxy.probes import Prober
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
 from proxy.reporting import RequestLog, to_stderr
-from proxy.surface import build_api, error_answer, header
+from proxy.surface import build_api, error_answer
 from proxy.totals import SpecTotals
 from proxy.upstream import Upstream
 from proxy.waiting import WaitingRoom
@@ -90,7 +91,7 @@ class Gateway:
         """Serve what is no inference; that does not come by ASGI (`proxy.connection`)."""
         if scope["type"] == "http" and scope["path"] not in FOR_EVERYBODY:
             try:
-                self._keyring.identify(partial(header, scope))
+                self._keyring.identify(partial(first_of, scope["headers"]))
             except Unauthenticated as error:
                 await error_answer(error)(scope, receive, send)
                 return

@@ -5,7 +5,7 @@ connections and shutdown are uvicorn's; what ASGI would put between is left out 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -164,10 +164,7 @@ class Downstream:
 
     def header(self, name: bytes) -> str | None:
         """Return the first value of a request field, or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value.decode("latin-1").strip()
-        return None
+        return first_of(self.headers, name)
 
     async def body(self, limit: int, *, wait_s: float) -> bytes:
         """Return the whole request body.
@@ -283,7 +280,12 @@ class Downstream:
     async def fail(self, error: ProxyError) -> None:
         """Answer with an error of the gateway's own."""
         body = error.body(anthropic=self.anthropic)
-        self.start(error.status, fields_of(error, body))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *((key.encode(), value.encode()) for key, value in error.headers.items()),
+        ]
+        self.start(error.status, headers)
         await self.write(body, more=False)
 
     async def break_off(self, error: ProxyError) -> None:
@@ -297,13 +299,12 @@ class Downstream:
             await self.write(b"\n\n" + event(data, name=name), more=False)
 
 
-def fields_of(error: ProxyError, body: bytes) -> Headers:
-    """Return the fields of an answer that is an error of the gateway's own."""
-    return [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *((key.encode(), value.encode()) for key, value in error.headers.items()),
-    ]
+def first_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """Return the first value of a request field, or None."""
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1").strip()
+    return None
 
 
 def _nothing() -> None:

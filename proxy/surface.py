@@ -14,7 +14,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
 
 from proxy.discovery import Discovery
 from proxy.errors import BodyTooLarge, ClientError, NotServed, ProxyError
@@ -218,14 +217,6 @@ def error_answer(error: ProxyError) -> Response:
         headers=dict(error.headers),
         media_type="application/json",
     )
-
-
-def header(scope: Scope, name: bytes) -> str | None:
-    """Return the first value of a request's field, or None."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value.decode("latin-1")).strip()
-    return None
 
 
 def json_answer(value: object, *, status: int = 200) -> Response:
