@@ -9,7 +9,6 @@ exist, and the engines are as good as what was learnt.
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -191,7 +190,7 @@ def latency_s(
     """Return the mean latency of an assignment."""
     settings = [engine for engine, _ in servers]
     pools = [
-        replace(pool, backends=[Backend(name=f"{pool.name}-{number}")])
+        pool.like([Backend(name=f"{pool.name}-{number}")])
         for number, (_, pool) in enumerate(servers)
     ]
     replicas = replicas_of(pools, [[each] for each in settings])

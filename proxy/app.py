@@ -19,11 +19,13 @@ from proxy.applying import Applier, prepare
 from proxy.availability import Availability
 from proxy.connection import Serve
 from proxy.counterfactual import Counterfactual
+from proxy.counters import Counters
 from proxy.discovery import Discovery
 from proxy.downstream import first_of
 from proxy.errors import Unauthenticated
 from proxy.fleet import Change, Fleet, Member
 from proxy.keys import Keyring
+from proxy.ledger import Ledger, private_memory
 from proxy.lifecycle import Lifecycle
 from proxy.links import IDLE_S
 from proxy.memory import Memory
@@ -147,7 +149,6 @@ def create_app(
     )
     lifecycle = Lifecycle()
     room = WaitingRoom(settings.queue)
-    requests = RequestLog(log_to)
     client = httpx.AsyncClient(
         transport=transport,
         timeout=settings.probes.timeout_s,
@@ -164,9 +165,10 @@ def create_app(
         router=router,
         lifecycle=lifecycle,
         room=room,
-        requests=requests,
         clock=clock,
+        counters=Counters(Ledger(private_memory())),
     )
+    requests = RequestLog(log_to, on_drop=metrics.unlogged)
     totals = SpecTotals(fleet, client, clock=clock)
 
     def restarted(member: Member) -> None:

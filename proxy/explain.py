@@ -246,7 +246,7 @@ class OfflineFleet(Fleet):
         super().__init__(settings)
         for pool in self.pools:
             if not pool.backends:
-                pool.backends.append(Backend(name=f"one of {pool.name}"))
+                pool.place([Backend(name=f"one of {pool.name}")])
         for declared, pool in zip(settings.pools, self.pools, strict=True):
             pool.model = pool.model or _ANY_MODEL
             if declared.speculation == "auto":

@@ -158,7 +158,7 @@ class Fleet:
             self._settle(pool, urls.get(name, ()), before)
         for pool in void:
             if pool.name not in self._declared:
-                pool.backends.clear()
+                pool.place(())
         removed = tuple(m for m in before.values() if not self.has(m))
         for member in removed:
             member.load.healthy = member.up = False
@@ -177,7 +177,7 @@ class Fleet:
                 member = Member(url=url, pool=pool, load=Backend(name=name, healthy=False))
             self.members[name] = member
             backends.append(member.load)
-        pool.backends[:] = backends
+        pool.place(backends)
 
     def declared(self, pool: Pool) -> PoolSettings:
         """Return what the config says of `pool`."""

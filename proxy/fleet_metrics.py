@@ -10,7 +10,6 @@ from prometheus_client.registry import Collector
 from proxy.discovery import Discovery, MismatchKind
 from proxy.fleet import Fleet, Member
 from proxy.lifecycle import Lifecycle
-from proxy.reporting import RequestLog
 from proxy.waiting import WaitingRoom
 from routing.breaker import CircuitState
 from routing.router import Router
@@ -36,7 +35,6 @@ class FleetState(Collector):
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
         room: Who waits for a backend.
-        requests: Their log.
         clock: Seconds, monotonic.
     """
 
@@ -48,7 +46,6 @@ class FleetState(Collector):
         router: Router,
         lifecycle: Lifecycle,
         room: WaitingRoom,
-        requests: RequestLog,
         clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
@@ -56,7 +53,6 @@ class FleetState(Collector):
         self._router = router
         self._lifecycle = lifecycle
         self._room = room
-        self._requests = requests
         self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
@@ -70,11 +66,6 @@ class FleetState(Collector):
         yield _gauge("turnout_draining", "1 while shutting down.", (), draining)
         waiting = [((), float(len(self._room)))]
         yield _gauge("turnout_queue_length", "Requests that wait for a backend.", (), waiting)
-        dropped = CounterMetricFamily(
-            "turnout_log_lines_dropped", "Lines of requests that the log did not take in time."
-        )
-        dropped.add_metric((), self._requests.dropped)
-        yield dropped
         yield from self._pools()
         yield from self._backends()
         yield from self._mismatches()

@@ -8,20 +8,12 @@ values: what is configured, enumerated, or served.
 import asyncio
 from collections.abc import Callable, Iterable
 from itertools import product
-from typing import Generic, TypeVar
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import Metric
-from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from proxy.counters import Counters, HistogramFamily
 from proxy.discovery import Discovery
 from proxy.errors import BackendError
 from proxy.fleet import Change, Fleet
@@ -30,16 +22,12 @@ from proxy.learned_metrics import LearntState
 from proxy.lifecycle import Lifecycle
 from proxy.parsing import ROUTES
 from proxy.record import AcceptanceSource, Ending, RequestRecord
-from proxy.reporting import RequestLog
 from proxy.waiting import WaitingRoom
 from routing.decision import Reason
 from routing.pools import Pool
 from routing.router import Router
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket
-
-# A `_created` line beside each counter would double what is sent. (Untyped in the library.)
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 NO_POOL = "none"
 """Label `pool` of a request that ended before a pool was chosen."""
@@ -119,28 +107,6 @@ class _One(Collector):
         yield self._family
 
 
-M = TypeVar("M", bound=MetricWrapperBase)
-
-
-class _Children(Generic[M]):
-    """A metric whose children are kept, so that counting is one dictionary look-up."""
-
-    def __init__(self, metric: M) -> None:
-        self._metric = metric
-        self._children: dict[tuple[str, ...], M] = {}
-
-    def __call__(self, *labels: str) -> M:
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._metric.labels(*labels)
-        return child
-
-    def drop(self, *labels: str) -> None:
-        """Show a child no longer."""
-        if self._children.pop(labels, None) is not None:
-            self._metric.remove(*labels)
-
-
 class Metrics:
     """Every series of the gateway.
 
@@ -151,8 +117,8 @@ class Metrics:
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
         room: Who waits for a backend.
-        requests: Their log.
         clock: Seconds, monotonic.
+        counters: Where events are counted.
     """
 
     def __init__(
@@ -164,15 +130,21 @@ class Metrics:
         router: Router,
         lifecycle: Lifecycle,
         room: WaitingRoom,
-        requests: RequestLog,
         clock: Callable[[], float],
+        counters: Counters,
     ) -> None:
-        self._declare_counters(registry)
+        self._declare_counters(counters)
         for outcome in ("applied", "refused"):
             self._reloads(outcome)
+        self._reload_ok = Gauge(
+            "turnout_config_last_reload_ok",
+            "1 unless the config was refused when it was last read again.",
+            registry=registry,
+        )
         self._reload_ok.set(1.0)
-        self._declare_histograms(registry)
-        self._gen_ai = _GenAi(registry)
+        self._declare_histograms(counters)
+        self._gen_ai = _GenAi(counters)
+        registry.register(counters)
         registry.register(
             FleetState(
                 fleet,
@@ -180,7 +152,6 @@ class Metrics:
                 router=router,
                 lifecycle=lifecycle,
                 room=room,
-                requests=requests,
                 clock=clock,
             )
         )
@@ -188,10 +159,8 @@ class Metrics:
         self._fleet = fleet
         self._show_zeros()
 
-    def _declare_counters(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
-            return _Children(Counter(name, text, labels, registry=registry))
-
+    def _declare_counters(self, counters: Counters) -> None:
+        counter = counters.counter
         self._requests = counter(
             "turnout_requests",
             "Requests that ended, by how and why.",
@@ -226,11 +195,9 @@ class Metrics:
             "Times the config was read again, by what came of it.",
             "outcome",
         )
-        self._reload_ok = Gauge(
-            "turnout_config_last_reload_ok",
-            "1 unless the config was refused when it was last read again.",
-            registry=registry,
-        )
+        self._unlogged = counter(
+            "turnout_log_lines_dropped", "Lines of requests that the log did not take in time."
+        )()
         self._unresolved = counter(
             "turnout_discovery_failures",
             "Looks at the addresses of a name that failed; those known stand.",
@@ -242,18 +209,13 @@ class Metrics:
             *("pool", "source"),
         )
 
-    def _declare_histograms(self, registry: CollectorRegistry) -> None:
-        def histogram(
-            name: str, text: str, buckets: tuple[float, ...], *labels: str
-        ) -> _Children[Histogram]:
-            return _Children(Histogram(name, text, labels, buckets=buckets, registry=registry))
-
-        self._temperature = Histogram(
+    def _declare_histograms(self, counters: Counters) -> None:
+        histogram = counters.histogram
+        self._temperature = histogram(
             "turnout_requested_temperature",
             "Temperatures that requests named.",
-            buckets=TEMPERATURE_BUCKETS,
-            registry=registry,
-        )
+            TEMPERATURE_BUCKETS,
+        )()
         self._ttft = histogram(
             "turnout_ttft_seconds",
             "Request received to first output token of a stream.",
@@ -324,6 +286,10 @@ class Metrics:
         self._reloads("applied" if applied else "refused").inc()
         self._reload_ok.set(float(applied))
 
+    def unlogged(self) -> None:
+        """Count a line of the log that was lost."""
+        self._unlogged.inc()
+
     def unresolved(self, pool: str) -> None:
         """Count a look at the addresses of a name of `pool` that failed."""
         self._unresolved(pool).inc()
@@ -390,12 +356,11 @@ class _GenAi:
     https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, counters: Counters) -> None:
         labels = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> _Children[Histogram]:
-            name = f"gen_ai_server_{name}_seconds"
-            return _Children(Histogram(name, text, labels, buckets=buckets, registry=registry))
+        def histogram(name: str, text: str, bounds: tuple[float, ...]) -> HistogramFamily:
+            return counters.histogram(f"gen_ai_server_{name}_seconds", text, bounds, *labels)
 
         self._ttft = histogram(
             "time_to_first_token",

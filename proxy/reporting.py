@@ -64,20 +64,19 @@ class RequestLog:
 
     Args:
         write: Takes lines; called in a thread.
+        on_drop: Called for each line that is lost since too many wait.
         sleep: Waits so many seconds.
-
-    Attributes:
-        dropped: Lines that were lost since they waited for too long.
     """
 
     def __init__(
         self,
         write: Callable[[bytes], object] = to_stderr,
         *,
+        on_drop: Callable[[], object] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.dropped = 0
         self._write = write
+        self._on_drop = on_drop
         self._sleep = sleep
         self._waiting: list[bytes] = []
 
@@ -86,7 +85,7 @@ class RequestLog:
         if len(self._waiting) < MOST:
             self._waiting.append(line_of(record))
         else:
-            self.dropped += 1
+            self._on_drop()
 
     async def run(self) -> None:
         """Write what waits, until cancelled."""

@@ -23,12 +23,11 @@ class Watch:
     def __init__(self, learner: Learner, decision: Decision, *, prompt_tokens: float) -> None:
         self._learner = learner
         self._decision = decision
-        self._unread = prompt_tokens
+        self._unread = round(prompt_tokens)  # whole numbers leave nothing when they are taken away
         self._stalled = False
         backend = decision.backend
         self.pending_tokens = backend.pending_tokens
-        backend.pending_tokens += prompt_tokens
-        backend.in_flight += 1
+        backend.change(1, self._unread)
         self.in_flight = backend.in_flight
 
     def begun(self) -> None:
@@ -51,16 +50,10 @@ class Watch:
 
     def close(self) -> None:
         """The request has left the backend."""
-        self._read()
-        self._decision.backend.in_flight -= 1
+        unread, self._unread = self._unread, 0
+        self._decision.backend.change(-1, -unread)
 
     def _read(self) -> None:
-        backend, unread = self._decision.backend, self._unread
-        if unread:
-            self._unread = 0.0
-            left = backend.pending_tokens - unread
-            backend.pending_tokens = left if left > _ROUNDING else 0.0
-
-
-_ROUNDING = 0.01
-"""Tokens, in quarters; less than this is what adding and taking away leaves."""
+        if unread := self._unread:
+            self._unread = 0
+            self._decision.backend.change(0, -unread)

@@ -116,7 +116,7 @@ class Adaptive:
     def _unmeasured(self, pools: Sequence[Pool], now: float) -> list[Pool]:
         """Return the pools that are up and have no step times."""
         measured = self._learner.measured
-        return [pool for pool in pools if measured(pool, now=now) is None and pool.available()]
+        return [pool for pool in pools if measured(pool, now=now) is None and pool.has_room()]
 
     def choose(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
@@ -195,7 +195,9 @@ class Adaptive:
             if measured is None:
                 continue
             share = 1.0 - self._knobs.margin if pool.name == current else 1.0
-            priced = self._cost(pool, measured, request, length, objective, share)
+            priced = self._cost(
+                pool, measured, request, length, objective, share, draws.two_choice
+            )
             believed = self._learner.acceptance.believed(pool, traffic_class, now=now)
             drawn = believed.drawn(draw)
             offers.append(_Offer(pool, priced, believed, drawn, priced.at(drawn)))
@@ -209,6 +211,7 @@ class Adaptive:
         length: float,
         objective: Objective,
         share: float = 1.0,
+        draw: float = 0.0,
     ) -> Cost:
         """Return what `request` costs on a pool with these figures."""
         in_flight, pending_tokens = pool.load
@@ -225,7 +228,7 @@ class Adaptive:
         features = request.features
         to_compute = features.prompt_tokens
         if features.prefix_keys:
-            to_compute = max(0.0, to_compute - self._cached(pool, request))
+            to_compute = max(0.0, to_compute - self._cached(pool, request, draw))
         return cost(
             length=length,
             step_s=step_s,
@@ -237,10 +240,13 @@ class Adaptive:
             share=share,
         )
 
-    def _cached(self, pool: Pool, request: RoutingRequest) -> float:
+    def _cached(self, pool: Pool, request: RoutingRequest, draw: float) -> float:
         """Return the prompt tokens that the pool's best holder of its prefix has cached."""
         cached = self._prefixes.cached(request.features.prefix_keys)
-        found = holder(pool.available(request.excluded), cached) if cached else None
+        than = pool.pick(draw, request.excluded) if cached else None
+        if than is None:
+            return 0.0
+        found = holder(pool, cached, than=than, excluded=request.excluded)
         return cached[found.name] if found is not None else 0.0
 
     def _queue_alone(

@@ -5,11 +5,18 @@ the same picture (Mitzenmacher, "The Power of Two Choices in Randomized Load Bal
 """
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
-from routing.pools import Backend
+
+class _Loaded(Protocol):
+    @property
+    def in_flight(self) -> int: ...
 
 
-def pick(backends: Sequence[Backend], draw: float) -> Backend:
+B = TypeVar("B", bound=_Loaded)
+
+
+def pick(backends: Sequence[B], draw: float) -> B:
     """Return the backend with fewer requests in flight of two distinct ones.
 
     Args:

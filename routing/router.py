@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 from routing.adaptive import Adaptive, AdaptiveKnobs
 from routing.affinity import PrefixMap, holder
-from routing.balance import pick
 from routing.decision import (
     Decision,
     Draws,
@@ -24,7 +23,7 @@ from routing.decision import (
 )
 from routing.learner import Learner
 from routing.policies import make_policy
-from routing.pools import Backend, Pool
+from routing.pools import Pool
 from routing.static import Choice, Policy
 from routing.thresholds import Rules, Thresholds, Verdict, least_full
 
@@ -128,17 +127,15 @@ class Router:
             choice = self._choose_undecoded(request, supported)
         else:
             choice = self._choose(self.policy, request, supported, now, draws, steps)
-        backends = choice.pool.available(request.excluded)
-        if not backends:
-            rest = [pool for pool in supported if pool.available(request.excluded)]
+        if not choice.pool.has_room(request.excluded):
+            rest = [pool for pool in supported if pool.has_room(request.excluded)]
             if not rest:
                 return _refusal(supported, request)
             steps.append(choice.step)
             choice = self._without(choice.pool, request, rest, now, draws)
-            backends = choice.pool.available(request.excluded)
         if not steps or steps[-1] is not choice.step:
             steps.append(choice.step)
-        return self._decided(choice, backends, request, draws, steps)
+        return self._decided(choice, request, draws, steps)
 
     def shadowed(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
@@ -176,15 +173,12 @@ class Router:
             names = ", ".join(pool.name for pool in pools)
             message = f"pool {request.pin!r} does not serve this model; pools that do: {names}"
             return Refusal(reason=RefusalReason.UNKNOWN_POOL, message=message)
-        backends = pool.available(request.excluded)
-        if not backends and pool.healthy(request.excluded):
-            return _refusal([pool], request)
-        if not backends:
+        if not pool.healthy(request.excluded):
             message = f"pinned pool {pool.name!r} has no healthy backend"
             return Refusal(reason=RefusalReason.PINNED_POOL_DOWN, message=message)
         steps.append(RuleStep("pin", "the request names it"))
         choice = Choice(pool, Reason.PINNED, steps[-1], certain(pool))
-        return self._decided(choice, backends, request, draws, steps)
+        return self._decided(choice, request, draws, steps)
 
     def _supported(
         self, request: RoutingRequest, pools: Sequence[Pool], steps: list[RuleStep]
@@ -204,7 +198,7 @@ class Router:
 
     def _choose_undecoded(self, request: RoutingRequest, pools: Sequence[Pool]) -> Choice:
         """Choose for a request that decodes nothing: the least full pool that is up."""
-        pool = least_full([p for p in pools if p.available(request.excluded)] or pools)
+        pool = least_full([p for p in pools if p.has_room(request.excluded)] or pools)
         step = RuleStep("no_decoding", "{:.1f} in flight is the least", (pool.in_flight,))
         return Choice(pool, Reason.POLICY, step, certain(pool))
 
@@ -271,7 +265,7 @@ class Router:
             pool
             for pool in permitted
             if pool is not choice.pool
-            and pool.available()
+            and pool.has_room()
             and not (pool.speculates and self._mark_passed(policy, pool, now, strict=strict))
         ]
         steps.append(passed.step)
@@ -307,16 +301,19 @@ class Router:
     def _decided(
         self,
         choice: Choice,
-        backends: Sequence[Backend],
         request: RoutingRequest,
         draws: Draws,
         steps: list[RuleStep],
-    ) -> Decision:
-        keys = request.features.prefix_keys
-        backend = holder(backends, self.prefixes.cached(keys)) if keys else None
-        backend = backend or pick(backends, draws.two_choice)
-        if keys and not request.rehearsed:
-            self.prefixes.note(backend.name, keys)
+    ) -> Decision | Refusal:
+        backend = choice.pool.pick(draws.two_choice, request.excluded)
+        if backend is None:
+            return _refusal([choice.pool], request)
+        if keys := request.features.prefix_keys:
+            cached = self.prefixes.cached(keys)
+            found = holder(choice.pool, cached, than=backend, excluded=request.excluded)
+            backend = found or backend
+            if not request.rehearsed:
+                self.prefixes.note(backend.name, keys)
         return Decision(
             pool=choice.pool,
             backend=backend,

@@ -148,8 +148,11 @@ class Client:
         return self.downstream.response_complete
 
 
-def a_pool(name: str = "spec", speculation: Speculation = Speculation.NGRAM) -> Pool:
-    return Pool(name=name, model="m", speculation=speculation, backends=[Backend(name="a:1")])
+def a_pool(
+    name: str = "spec", speculation: Speculation = Speculation.NGRAM, *, k: int = 0
+) -> Pool:
+    backends = [Backend(name="a:1")]
+    return Pool(name=name, model="m", speculation=speculation, k=k, backends=backends)
 
 
 def a_decision(pool: Pool | None = None) -> Decision:

@@ -43,7 +43,7 @@ ASKS = {
 if TYPE_CHECKING:
     from proxy.patience import Patience
 
-NGRAM = replace(a_pool("ngram"), k=5)
+NGRAM = a_pool("ngram", k=5)
 PLAIN = a_pool("plain", Speculation.NONE)
 CLASS = a_record().traffic_class
 
@@ -193,7 +193,7 @@ def test_a_long_stream_is_kept_from_its_beginning_up_to_a_bound() -> None:
 
 
 def test_each_pool_is_told_of_by_its_own_k() -> None:
-    short = replace(NGRAM, name="short", k=1)
+    short = a_pool("short", k=1)
     sample = answered(sampling().sample(exchange(pools=(NGRAM, short, PLAIN))))
 
     (five, one) = sample.look_up()
@@ -242,7 +242,7 @@ async def test_a_request_that_did_not_finish_is_not_looked_up() -> None:
     work = sampling(told)
     async with running(work):
         work.offer(answered(work.sample(exchange())), None)
-        work.offer(answered(work.sample(exchange(pools=(replace(NGRAM, name="b"),)))), outcome())
+        work.offer(answered(work.sample(exchange(pools=(a_pool("b", k=5),)))), outcome())
         await eventually(lambda: bool(told.lookups), what="the other is told")
 
     assert [pool.name for pool in told.pools] == ["b"]

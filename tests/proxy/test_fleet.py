@@ -135,7 +135,7 @@ def test_an_update_says_what_has_come_and_gone() -> None:
 
     change = update(made, PLAIN)
     assert change.void == (spec,)
-    assert spec.backends == []
+    assert not spec.backends
     assert names(change.removed) == ["a:1", "new:1"]
 
 

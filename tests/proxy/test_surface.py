@@ -6,12 +6,13 @@ import pytest
 import respx
 from prometheus_client import CollectorRegistry
 
+from proxy.counters import Counters
 from proxy.discovery import Discovery
 from proxy.fleet_metrics import gateway_version
+from proxy.ledger import Ledger, private_memory
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
-from proxy.reporting import RequestLog
 from proxy.surface import build_api, merged_cards
 from proxy.totals import SpecTotals
 from proxy.waiting import WaitingRoom
@@ -60,7 +61,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
-            requests=RequestLog(),
+            counters=Counters(Ledger(private_memory())),
             clock=self.clock,
         )
         api = build_api(

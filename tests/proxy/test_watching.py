@@ -26,11 +26,11 @@ def watch(decision: Decision, prompt_tokens: float, steps: Steps | None = None) 
 
 def test_a_prompt_is_pending_until_its_first_output() -> None:
     decision = a_decision()
-    first = watch(decision, 100.25)
+    first = watch(decision, 100)
     second = watch(decision, 50.0)
 
-    assert (second.in_flight, second.pending_tokens) == (2, 100.25)
-    assert decision.backend.pending_tokens == 150.25
+    assert (second.in_flight, second.pending_tokens) == (2, 100)
+    assert decision.backend.pending_tokens == 150
     first.begun()
     assert decision.backend.pending_tokens == 50.0
     first.close()
@@ -41,7 +41,7 @@ def test_a_prompt_is_pending_until_its_first_output() -> None:
 
 def test_what_is_left_of_sums_of_fractions_is_nothing() -> None:
     decision = a_decision()
-    watches = [watch(decision, tokens) for tokens in (0.1, 0.2, 0.3)]
+    watches = [watch(decision, tokens) for tokens in (100.1, 200.2, 300.3)]
 
     for each in watches:
         each.begun()

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.affinity import LEAST_SHARED, PrefixMap, holder
+from routing.affinity import HOLDERS, LEAST_SHARED, PrefixMap, holder
 from routing.conversation import MAX_MESSAGES, PREFIXES
 from routing.features import Route, extract
-from routing.pools import Backend
+from routing.pools import Backend, Pool, Speculation
 from tests.routing.prompts import chat
 
 SYSTEM = ("system", "You answer in the words of the handbook. " * 20)
@@ -24,6 +24,10 @@ def keys(*messages: tuple[str, str]) -> tuple[tuple[int, int], ...]:
 
 def prompt_keys(prompt: object) -> tuple[tuple[int, int], ...]:
     return extract(Route.COMPLETIONS, {"prompt": prompt}).prefix_keys
+
+
+def among(candidates: list[Backend], **more: Any) -> Pool:
+    return Pool(name="p", model="m", speculation=Speculation.NONE, backends=candidates, **more)
 
 
 def backends(in_flight: dict[str, int]) -> list[Backend]:
@@ -216,7 +220,11 @@ def test_the_map_stays_within_its_bound(
 def test_the_holder_of_most_is_preferred_within_a_margin(
     in_flight: dict[str, int], cached: dict[str, int], expected: str | None
 ) -> None:
-    found = holder(backends(in_flight), cached)
+    candidates = among(backends(in_flight))
+    least = candidates.pick(0.5)
+    assert least is not None
+
+    found = holder(candidates, cached, than=least)
 
     assert (found.name if found else None) == expected
 
@@ -228,8 +236,36 @@ def test_the_order_of_backends_does_not_matter(
     candidates = backends(in_flight)
     shuffled = data.draw(st.permutations(candidates))
 
-    found = holder(candidates, cached)
-    assert holder(shuffled, cached) is found
+    least = min(candidates, key=lambda backend: backend.in_flight)
+
+    found = holder(among(candidates), cached, than=least)
+    assert holder(among(shuffled), cached, than=least) is found
     if found is not None:
         assert found.in_flight <= 1.25 * min(in_flight.values()) + 2
         assert found.name in cached
+
+
+def test_a_holder_that_is_full_or_down_or_not_wanted_is_passed_over() -> None:
+    one, *_ = candidates = backends({"a": 2, "b": 2})
+    found = among(candidates, max_in_flight=3)
+
+    def choice(excluded: frozenset[str] = frozenset()) -> Backend | None:
+        return holder(found, {"a": 500}, than=candidates[1], excluded=excluded)
+
+    assert choice() is one
+    assert choice(frozenset("a")) is None
+    one.in_flight = 3
+    assert choice() is None
+    one.in_flight, one.ceiling = 2, 2.0
+    assert choice() is None
+    one.ceiling, one.healthy = 3.0, False
+    assert choice() is None
+
+
+def test_of_many_that_share_a_prefix_those_sent_it_last_are_remembered() -> None:
+    sent = PrefixMap()
+    for number in range(HOLDERS + 2):
+        sent.note(f"b{number}", [(1, 100)])
+    sent.note("b2", [(1, 100)])
+
+    assert list(sent.cached([(1, 100)])) == [*(f"b{n}" for n in range(3, HOLDERS + 2)), "b2"]

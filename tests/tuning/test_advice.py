@@ -59,8 +59,8 @@ def test_the_split_that_is_best_by_far_is_found(
 
 def test_what_is_as_good_is_kept() -> None:
     learner, spec, plain, now = taught("ngram", "10")
-    spec.backends.append(spec.backends[0])
-    plain.backends.clear()
+    spec.place([*spec.backends, *plain.backends])
+    plain.place([])
 
     advice = advise(learner, spec, plain, now=now, requests=200, seeds=1)
 

@@ -270,7 +270,7 @@ def _serve(
 ) -> Rows:
     counts = speculating, servers - speculating
     pools = [
-        replace(pool, backends=[Backend(name=f"{pool.name}-{n}") for n in range(count)])
+        pool.like(Backend(name=f"{pool.name}-{n}") for n in range(count))
         for pool, count in zip((spec, plain), counts, strict=True)
         if count
     ]

@@ -43,7 +43,7 @@ def read_learnt(file: Path) -> Learnt:
         raise UnusableState(f"{file} does not describe its pools: {error!r}") from None
     learner = load(state, now=0.0, away_s=0.0, pools=pools)
     for pool, backend in learner.steps.sums:
-        pools[pool].backends.append(Backend(name=backend))
+        pools[pool].place([*pools[pool].backends, Backend(name=backend)])
     return Learnt(learner, pools)
 
 
