@@ -84,6 +84,12 @@ class Listen(Section):
 
     host: str = Field(default="127.0.0.1", description="Address to bind.")
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that serve, about one for each core; they decide like one.",
+    )
     max_body_bytes: int = Field(
         default=32 * 2**20, gt=0, description="Largest request body; a larger one is a 413."
     )

@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="TCP port (default 8080)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that serve (default 1)"
+    )
     parser.add_argument("--policy", choices=POLICY_NAMES, help="how a pool is chosen")
 
 
@@ -35,7 +38,12 @@ def settings_from(args: argparse.Namespace) -> Settings:
     Raises:
         ConfigError: If the config, the environment or an argument is not valid.
     """
-    arguments = {"listen.host": args.host, "listen.port": args.port, "policy": args.policy}
+    arguments = {
+        "listen.host": args.host,
+        "listen.port": args.port,
+        "listen.workers": args.workers,
+        "policy": args.policy,
+    }
     if args.config is not None:
         return load(args.config, arguments=arguments)
     return from_urls(args.spec, args.plain, arguments=arguments)

@@ -4,7 +4,7 @@ What it changes holds until the config is read again or the gateway starts anew;
 that was drained stays so when the config is read again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hmac import compare_digest
 from typing import Any
 
@@ -70,7 +70,12 @@ class Guarded:
 
 
 def build_admin(
-    *, fleet: Fleet, applier: Applier, availability: Availability, learner: Learner
+    *,
+    fleet: Fleet,
+    applier: Applier,
+    availability: Availability,
+    learner: Learner,
+    order: Callable[..., None],
 ) -> FastAPI:
     """Return the admin API, which everybody who reaches it may use.
 
@@ -79,6 +84,7 @@ def build_admin(
         applier: Changes them, and the thresholds.
         availability: Drains backends.
         learner: Learns, or pauses.
+        order: Has the other workers do the same.
     """
     api = FastAPI(
         title="Turnout admin",
@@ -88,14 +94,18 @@ def build_admin(
         redirect_slashes=False,
     )
     add_errors(api)
-    _add_backends(api, fleet, applier, availability)
-    _add_thresholds(api, applier)
-    _add_learning(api, learner)
+    _add_backends(api, fleet, applier, availability, order)
+    _add_thresholds(api, applier, order)
+    _add_learning(api, learner, order)
     return api
 
 
 def _add_backends(
-    api: FastAPI, fleet: Fleet, applier: Applier, availability: Availability
+    api: FastAPI,
+    fleet: Fleet,
+    applier: Applier,
+    availability: Availability,
+    order: Callable[..., None],
 ) -> None:
     @api.get("/backends", tags=["backends"])
     async def backends() -> Response:
@@ -106,12 +116,14 @@ def _add_backends(
     async def drain(name: str) -> Response:
         """Give a backend no new requests, even if it is the last; those in flight finish."""
         availability.drain(applier.member(name), drained=True)
+        order("drain", backend=name, drained=True)
         return json_answer(_shown(applier.member(name)))
 
     @api.post("/backends/{name}/undrain", tags=["backends"])
     async def undrain(name: str) -> Response:
         """Give a backend requests again."""
         availability.drain(applier.member(name), drained=False)
+        order("drain", backend=name, drained=False)
         return json_answer(_shown(applier.member(name)))
 
     @api.post("/pools/{pool}/backends", tags=["backends"], openapi_extra={"requestBody": _BACKEND})
@@ -119,16 +131,18 @@ def _add_backends(
         """Add a backend to a pool; it gets requests once it has answered a probe."""
         url = _url(parse(await read_body(request, BODY_BYTES)).body)
         member = applier.add(pool, url, backend_name(url))
+        order("add", pool=pool, url=url)
         return json_answer(_shown(member), status=201)
 
     @api.delete("/backends/{name}", tags=["backends"])
     async def remove(name: str) -> Response:
         """Remove a backend; its requests in flight finish."""
         applier.remove(name)
+        order("remove", backend=name)
         return json_answer({"removed": name})
 
 
-def _add_thresholds(api: FastAPI, applier: Applier) -> None:
+def _add_thresholds(api: FastAPI, applier: Applier, order: Callable[..., None]) -> None:
     @api.get("/thresholds", tags=["thresholds"])
     async def thresholds() -> Response:
         """Tell the thresholds, and which of them bind every policy."""
@@ -142,20 +156,23 @@ def _add_thresholds(api: FastAPI, applier: Applier) -> None:
             applier.patch_thresholds(patch)
         except ConfigError as error:
             raise InvalidRequest(str(error)) from error
+        order("thresholds", patch=patch)
         return json_answer(_thresholds(applier))
 
 
-def _add_learning(api: FastAPI, learner: Learner) -> None:
+def _add_learning(api: FastAPI, learner: Learner, order: Callable[..., None]) -> None:
     @api.post("/learning/pause", tags=["learning"])
     async def pause() -> Response:
         """Learn nothing from traffic; what is known is used."""
         learner.paused = True
+        order("learning", paused=True)
         return json_answer({"paused": True})
 
     @api.post("/learning/resume", tags=["learning"])
     async def resume() -> Response:
         """Learn from traffic again."""
         learner.paused = False
+        order("learning", paused=False)
         return json_answer({"paused": False})
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -19,13 +20,12 @@ from proxy.applying import Applier, prepare
 from proxy.availability import Availability
 from proxy.connection import Serve
 from proxy.counterfactual import Counterfactual
-from proxy.counters import Counters
 from proxy.discovery import Discovery
 from proxy.downstream import first_of
 from proxy.errors import Unauthenticated
 from proxy.fleet import Change, Fleet, Member
+from proxy.following import Follower
 from proxy.keys import Keyring
-from proxy.ledger import Ledger, private_memory
 from proxy.lifecycle import Lifecycle
 from proxy.links import IDLE_S
 from proxy.memory import Memory
@@ -35,10 +35,14 @@ from proxy.pipeline import Pipeline
 from proxy.probes import Prober
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
 from proxy.reporting import RequestLog, to_stderr
+from proxy.shared import Board, SharedSwitches, arrival_rate, responses
 from proxy.surface import build_api, error_answer
+from proxy.team import Team
 from proxy.totals import SpecTotals
 from proxy.upstream import Upstream
 from proxy.waiting import WaitingRoom
+from routing.budget import TRIES, RetryBudget
+from routing.exchange import TeamLearner
 from routing.router import Router
 
 FOR_EVERYBODY = frozenset({"/health", "/ready", "/metrics"})
@@ -122,6 +126,7 @@ def create_app(
     watched_every_s: float = WATCHED_EVERY_S,
     log_to: Callable[[bytes], object] = to_stderr,
     clock: Callable[[], float] = monotonic,
+    team: Team | None = None,
 ) -> Gateway:
     """Wire a gateway.
 
@@ -134,28 +139,32 @@ def create_app(
         watched_every_s: Seconds between two looks at the config's files.
         log_to: Takes the lines of requests.
         clock: Seconds, monotonic.
+        team: The workers of which this is one; alone by default.
 
     Raises:
         ConfigError: If a file or variable that the config names cannot be used.
     """
+    team = team or Team()
     prepared = prepare(settings)
     registry = registry or CollectorRegistry()
-    fleet = Fleet(settings, urls=prepared.urls, api_keys=prepared.api_keys)
+    fleet = Fleet(settings, urls=prepared.urls, api_keys=prepared.api_keys, team=team)
     router = Router(
         policy=settings.policy,
         thresholds=settings.thresholds.thresholds(),
         adaptive=settings.adaptive.knobs(),
         shadow=settings.shadow,
+        **_in_common(team),
     )
     lifecycle = Lifecycle()
-    room = WaitingRoom(settings.queue)
+    room = WaitingRoom(settings.queue, team)
+    stored = responses(team, lambda: fleet.members)
     client = httpx.AsyncClient(
         transport=transport,
         timeout=settings.probes.timeout_s,
         limits=httpx.Limits(keepalive_expiry=IDLE_S),
         trust_env=False,  # a proxy for the world outside must not catch probes
     )
-    keyring = Keyring(settings.auth)
+    keyring = Keyring(settings.auth, team)
     upstream = Upstream(settings.timeouts, pass_keys=not keyring.checks)
     discovery = Discovery(fleet, client, clock=clock)
     metrics = Metrics(
@@ -165,8 +174,8 @@ def create_app(
         router=router,
         lifecycle=lifecycle,
         room=room,
+        team=team,
         clock=clock,
-        counters=Counters(Ledger(private_memory())),
     )
     requests = RequestLog(log_to, on_drop=metrics.unlogged)
     totals = SpecTotals(fleet, client, clock=clock)
@@ -213,6 +222,8 @@ def create_app(
         keyring=keyring,
         counterfactual=counterfactual,
         requests=requests,
+        stored=stored,
+        budget=RetryBudget(settings.retries.error_answers, most=TRIES / team.size),
         clock=clock,
     )
 
@@ -263,7 +274,20 @@ def create_app(
         applier=applier,
         addresses=addresses,
         metrics=metrics,
+        on_applied=partial(team.order, "reload"),
         watched_every_s=watched_every_s,
+    )
+
+    follower = Follower(
+        team,
+        fleet=fleet,
+        learner=router.learner,
+        memory=memory,
+        applier=applier,
+        availability=availability,
+        reloader=reloader,
+        room=room,
+        stored=stored,
     )
 
     @asynccontextmanager
@@ -271,20 +295,19 @@ def create_app(
         async with client, upstream, asyncio.TaskGroup() as group:
             await reloader.start()
             await prober.first_round()
-            memory.load()
+            await follower.remember()
             kept_up = (
                 prober.run(),
-                memory.run(),
                 counterfactual.run(),
                 requests.run(),
-                reloader.watch(),
                 reloader.resolve(),
+                follower.run(),
             )
             tasks = [group.create_task(work) for work in kept_up]
             yield
             for task in tasks:
                 task.cancel()
-            memory.save()
+            follower.close()
         requests.close()
 
     api = build_api(
@@ -301,7 +324,11 @@ def create_app(
     if prepared.admin_token is not None:
         admin = Guarded(
             build_admin(
-                fleet=fleet, applier=applier, availability=availability, learner=router.learner
+                fleet=fleet,
+                applier=applier,
+                availability=availability,
+                learner=router.learner,
+                order=team.order,
             ),
             token=prepared.admin_token,
         )
@@ -317,6 +344,17 @@ def create_app(
         tls=prepared.tls,
     )
     return gateway
+
+
+def _in_common(team: Team) -> dict[str, Any]:
+    """Return what routers of several workers have in common, as arguments."""
+    if team.alone:
+        return {}
+    return {
+        "learner": TeamLearner(Board(team)),
+        "marks": SharedSwitches(team),
+        "arrivals": partial(arrival_rate, team),
+    }
 
 
 def _route(text: str) -> tuple[str, str]:

@@ -81,7 +81,7 @@ _KEY = "set it to the API key of the pool's servers, or remove api_key_env"
 _BEAR = "set it to the token that requests to the admin API must bear, or remove admin"
 
 
-_BOUND = ("host", "port", "tls", "max_head_bytes", "head_s", "connections_per_client")
+_BOUND = ("host", "port", "workers", "tls", "max_head_bytes", "head_s", "connections_per_client")
 """What of `listen` connections are made with."""
 
 

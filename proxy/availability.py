@@ -143,6 +143,19 @@ class Availability:
             for each in tuple(self._tries.get(member.name, ())):
                 each.give_up()
 
+    def look(self) -> None:
+        """Take in what other workers have found of circuits."""
+        now = self._clock()
+        for member in self._fleet.members.values():
+            before = member.circuit.state
+            member.circuit.admits(now)
+            if member.circuit.state is before:
+                continue
+            if member.circuit.state is CircuitState.OPEN:
+                self._is_out(member)
+                self._come_back(member, member.circuit.until)
+            self._refresh(member)
+
     def drain(self, member: Member, *, drained: bool) -> None:
         """Give `member` no new requests any more, or again; those in flight finish."""
         member.drained = drained

@@ -9,7 +9,6 @@ What the pipeline serves does not pass ASGI, which would cost as much again as t
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.settings import Listen
 from proxy.downstream import Downstream
+from proxy.shared import Clients
 
 PIPELINED, PIPELINED_BYTES = 4, 64 * 2**10
 """Requests that may wait behind another on a connection, and how long the body of one may be,
@@ -43,17 +43,20 @@ class _NoPipelines:
         return None
 
 
-def connection(limits: Listen, pipelines: Pipelines | None = None) -> type[HttpToolsProtocol]:
+def connection(
+    limits: Listen, pipelines: Pipelines | None = None, *, counted: Clients | None = None
+) -> type[HttpToolsProtocol]:
     """Return a protocol class that holds its connections to `limits`.
 
     Args:
         limits: What a client may hold.
         pipelines: What is served without ASGI; nothing by default.
+        counted: Where connections are counted; apart from all others by default.
     """
 
     class Limited(Connection):
         listen: ClassVar[Listen] = limits
-        clients: ClassVar[Counter[str]] = Counter()
+        clients: ClassVar[Clients] = counted or Clients()
         known: ClassVar[Pipelines] = pipelines or _NoPipelines()
 
     return Limited
@@ -69,7 +72,7 @@ class Connection(HttpToolsProtocol):
     """
 
     listen: ClassVar[Listen]
-    clients: ClassVar[Counter[str]]
+    clients: ClassVar[Clients]
     known: ClassVar[Pipelines]
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -85,8 +88,7 @@ class Connection(HttpToolsProtocol):
         """Take a connection, unless its client has enough of them."""
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
-        self.clients[self._address] += 1
-        if self.clients[self._address] > self.listen.connections_per_client:
+        if self.clients.add(self._address) > self.listen.connections_per_client:
             self._refuse(b"429 Too Many Requests", "this address has too many connections open")
         else:
             self._expect_head()
@@ -94,9 +96,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection."""
         self._head_is_there()
-        self.clients[self._address] -= 1
-        if not self.clients[self._address]:
-            del self.clients[self._address]
+        self.clients.remove(self._address)
         super().connection_lost(exc)
         # What is pipelined behind it is not begun; uvicorn knows of the last that came alone.
         self.pipeline.clear()

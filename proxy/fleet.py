@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from config.backends import backend_name, is_name
 from config.settings import ModelSettings, PoolSettings, Settings
 from proxy.errors import NoBackend, NotServed
+from proxy.shared import SharedCircuit, drop_backend, share_backend, share_pool
+from proxy.team import Team
 from routing.breaker import Circuit
 from routing.pools import Backend, Pool, Speculation
 
@@ -98,6 +100,7 @@ class Fleet:
             `proxy.discovery`.
         urls: Base URLs of the backends of each pool, by its name; those in the config by default.
         api_keys: Pool name to the key its servers want, where they want one.
+        team: The workers that have them in common.
 
     Attributes:
         settings: As last updated.
@@ -113,7 +116,9 @@ class Fleet:
         *,
         urls: Mapping[str, Sequence[str]] | None = None,
         api_keys: Mapping[str, str] | None = None,
+        team: Team | None = None,
     ) -> None:
+        self._team = None if team is None or team.alone else team
         self.members: dict[str, Member] = {}
         self.pools: list[Pool] = []
         self.version = 0
@@ -152,6 +157,8 @@ class Fleet:
             pool = known.get(name)
             if pool is None:
                 pool = _pool(declared)
+                if self._team is not None:
+                    share_pool(self._team, pool)
             elif _redeclare(pool, declared_before[name], declared):
                 void.append(pool)
             self.pools.append(pool)
@@ -162,6 +169,8 @@ class Fleet:
         removed = tuple(m for m in before.values() if not self.has(m))
         for member in removed:
             member.load.healthy = member.up = False
+            if self._team is not None:
+                drop_backend(self._team, member.load)
         added = tuple(m for name, m in self.members.items() if before.get(name) is not m)
         return Change(added=added, removed=removed, void=tuple(void))
 
@@ -174,10 +183,17 @@ class Fleet:
                 continue
             member = before.get(name)
             if member is None or member.pool is not pool or member.url != url:
-                member = Member(url=url, pool=pool, load=Backend(name=name, healthy=False))
+                member = self._member(url, pool, name)
             self.members[name] = member
             backends.append(member.load)
         pool.place(backends)
+
+    def _member(self, url: str, pool: Pool, name: str) -> Member:
+        load = Backend(name=name, healthy=False)
+        if self._team is None:
+            return Member(url=url, pool=pool, load=load)
+        share_backend(self._team, load)
+        return Member(url=url, pool=pool, load=load, circuit=SharedCircuit(self._team, name))
 
     def declared(self, pool: Pool) -> PoolSettings:
         """Return what the config says of `pool`."""

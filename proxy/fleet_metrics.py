@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from proxy.discovery import Discovery, MismatchKind
 from proxy.fleet import Fleet, Member
 from proxy.lifecycle import Lifecycle
+from proxy.team import Team
 from proxy.waiting import WaitingRoom
 from routing.breaker import CircuitState
 from routing.router import Router
@@ -35,6 +36,7 @@ class FleetState(Collector):
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
         room: Who waits for a backend.
+        team: The workers.
         clock: Seconds, monotonic.
     """
 
@@ -46,6 +48,7 @@ class FleetState(Collector):
         router: Router,
         lifecycle: Lifecycle,
         room: WaitingRoom,
+        team: Team,
         clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
@@ -53,6 +56,7 @@ class FleetState(Collector):
         self._router = router
         self._lifecycle = lifecycle
         self._room = room
+        self._team = team
         self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
@@ -64,8 +68,15 @@ class FleetState(Collector):
         yield _gauge("turnout_build_info", "Version.", ("version",), [((gateway_version(),), 1)])
         draining = [((), float(self._lifecycle.draining))]
         yield _gauge("turnout_draining", "1 while shutting down.", (), draining)
-        waiting = [((), float(len(self._room)))]
+        waiting = [((), float(self._room.everywhere))]
         yield _gauge("turnout_queue_length", "Requests that wait for a backend.", (), waiting)
+        workers = [((), 1.0 + len(self._team.others))]
+        yield _gauge("turnout_workers", "Processes that serve.", (), workers)
+        restarts = CounterMetricFamily(
+            "turnout_worker_restarts", "Workers that died and were replaced."
+        )
+        restarts.add_metric((), self._team.restarts)
+        yield restarts
         yield from self._pools()
         yield from self._backends()
         yield from self._mismatches()

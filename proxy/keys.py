@@ -7,12 +7,15 @@ one that there is, in constant time each.
 
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Self
 
 from config.settings import ApiKey, Auth
 from proxy.errors import Forbidden, TooMany, Unauthenticated
+from proxy.shared import Elsewhere, SharedLimit
+from proxy.team import CALLER, Team
 from routing.limits import RateLimit
 
 _PREFIX = "turnout-"
@@ -34,16 +37,20 @@ class Caller:
 
     Args:
         settings: What it may do.
+        team: The workers that it may ask.
 
     Attributes:
         name: Its name; the key itself is nowhere.
         priority: Of its requests in the queue.
-        in_flight: Its requests under way.
     """
 
-    def __init__(self, settings: ApiKey) -> None:
+    def __init__(self, settings: ApiKey, team: Team | None = None) -> None:
         self.name = settings.name
-        self.in_flight = 0
+        self._in_flight = 0
+        self._team = None if team is None or team.alone else team
+        self._elsewhere = (
+            None if self._team is None else Elsewhere(self._team, (CALLER, settings.name))
+        )
         self._rate: RateLimit | None = None
         self.configure(settings)
 
@@ -53,9 +60,21 @@ class Caller:
         self._settings = settings
         per_minute = settings.requests_per_minute
         if per_minute is None or self._rate is None:
-            self._rate = RateLimit(per_minute) if per_minute else None
+            self._rate = self._limit(per_minute) if per_minute else None
         else:
             self._rate.per_minute = per_minute
+
+    def _limit(self, per_minute: float) -> RateLimit:
+        return (
+            RateLimit(per_minute)
+            if self._team is None
+            else SharedLimit(self._team, self.name, per_minute)
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Its requests under way."""
+        return self._in_flight + (int(self._elsewhere.count()) if self._elsewhere else 0)
 
     def permit(self, *, model: str, pin: str | None) -> None:
         """Check what a request asks for.
@@ -78,25 +97,38 @@ class Caller:
         return None if pools is None else frozenset(pools)
 
     def asking(self, now: float) -> Self:
-        """Return what counts a request, which begins at `now` (s, monotonic), in a `with` block.
+        """Count a request, which begins at `now` (s, monotonic), until a `with` block ends.
 
         Raises:
             TooMany: If it is one too many.
         """
         most = self._settings.max_in_flight
+        if most is None and self._rate is None:
+            self._count(1)
+            return self
+        with nullcontext() if self._team is None else self._team.lock():
+            self._check(most, now)
+            self._count(1)
+        return self
+
+    def _check(self, most: int | None, now: float) -> None:
         if most is not None and self.in_flight >= most:
             msg = f"key {self.name!r} has {most} requests under way (max_in_flight)"
             raise TooMany(msg, after_s=1.0)
         if self._rate is not None and (after_s := self._rate.take(now)):
             msg = f"key {self.name!r} may ask {self._rate.per_minute:g} times a minute"
             raise TooMany(msg, after_s=after_s)
-        return self
+
+    def _count(self, requests: int) -> None:
+        self._in_flight += requests
+        if self._elsewhere is not None:
+            self._elsewhere.post(self._in_flight)
 
     def __enter__(self) -> None:
-        self.in_flight += 1
+        """Nothing more: it is counted."""
 
     def __exit__(self, *_: object) -> None:
-        self.in_flight -= 1
+        self._count(-1)
 
 
 _ANYBODY = ApiKey(name="open", sha256="0" * 64)
@@ -107,9 +139,11 @@ class Keyring:
 
     Args:
         settings: The keys, or that none is needed.
+        team: The workers that have the callers in common.
     """
 
-    def __init__(self, settings: Auth) -> None:
+    def __init__(self, settings: Auth, team: Team | None = None) -> None:
+        self._team = team
         self._open: Caller | None = None
         self._callers: list[tuple[bytes, Caller]] = []
         self.configure(settings)
@@ -117,10 +151,10 @@ class Keyring:
     def configure(self, settings: Auth) -> None:
         """Know the callers of other settings; one of the same name stays who it is."""
         before = {caller.name: caller for _, caller in self._callers}
-        self._open = (self._open or Caller(_ANYBODY)) if settings.open else None
+        self._open = (self._open or Caller(_ANYBODY, self._team)) if settings.open else None
         self._callers = []
         for each in settings.keys:
-            caller = before.get(each.name) or Caller(each)
+            caller = before.get(each.name) or Caller(each, self._team)
             caller.configure(each)
             self._callers.append((each.sha256.encode(), caller))
 

@@ -22,6 +22,7 @@ from proxy.learned_metrics import LearntState
 from proxy.lifecycle import Lifecycle
 from proxy.parsing import ROUTES
 from proxy.record import AcceptanceSource, Ending, RequestRecord
+from proxy.team import Team
 from proxy.waiting import WaitingRoom
 from routing.decision import Reason
 from routing.pools import Pool
@@ -117,8 +118,8 @@ class Metrics:
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
         room: Who waits for a backend.
+        team: The workers that count.
         clock: Seconds, monotonic.
-        counters: Where events are counted.
     """
 
     def __init__(
@@ -130,9 +131,10 @@ class Metrics:
         router: Router,
         lifecycle: Lifecycle,
         room: WaitingRoom,
+        team: Team,
         clock: Callable[[], float],
-        counters: Counters,
     ) -> None:
+        counters = Counters(team.own, team.others)
         self._declare_counters(counters)
         for outcome in ("applied", "refused"):
             self._reloads(outcome)
@@ -152,6 +154,7 @@ class Metrics:
                 router=router,
                 lifecycle=lifecycle,
                 room=room,
+                team=team,
                 clock=clock,
             )
         )
@@ -281,9 +284,10 @@ class Metrics:
             self._errors.drop(member.pool.name, member.name, kind)
         self._show_zeros()
 
-    def reloaded(self, *, applied: bool) -> None:
-        """Count a reading of the config that was applied or refused."""
-        self._reloads("applied" if applied else "refused").inc()
+    def reloaded(self, *, applied: bool, told: bool = False) -> None:
+        """Count a reading of the config that was applied or refused, unless another has."""
+        if not told:
+            self._reloads("applied" if applied else "refused").inc()
         self._reload_ok.set(float(applied))
 
     def unlogged(self) -> None:

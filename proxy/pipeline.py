@@ -90,6 +90,8 @@ class Pipeline:
         keyring: Who may ask.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
         requests: Where each is logged.
+        stored: Who holds which stored response.
+        budget: Further tries that error answers may cause.
         clock: Seconds, monotonic.
         chance: Floats in [0, 1).
     """
@@ -109,6 +111,8 @@ class Pipeline:
         keyring: Keyring,
         counterfactual: Counterfactual,
         requests: RequestLog,
+        stored: StoredResponses,
+        budget: RetryBudget,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -124,10 +128,10 @@ class Pipeline:
         self._requests = requests
         self._clock = clock
         self._chance = chance
-        self._stored = StoredResponses()
+        self._stored = stored
         self._room = room
         self._keyring = keyring
-        self._budget = RetryBudget(settings.retries.error_answers)
+        self._budget = budget
         self._intake = Intake(settings, fleet, self._stored)
 
     def configure(self, settings: Settings) -> None:
@@ -177,12 +181,12 @@ class Pipeline:
         self._budget.earn()
         while True:
             try:
-                decision = await self._admitted(exchange)
+                decision, watch = await self._admitted(exchange)
             except Refused as refusal:
                 await self._give_up(failure or refusal, exchange)
                 return
             try:
-                await self._attempt(exchange, decision)
+                await self._attempt(exchange, decision, watch)
             except BackendError as error:
                 failure = error
                 self._note_failure(error, exchange, decision)
@@ -205,8 +209,8 @@ class Pipeline:
             return False
         return True
 
-    async def _admitted(self, exchange: Exchange) -> Decision:
-        """Choose pool and backend, waiting in the queue while all are full.
+    async def _admitted(self, exchange: Exchange) -> tuple[Decision, Watch]:
+        """Choose pool and backend and take a place there, waiting while all are full.
 
         Raises:
             Refused: If no pool can take it.
@@ -215,7 +219,7 @@ class Pipeline:
         until, again = asyncio.get_running_loop().time() + self._settings.queue.wait_s, False
         while True:
             try:
-                return self._decide(exchange)
+                return self._taken(exchange)
             except Overloaded:
                 await self._room.wait(
                     self._candidates(exchange),
@@ -225,6 +229,23 @@ class Pipeline:
                     again=again,
                 )
                 again = True
+
+    def _taken(self, exchange: Exchange) -> tuple[Decision, Watch]:
+        """Choose pool and backend and take a place there.
+
+        Raises:
+            Refused: If no pool can take it, or another worker took the last place at this moment:
+                then neither has it.
+            InvalidRequest: If it names a pool that does not serve its model.
+        """
+        decision, features = self._decide(exchange), exchange.request.features
+        unread = features.prompt_tokens if features.stream else 0.0
+        watch = Watch(self._router.learner, decision, prompt_tokens=unread)
+        if exchange.fixed is None and decision.backend.overfull(decision.pool):
+            watch.close()
+            msg = f"backend {decision.backend.name} is full"
+            raise Overloaded(msg)
+        return decision, watch
 
     def _expects_one(self, exchange: Exchange) -> bool:
         """Whether a backend that may serve it has only just come: its first probe soon tells."""
@@ -290,22 +311,17 @@ class Pipeline:
         chance = self._chance
         return Draws(chance(), chance(), tuple(chance() for _ in range(pools)), chance())
 
-    async def _attempt(self, exchange: Exchange, decision: Decision) -> None:
+    async def _attempt(self, exchange: Exchange, decision: Decision, watch: Watch) -> None:
         """Send the request to the chosen backend and relay its answer."""
-        member = self._fleet.members[decision.backend.name]
-        exchange.record.tries += 1
-        body, hidden = self._body_for(exchange, member)
-        downstream = exchange.downstream
-        features, record = exchange.request.features, exchange.record
-        watch = Watch(
-            self._router.learner,
-            decision,
-            prompt_tokens=features.prompt_tokens if features.stream else 0.0,
-        )
-        record.sent_at = self._clock()
-        record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
-        left_s = self._settings.timeouts.total_s - (record.sent_at - record.started_at)
         try:
+            member = self._fleet.members[decision.backend.name]
+            exchange.record.tries += 1
+            body, hidden = self._body_for(exchange, member)
+            downstream = exchange.downstream
+            features, record = exchange.request.features, exchange.record
+            record.sent_at = self._clock()
+            record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
+            left_s = self._settings.timeouts.total_s - (record.sent_at - record.started_at)
             with self._availability.trying(member, downstream, exchange.patience, left_s) as one:
                 answer = await self._upstream.send(
                     member,
@@ -326,7 +342,7 @@ class Pipeline:
                 one.broken = record.error not in (None, BackendAborted.kind)
         finally:
             watch.close()
-            self._room.freed(member.pool.name)
+            self._room.freed(decision.pool.name)
 
     def _body_for(self, exchange: Exchange, member: Member) -> tuple[bytes | None, Hidden]:
         """Return the body for `member`, and what of the answer it adds to be hidden.

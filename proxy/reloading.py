@@ -99,6 +99,7 @@ class Reloader:
         applier: Applier,
         addresses: Addresses,
         metrics: Metrics,
+        on_applied: Callable[[], None] = lambda: None,
         watched_every_s: float = WATCHED_EVERY_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -106,6 +107,7 @@ class Reloader:
         self._applier = applier
         self._addresses = addresses
         self._metrics = metrics
+        self._on_applied = on_applied
         self._every_s = watched_every_s
         self._sleep = sleep
         self._asked = asyncio.Event()
@@ -132,8 +134,12 @@ class Reloader:
                 self._asked.clear()
                 await self.reload()
 
-    async def reload(self) -> None:
-        """Read the config and apply it, or refuse it."""
+    async def reload(self, *, told: bool = False) -> None:
+        """Read the config and apply it, or refuse it.
+
+        Args:
+            told: Whether another worker has done so, and counts and logs it.
+        """
         if self._source is None:
             log.warning("there is no config to read again")
             return
@@ -146,18 +152,21 @@ class Reloader:
             await self._addresses.look_up(prepared.urls, within_s=settings.probes.timeout_s)
             self._applier.apply(prepared)
         except ConfigError as error:
-            self._metrics.reloaded(applied=False)
+            self._metrics.reloaded(applied=False, told=told)
             log.warning("the config is not valid, the one before stays: %s", error)
             return
         except Exception:
-            self._metrics.reloaded(applied=False)
+            self._metrics.reloaded(applied=False, told=told)
             log.exception("the config could not be read again")
             return
         self._watch.watch(self._files(settings))
-        self._metrics.reloaded(applied=True)
+        self._metrics.reloaded(applied=True, told=told)
+        if told:
+            return
         for warning in warnings(settings):
             log.warning("config: %s", warning)
         log.info("the config was read again and applies")
+        self._on_applied()
 
     async def resolve(self) -> None:
         """Look at the addresses of names at intervals, until cancelled."""

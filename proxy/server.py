@@ -7,8 +7,9 @@ import resource
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,11 +17,16 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.problems import ConfigError, Problem
-from config.settings import Admin, Settings
+from config.settings import Admin, Listen, Settings
+from proxy.acceptor import Acceptor
 from proxy.app import Gateway, create_app
+from proxy.applying import prepare, without_restart
 from proxy.connection import connection
 from proxy.reloading import Source
 from proxy.reporting import LOGGING
+from proxy.shared import Clients
+from proxy.supervisor import Supervisor
+from proxy.team import Commons, Team
 
 log = logging.getLogger("turnout")
 
@@ -45,6 +51,9 @@ class GatewayServer(uvicorn.Server):
         config: uvicorn's.
         gateway: What is served.
         admin: The server of the admin API and the socket it listens on; None where there is none.
+        shared: The socket that this worker has in common with others, and whether it has taken
+            more connections there than they have; None where it has its port alone.
+        life: A file that ends with the process whose worker this is.
     """
 
     def __init__(
@@ -53,10 +62,14 @@ class GatewayServer(uvicorn.Server):
         gateway: Gateway,
         *,
         admin: tuple[AdminServer, socket.socket] | None = None,
+        shared: tuple[socket.socket, Callable[[], bool]] | None = None,
+        life: int | None = None,
     ) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._admin = admin
+        self._shared = shared
+        self._life = life
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked = asyncio.Event()
 
@@ -73,9 +86,29 @@ class GatewayServer(uvicorn.Server):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         await super().serve(sockets)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        if self._shared is None:
+            await super().startup(sockets)
+            return
+        await super().startup(sockets=[])
+        listening, ahead = self._shared
+        listening.listen(self.config.backlog)
+        protocol: Any = self.config.http_protocol_class
+        made = partial(
+            protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        acceptor: Any = Acceptor(listening, made, tls=self._gateway.tls, ahead=ahead)
+        self.servers = [acceptor]
+
     async def main_loop(self) -> None:
         """Serve until drained."""
         self._loop = asyncio.get_running_loop()
+        if self._life is not None:
+            self._loop.add_reader(self._life, self._orphaned, self._loop, self._life)
         async with asyncio.TaskGroup() as group:
             drain = group.create_task(self._drain_when_asked())
             if self._admin is not None:
@@ -85,6 +118,12 @@ class GatewayServer(uvicorn.Server):
             drain.cancel()
             if self._admin is not None:
                 self._admin[0].should_exit = True
+
+    def _orphaned(self, loop: asyncio.AbstractEventLoop, life: int) -> None:
+        """Drain: whoever would have told this worker to has died."""
+        loop.remove_reader(life)
+        log.error("the process that started this worker has died")
+        self._asked.set()
 
     async def _drain_when_asked(self) -> None:
         await self._asked.wait()
@@ -102,48 +141,94 @@ def serve(settings: Settings, source: Source | None = None) -> int:
         source: Where it can be read again.
 
     Raises:
-        ConfigError: If a file, variable or port that the config names cannot be used.
+        ConfigError: If a file, variable or port that the config names cannot be used, or there
+            are to be several workers and the system has nothing for them to share.
     """
     logging.config.dictConfig(LOGGING)
     _allow_sockets()
-    gateway = create_app(settings, source=source)
-    listen = settings.listen
+    prepare(settings)  # so that what is wrong with it is said first, and once
+    admin = None if settings.admin is None else _bound(settings.admin, key="admin.port")
+    workers = settings.listen.workers
+    if workers == 1:
+        return _serve(settings, source, admin=admin)
+    try:
+        commons = Commons(workers)
+    except OSError as error:
+        what = f"{workers} workers can't share memory here: {error}"
+        problem = Problem(where="config", key="listen.workers", what=what, fix="set it to 1")
+        raise ConfigError([problem]) from None
+    listening = _bound(settings.listen, key="listen.port")
+    host, port = listening.getsockname()[:2]
+    log.info("%d workers serve at %s:%d", workers, host, port)
+
+    def work(team: Team, life: int) -> int:
+        present = _present(settings, source) if team.replaces else settings
+        return _serve(present, source, admin=admin, team=team, listening=listening, life=life)
+
+    return Supervisor(commons, work).run()
+
+
+def _present(settings: Settings, source: Source | None) -> Settings:
+    """Return what the config says by now, for a worker that takes another's place."""
+    try:
+        return settings if source is None else without_restart(settings, source.read())[0]
+    except ConfigError as error:
+        log.warning("the config is not valid, this worker begins with the first: %s", error)
+        return settings
+
+
+def _serve(
+    settings: Settings,
+    source: Source | None,
+    *,
+    admin: socket.socket | None,
+    team: Team | None = None,
+    listening: socket.socket | None = None,
+    life: int | None = None,
+) -> int:
+    gateway = create_app(settings, source=source, team=team)
+    listen, clients = settings.listen, Clients(team)
     config = _config(
         gateway,
         gateway.tls,
         listen.host,
         listen.port,
-        protocol=connection(listen, gateway),
+        protocol=connection(listen, gateway, counted=clients),
         lifespan="on",
     )
-    admin = None
-    if gateway.admin is not None and settings.admin is not None:
-        where = settings.admin
+    admin_server = None
+    if admin is not None and gateway.admin is not None and settings.admin is not None:
         serving = _config(
             gateway.admin,
             gateway.tls,
-            where.host,
-            where.port,
+            settings.admin.host,
+            settings.admin.port,
             protocol=connection(listen),
             lifespan="off",
         )
-        admin = AdminServer(serving), _bound(where)
-    GatewayServer(config, gateway, admin=admin).run()
+        admin_server = AdminServer(serving), admin
+    shared = None if listening is None else (listening, lambda: clients.ahead)
+    server = GatewayServer(config, gateway, admin=admin_server, shared=shared, life=life)
+    server.run()
     return 0
 
 
-def _bound(admin: Admin) -> socket.socket:
-    """Return a socket that listens where the admin API is to be.
+def _bound(where: Admin | Listen, *, key: str) -> socket.socket:
+    """Return a socket that is bound to an address.
 
     Raises:
-        ConfigError: If it can't.
+        ConfigError: If it can't be; `key` is what the config calls it.
     """
-    family = socket.AF_INET6 if ":" in admin.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    bound = socket.socket(family)
     try:
-        return socket.create_server((admin.host, admin.port), family=family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((where.host, where.port))
     except OSError as error:
-        what = f"{admin.host}:{admin.port} can't be bound: {error.strerror}"
-        raise ConfigError([Problem(where="config", key="admin.port", what=what)]) from None
+        bound.close()
+        what = f"{where.host}:{where.port} can't be bound: {error.strerror}"
+        raise ConfigError([Problem(where="config", key=key, what=what)]) from None
+    return bound
 
 
 def _config(

@@ -27,6 +27,9 @@ class StoredResponses:
         if len(self._owners) > self._limit:
             self._owners.popitem(last=False)
 
+    def look(self) -> None:
+        """Take in what others have kept: there are none."""
+
     def owner(self, response_id: str) -> str | None:
         """Return the backend that made `response_id`, or None."""
         owner = self._owners.get(response_id)

@@ -323,6 +323,10 @@ class AcceptanceBook:
         """Add what another worker has seen."""
         for key, sums in other.sums.items():
             self.sums.setdefault(key, AcceptanceSums(seen_at=sums.seen_at)).merge(sums)
+        self.renew()
+
+    def renew(self) -> None:
+        """Believe anew when next asked: sums have come from elsewhere."""
         self._beliefs.clear()
 
     def forget(self, pool: str) -> None:

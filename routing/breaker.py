@@ -65,6 +65,31 @@ class Circuit:
     def __repr__(self) -> str:
         return f"<Circuit {self.state}, {self._failures} failures, opened {self._times} times>"
 
+    def numbers(self) -> tuple[CircuitState, float, int, int, float, bool]:
+        """Return all that it knows, for `take`."""
+        return (
+            self.state,
+            self.until,
+            self._failures,
+            self._times,
+            self._closed_at,
+            self._trying,
+        )
+
+    def take(
+        self,
+        state: CircuitState,
+        until: float,
+        failures: int,
+        times: int,
+        closed_at: float,
+        trying: bool,
+    ) -> None:
+        """Know what another knew, and nothing else."""
+        self.state, self.until = state, until
+        self._failures, self._times = failures, times
+        self._closed_at, self._trying = closed_at, trying
+
     def admits(self, now: float) -> bool:
         """Whether a request may be sent at `now`."""
         if self.state is CircuitState.OPEN and now >= self.until:

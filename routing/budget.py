@@ -1,5 +1,8 @@
 """How many further tries traffic may cause: a share of it, so that failures are not multiplied."""
 
+TRIES = 100.0
+"""Tries that are there from the start."""
+
 
 class RetryBudget:
     """Tries that are left: each request adds a share of one.
@@ -18,7 +21,7 @@ class RetryBudget:
 
     __slots__ = ("_left", "_most", "share")
 
-    def __init__(self, share: float, *, most: float = 100.0) -> None:
+    def __init__(self, share: float, *, most: float = TRIES) -> None:
         self.share = share
         self._most = self._left = most
 

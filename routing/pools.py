@@ -106,6 +106,10 @@ class Backend:
         if self.elsewhere is not None:
             self.elsewhere.post(self._in_flight, self._pending)
 
+    def overfull(self, pool: "Pool") -> bool:
+        """Whether it has more than it may have of `pool`, since two workers came at once."""
+        return self.elsewhere is not None and self.in_flight > pool.max_in_flight
+
     @property
     def in_flight(self) -> int:
         """Requests sent by us, the other workers too, and not finished; set, this worker's."""

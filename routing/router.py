@@ -6,7 +6,7 @@ Limits the user wrote bind every policy. A pool without a healthy backend is lef
 a limit; a pool that would refuse the request is never used while another exists.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 
 from routing.adaptive import Adaptive, AdaptiveKnobs
 from routing.affinity import PrefixMap, holder
@@ -24,6 +24,7 @@ from routing.decision import (
 from routing.learner import Learner
 from routing.policies import make_policy
 from routing.pools import Pool
+from routing.shedding import ArrivalRate, Switch
 from routing.static import Choice, Policy
 from routing.thresholds import Rules, Thresholds, Verdict, least_full
 
@@ -37,6 +38,8 @@ class Router:
         adaptive: The adaptive policy's knobs.
         learner: What is known of pools and traffic; nothing by default.
         shadow: Name of a policy that decides too, for the record, and does not act.
+        marks: Which load marks are passed, where several routers have them in common.
+        arrivals: Makes the rate of a model's requests, likewise.
 
     Attributes:
         learner: What is known by now.
@@ -53,9 +56,13 @@ class Router:
         adaptive: AdaptiveKnobs | None = None,
         learner: Learner | None = None,
         shadow: str | None = None,
+        marks: MutableMapping[tuple[str, str], Switch] | None = None,
+        arrivals: Callable[[str], ArrivalRate] = lambda _: ArrivalRate(),
     ) -> None:
         self.learner = learner or Learner()
-        self.rules = Rules(thresholds or Thresholds(), self.learner.acceptance)
+        self.rules = Rules(
+            thresholds or Thresholds(), self.learner.acceptance, marks=marks, arrivals=arrivals
+        )
         self.prefixes = PrefixMap()
         self.policy = self._made(policy, adaptive)
         self._shadow = self._made(shadow, adaptive) if shadow else None

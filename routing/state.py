@@ -9,7 +9,8 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
-from routing.acceptance import AcceptanceSums
+from routing.acceptance import HALF_LIFE_S, AcceptanceSums
+from routing.causal import HALF_LIFE_S as CAUSAL_HALF_LIFE_S
 from routing.expectations import expectation
 from routing.fading import Moments, Slope
 from routing.learner import Expected, Learner
@@ -33,22 +34,14 @@ class UnusableState(ValueError):
 
 def dump(learner: Learner, *, now: float) -> dict[str, Any]:
     """Return what `learner` knows, with ages as of `now` (s, monotonic)."""
-    return {
-        "acceptance": [[*key, *_aged(s, now)] for key, s in learner.acceptance.sums.items()],
-        "steps": [[*key, *_step_row(s, now)] for key, s in learner.steps.sums.items()],
-        "lengths": [[*key, *_aged(s, now)] for key, s in learner.lengths.sums.items()],
-        "prefill": [[key, *_aged(s, now)] for key, s in learner.service.prefill.items()],
-        "service": [[key, *_aged(s, now)] for key, s in learner.service.service.items()],
-        "demand": [
-            [c.model, c.task, c.bucket, *_aged(s, now)] for c, s in learner.demand.sums.items()
-        ],
-        "demand_began_s": None if (began := learner.demand.began_at) is None else now - began,
-        "lookups": [[key, *_aged(s, now)] for key, s in learner.lookups.items()],
-        "causal": [
-            [pool, c.model, c.task, c.bucket, *_aged(s, now)]
-            for (pool, c), s in learner.causal.sums.items()
-        ],
+    state: dict[str, Any] = {
+        section.name: [
+            [*section.names(key), *section.row(sums, now)] for key, sums in section.into.items()
+        ]
+        for section in sections(learner)
     }
+    began = learner.demand.began_at
+    return state | {"demand_began_s": None if began is None else now - began}
 
 
 def load(
@@ -74,7 +67,7 @@ def load(
     """
     learner, kept = Learner(expected), frozenset(pools)
     then = now - max(0.0, away_s)
-    for section in _sections(learner):
+    for section in sections(learner):
         for row in _rows(state, section):
             key = section.key(*row[: section.width])
             sums = section.read(row[section.width :], then)
@@ -88,38 +81,68 @@ def load(
     return learner
 
 
-class _Section(NamedTuple):
-    """How the rows of one kind are read.
+class Section(NamedTuple):
+    """What is learnt of one kind, and how a row of it is written and read.
 
     Attributes:
-        name: Their name in the state.
+        name: Its name in the state.
         width: Values before the numbers.
+        names: Makes those values of a key.
         key: Makes the key of them.
-        read: Makes the sums of what follows and the moment of `dump`.
-        into: Where they belong.
+        kind: The sums.
+        into: Where they are.
         pooled: Whether they are about the pool that they begin with.
+        half_life_s: By which older ones fade to the age of newer ones.
     """
 
     name: str
     width: int
+    names: Callable[[Any], tuple[Any, ...]]
     key: Callable[..., Any]
-    read: Callable[[_Row, float], Any]
+    kind: type[Any]
     into: dict[Any, Any]
     pooled: bool = True
+    half_life_s: float = HALF_LIFE_S
+
+    def row(self, sums: Any, now: float) -> Iterable[Any]:
+        """Return the numbers of `sums`, moments as ages."""
+        return _step_row(sums, now) if self.kind is StepSums else _aged(sums, now)
+
+    def read(self, row: _Row, then: float) -> Any:
+        """Return the sums of these numbers, with ages as of `then` (s, monotonic)."""
+        return _step_sums(row, then) if self.kind is StepSums else _read(self.kind, row, then)
 
 
-def _sections(learner: Learner) -> Iterator[_Section]:
-    service = learner.service
-    yield _Section("acceptance", 4, _node, _reader(AcceptanceSums), learner.acceptance.sums)
-    yield _Section("steps", 2, _names, _step_sums, learner.steps.sums)
-    lengths = learner.lengths.sums
-    yield _Section("lengths", 3, _of_lengths, _reader(Moments), lengths, pooled=False)
-    demand = learner.demand.sums
-    yield _Section("demand", 3, _class, _reader(Moments), demand, pooled=False)
-    yield _Section("prefill", 1, _text, _reader(Slope), service.prefill)
-    yield _Section("service", 1, _text, _reader(Moments), service.service)
-    yield _Section("lookups", 1, _text, _reader(AcceptanceSums), learner.lookups)
-    yield _Section("causal", 4, _of_class, _reader(Moments), learner.causal.sums)
+def sections(learner: Learner) -> tuple[Section, ...]:
+    """Return all that `learner` knows, but since when there is demand."""
+    acceptance, service, lengths = learner.acceptance.sums, learner.service, learner.lengths
+    demand, causal = learner.demand.sums, learner.causal.sums
+    return (
+        Section("acceptance", 4, tuple, _node, AcceptanceSums, acceptance),
+        Section("steps", 2, tuple, _names, StepSums, learner.steps.sums),
+        Section("lengths", 3, tuple, _of_lengths, Moments, lengths.sums, pooled=False),
+        Section("demand", 3, tuple, _class, Moments, demand, pooled=False),
+        Section("prefill", 1, _alone, _text, Slope, service.prefill),
+        Section("service", 1, _alone, _text, Moments, service.service),
+        Section("lookups", 1, _alone, _text, AcceptanceSums, learner.lookups),
+        Section(
+            "causal",
+            4,
+            _pool_and_class,
+            _of_class,
+            Moments,
+            causal,
+            half_life_s=CAUSAL_HALF_LIFE_S,
+        ),
+    )
+
+
+def _alone(name: str) -> tuple[str]:
+    return (name,)
+
+
+def _pool_and_class(key: tuple[str, TrafficClass]) -> tuple[Any, ...]:
+    return key[0], *key[1]
 
 
 def _aged(sums: AcceptanceSums | Moments | Slope, now: float) -> tuple[float, ...]:
@@ -137,7 +160,7 @@ def _gap_row(gaps: GapHistogram, now: float) -> _Row:
     return [sorted(gaps.counts.items()), gaps.crowd, now - gaps.seen_at]
 
 
-def _rows(state: Mapping[str, Any], section: _Section) -> Iterator[_Row]:
+def _rows(state: Mapping[str, Any], section: Section) -> Iterator[_Row]:
     rows = state.get(section.name)
     if not isinstance(rows, list):
         raise UnusableState(f"{section.name}: a list of rows is missing")
@@ -147,18 +170,14 @@ def _rows(state: Mapping[str, Any], section: _Section) -> Iterator[_Row]:
         yield row
 
 
-def _reader(kind: type[Any]) -> Callable[[_Row, float], Any]:
-    """Return what reads sums of `kind` from their numbers, the last of them an age."""
-
-    def read(row: _Row, then: float) -> Any:
-        if len(row) != len(fields(kind)) or not all(map(_is_number, row)):
-            raise UnusableState(f"{kind.__name__}: {str(row)[:80]} are not its numbers")
-        *numbers, age = map(float, row)
-        if numbers[0] < 0.0 or age < 0.0 or (kind is AcceptanceSums and min(numbers) < 0.0):
-            raise UnusableState(f"{kind.__name__}: a negative number in {str(row)[:80]}")
-        return kind(*numbers, then - age)
-
-    return read
+def _read(kind: type[Any], row: _Row, then: float) -> Any:
+    """Return sums of `kind` of their numbers, the last of them an age."""
+    if len(row) != len(fields(kind)) or not all(map(_is_number, row)):
+        raise UnusableState(f"{kind.__name__}: {str(row)[:80]} are not its numbers")
+    *numbers, age = map(float, row)
+    if numbers[0] < 0.0 or age < 0.0 or (kind is AcceptanceSums and min(numbers) < 0.0):
+        raise UnusableState(f"{kind.__name__}: a negative number in {str(row)[:80]}")
+    return kind(*numbers, then - age)
 
 
 def _step_sums(row: _Row, then: float) -> StepSums:

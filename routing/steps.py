@@ -13,10 +13,10 @@ slow to see.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from math import exp, exp2, floor, log2
 from operator import le
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from routing.fading import fresh
 from routing.pools import Pool
@@ -153,6 +153,24 @@ class GapHistogram:
         self.seen_at = now
         self._total, self._quantile = sum(self.counts.values()), None
 
+    @classmethod
+    def of(cls, numbers: Sequence[float], *, memory: float = MEMORY_STEPS) -> Self:
+        """Return one that says what another says by its `numbers`; its gaps are all alike."""
+        weight, crowd, quantile, seen_at = numbers
+        if not weight:
+            return cls(seen_at=seen_at, memory=memory)
+        bucket = floor(log2(quantile) * PER_OCTAVE)
+        made = cls(counts={bucket: weight}, crowd=crowd * weight, seen_at=seen_at, memory=memory)
+        made._quantile = quantile
+        return made
+
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """Weight, mean in-flight count, quantile (s), and when a gap was last added."""
+        if not self.counts:
+            return 0.0, 0.0, 0.0, self.seen_at
+        return self.weight, self.mean_crowd, self.quantile, self.seen_at
+
     @property
     def weight(self) -> float:
         """Steps seen, faded."""
@@ -202,6 +220,25 @@ class StepSums:
             factor = gap_s / self.curve.at(in_flight)[0]
             self.recent.add(factor, in_flight=in_flight, weight=weight, now=now)
 
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Self:
+        """Return one that says what another says by its `numbers`."""
+        *bins, recent = (numbers[at : at + 4] for at in range(0, 4 * len(KNOTS) + 4, 4))
+        return cls(
+            bins=[GapHistogram.of(each) for each in bins],
+            recent=GapHistogram.of(recent, memory=QUICK_STEPS),
+        )
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What it says, in short: four numbers of each bin, and of the latest gaps."""
+        return tuple(chain.from_iterable(each.numbers for each in (*self.bins, self.recent)))
+
+    @property
+    def seen_at(self) -> float:
+        """When a gap was last added (s, monotonic)."""
+        return max(each.seen_at for each in self.bins)
+
     def merge(self, other: "StepSums") -> None:
         """Add another worker's."""
         for mine, theirs in zip(self.bins, other.bins, strict=True):
@@ -210,10 +247,16 @@ class StepSums:
 
 
 class StepBook:
-    """Step times of every backend seen, and the curves of their pools."""
+    """Step times of every backend seen, and the curves of their pools.
+
+    Attributes:
+        sums: Its bins, by pool and backend.
+        elsewhere: What other workers say of theirs, by pool and any name.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[tuple[str, str], StepSums] = {}
+        self.elsewhere: dict[tuple[str, str], StepSums] = {}
 
     def add(
         self,
@@ -248,7 +291,12 @@ class StepBook:
 
     def curve(self, pool: Pool, *, now: float) -> StepCurve | None:
         """Return `pool`'s curve at `now`; None while it is not measured."""
-        mine = [sums for (name, _), sums in self.sums.items() if name == pool.name]
+        mine = [
+            sums
+            for seen in (self.sums, self.elsewhere)
+            for (name, _), sums in seen.items()
+            if name == pool.name
+        ]
         fitted = _fitted(dict(_points(mine, now)), pool)
         for sums in mine:
             sums.curve = fitted

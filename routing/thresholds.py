@@ -4,7 +4,7 @@ Each rule has a key. All of them together are the `threshold` policy; the ones w
 wrote in the config are limits and bind under every policy.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from routing.acceptance import AcceptanceBook
@@ -71,12 +71,22 @@ class Rules:
     Args:
         thresholds: The knobs.
         acceptance: What each class was seen to accept.
+        marks: Which of them are passed, by pool and key.
+        arrivals: Makes the rate of a model's requests.
     """
 
-    def __init__(self, thresholds: Thresholds, acceptance: AcceptanceBook | None = None) -> None:
+    def __init__(
+        self,
+        thresholds: Thresholds,
+        acceptance: AcceptanceBook | None = None,
+        *,
+        marks: MutableMapping[tuple[str, str], Switch] | None = None,
+        arrivals: Callable[[str], ArrivalRate] = lambda _: ArrivalRate(),
+    ) -> None:
         self.acceptance = acceptance or AcceptanceBook()
-        self._switches: dict[tuple[str, str], Switch] = {}
+        self._switches = {} if marks is None else marks
         self._arrivals: dict[str, ArrivalRate] = {}
+        self._made = arrivals
         self._rules: tuple[Callable[[RoutingRequest, Pool, float], Verdict | None], ...] = (
             self._temperature,
             self._task,
@@ -102,7 +112,7 @@ class Rules:
         if self.thresholds.qps is None:
             return
         if (arrivals := self._arrivals.get(model)) is None:
-            arrivals = self._arrivals[model] = ArrivalRate()
+            arrivals = self._arrivals[model] = self._made(model)
         arrivals.arrive(now)
 
     def objection(

@@ -59,9 +59,13 @@ class LengthBook:
         self._beliefs[traffic_class] = exp(expected)
         return self._beliefs[traffic_class]
 
+    def renew(self) -> None:
+        """Believe anew when next asked: sums have come from elsewhere."""
+        self._beliefs.clear()
+
     def merge(self, other: "LengthBook") -> None:
         """Add what another worker has seen."""
-        self._beliefs.clear()
+        self.renew()
         for key, sums in other.sums.items():
             self.sums.setdefault(key, Moments()).merge(sums, half_life_s=HALF_LIFE_S)
 

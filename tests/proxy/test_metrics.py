@@ -12,13 +12,12 @@ from prometheus_client import CollectorRegistry
 
 import proxy.fleet_metrics
 from proxy.availability import Availability
-from proxy.counters import Counters
 from proxy.discovery import Discovery
-from proxy.ledger import Ledger, private_memory
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import ERROR_KINDS, MAX_MODELS, Metrics, exposition
 from proxy.probes import Prober
 from proxy.record import AcceptanceSource, Ending, RequestRecord
+from proxy.team import Team
 from proxy.totals import SpecTotals
 from proxy.waiting import WaitingRoom
 from routing.decision import Decision, Outcome, Reason, RuleStep, certain
@@ -63,7 +62,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
-            counters=Counters(Ledger(private_memory())),
+            team=Team(),
             clock=self.clock,
         )
 

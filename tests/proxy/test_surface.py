@@ -6,14 +6,13 @@ import pytest
 import respx
 from prometheus_client import CollectorRegistry
 
-from proxy.counters import Counters
 from proxy.discovery import Discovery
 from proxy.fleet_metrics import gateway_version
-from proxy.ledger import Ledger, private_memory
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
 from proxy.surface import build_api, merged_cards
+from proxy.team import Team
 from proxy.totals import SpecTotals
 from proxy.waiting import WaitingRoom
 from routing.router import Router
@@ -61,7 +60,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
-            counters=Counters(Ledger(private_memory())),
+            team=Team(),
             clock=self.clock,
         )
         api = build_api(

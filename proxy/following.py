@@ -1,0 +1,121 @@
+"""What a worker does because of the others: it obeys orders, and takes in what they have found."""
+
+import asyncio
+
+from config.backends import backend_name
+from proxy.applying import Applier
+from proxy.availability import Availability
+from proxy.fleet import Fleet
+from proxy.memory import Memory
+from proxy.reloading import Reloader
+from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED
+from proxy.stored import StoredResponses
+from proxy.team import Order, Team
+from proxy.waiting import WaitingRoom
+from routing.exchange import TeamLearner
+from routing.learner import Learner
+
+EXCHANGED_EVERY = 5
+"""Looks between two exchanges of what was learnt: a quarter of a second, as old as a pool's
+figures may be (`routing.learner.MEASURED_S`)."""
+
+
+class Follower:
+    """Keeps one worker in step with the others; does nothing where there are none.
+
+    Args:
+        team: The workers.
+        fleet: Pools and backends.
+        learner: What is learnt.
+        memory: The file of what was learnt, which the first worker reads and writes.
+        applier: Changes pools, backends and thresholds.
+        availability: Drains backends, and knows their circuits.
+        reloader: Reads the config again.
+        room: Where requests wait.
+        stored: Who holds which stored response.
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        *,
+        fleet: Fleet,
+        learner: Learner,
+        memory: Memory,
+        applier: Applier,
+        availability: Availability,
+        reloader: Reloader,
+        room: WaitingRoom,
+        stored: StoredResponses,
+    ) -> None:
+        self._team = team
+        self._leads = team.seat == 0
+        self._fleet = fleet
+        self._learner = learner
+        self._memory = memory
+        self._applier = applier
+        self._availability = availability
+        self._reloader = reloader
+        self._room = room
+        self._stored = stored
+        self._changes = team.shared_cell(CIRCUITS_CHANGED)
+        self._seen = self._looks = 0.0
+        team.on(CIRCUIT_CHANGED, lambda _: self._look_at_circuits())
+        team.on(FREED, room.admit)
+
+    async def remember(self) -> None:
+        """Know what was known: what was learnt and ordered before this worker, or the file."""
+        learner = self._learner
+        restored = isinstance(learner, TeamLearner) and learner.restore()
+        if self._leads and not restored:
+            self._memory.load()
+        for order in self._team.orders():
+            if order["order"] != "reload":  # this worker has just read the config
+                await self.obey(order)
+        if self._leads and self._team.replaces:
+            self._team.order("reload")  # it may have changed while nobody looked at it
+        self._team.serves()
+
+    async def obey(self, order: Order) -> None:
+        """Do what was done at another worker."""
+        match order["order"]:
+            case "reload":
+                await self._reloader.reload(told=True)
+            case "drain":
+                member = self._applier.member(order["backend"])
+                self._availability.drain(member, drained=order["drained"])
+            case "add":
+                self._applier.add(order["pool"], order["url"], backend_name(order["url"]))
+            case "remove":
+                self._applier.remove(order["backend"])
+            case "thresholds":
+                self._applier.patch_thresholds(order["patch"])
+            case "learning":
+                self._learner.paused = order["paused"]
+
+    def look(self) -> None:
+        """Take in what others have changed, as far as no message has told."""
+        self._look_at_circuits()
+        self._room.look(self._fleet.pools)
+        self._stored.look()
+        self._looks += 1
+        if self._looks % EXCHANGED_EVERY == 0 and isinstance(self._learner, TeamLearner):
+            self._learner.exchange()
+
+    def _look_at_circuits(self) -> None:
+        if (changes := self._changes[0]) != self._seen:
+            self._seen = changes
+            self._availability.look()
+
+    async def run(self) -> None:
+        """Follow until cancelled; the first worker reads the config and keeps the file for all."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._team.run(self.obey, self.look))
+            if self._leads:
+                group.create_task(self._memory.run())
+                group.create_task(self._reloader.watch())
+
+    def close(self) -> None:
+        """Keep what was learnt."""
+        if self._leads:
+            self._memory.save()

@@ -1,0 +1,308 @@
+"""The workers of one gateway: processes that share a port, their counts and what they know.
+
+Each has a seat with a ledger that it alone writes and all read: its counters, its requests in
+flight, what it has learnt. A common ledger has what any of them may change, under a lock that the
+system frees when a process dies. Messages say that something there is new; one that is lost is
+made up for by a look every `TICK_S`. What an operator orders stands in a journal, so that a worker
+that starts later obeys too.
+"""
+
+import asyncio
+import fcntl
+import logging
+import mmap
+import os
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+from proxy.errors import ProxyError
+from proxy.ledger import BYTES, HEADER_BYTES, Cell, Ledger, Name
+
+log = logging.getLogger("turnout")
+
+TICK_S = 0.05
+"""Between two looks at what others have changed, for the case that a message was lost."""
+JOURNAL_BYTES = 2**20
+_MESSAGE_BYTES = 512
+
+Order = dict[str, Any]
+
+
+class JournalFull(ProxyError):
+    """No further order can be kept."""
+
+    status = 503
+
+
+class Journal:
+    """What operators have ordered since the config was last read, for every worker to obey.
+
+    Args:
+        memory: `JOURNAL_BYTES` bytes, all zero at first.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self._header = memory[:HEADER_BYTES].cast("Q")
+        self._log = memory[HEADER_BYTES:]
+        self._epoch = self._read = 0
+
+    def add(self, order: Order) -> None:
+        """Keep an order; what a config that was read anew makes void is forgotten.
+
+        Raises:
+            JournalFull: If there is no room.
+        """
+        if order["order"] == "reload":
+            drains = {each["backend"]: each for each in self._all() if each["order"] == "drain"}
+            self._header[1] = 0
+            self._header[0] += 1
+            for each in drains.values():
+                self._append(each)
+        self._append(order)
+
+    def _append(self, order: Order) -> None:
+        line, length = orjson.dumps(order, option=orjson.OPT_APPEND_NEWLINE), self._header[1]
+        if length + len(line) > len(self._log):
+            msg = "too many orders since the config was last read; have it read again (SIGHUP)"
+            raise JournalFull(msg)
+        self._log[length : length + len(line)] = line
+        self._header[1] = length + len(line)
+
+    def _all(self) -> list[Order]:
+        return [orjson.loads(line) for line in bytes(self._log[: self._header[1]]).splitlines()]
+
+    def unread(self) -> list[Order]:
+        """Return the orders since the last call."""
+        epoch, length = self._header[0], self._header[1]
+        if epoch != self._epoch:
+            self._epoch, self._read = epoch, 0
+        if length == self._read:
+            return []
+        lines = bytes(self._log[self._read : length]).splitlines()
+        self._read = length
+        return [orjson.loads(line) for line in lines]
+
+
+class Commons:
+    """What workers share; made before they are, and theirs by inheritance.
+
+    Args:
+        seats: How many workers there are.
+
+    Raises:
+        OSError: If the system has no memory to share, or no file to lock.
+    """
+
+    def __init__(self, seats: int) -> None:
+        if seats > 1 and not hasattr(os, "fork"):
+            msg = "this system has no fork"
+            raise OSError(msg)
+        self.ledgers = [memoryview(mmap.mmap(-1, BYTES)) for _ in range(seats)]
+        self.common = memoryview(mmap.mmap(-1, BYTES))
+        self.journal = memoryview(mmap.mmap(-1, JOURNAL_BYTES))
+        self.channels: list[tuple[socket.socket, socket.socket]] = []
+        if seats > 1:
+            self.lock = _lock_file()
+            for _ in range(seats):
+                here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+                here.setblocking(False)
+                there.setblocking(False)
+                self.channels.append((here, there))
+
+
+def _lock_file() -> int:
+    """Return a file that nobody else has."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("turnout")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class Team:
+    """One worker's seat among all.
+
+    Args:
+        commons: What is shared.
+        seat: This worker's number, from 0.
+
+    Attributes:
+        seat: As given.
+        own: What this worker writes.
+        others: What the others write.
+        common: What all may write, under `lock`.
+    """
+
+    def __init__(self, commons: Commons | None = None, seat: int = 0) -> None:
+        self._commons = commons = commons or Commons(1)
+        self.seat = seat
+        self.own = Ledger(commons.ledgers[seat])
+        self.others = tuple(
+            Ledger(memory) for number, memory in enumerate(commons.ledgers) if number != seat
+        )
+        self.common = Ledger(commons.common)
+        self._journal = Journal(commons.journal)
+        self._heard: dict[bytes, Callable[[str], object]] = {}
+        self._obey: Callable[[Order], Awaitable[None]] | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def other_seats(self) -> list[int]:
+        """The others' numbers, in the order of `others`."""
+        return [seat for seat in range(len(self._commons.ledgers)) if seat != self.seat]
+
+    @property
+    def size(self) -> int:
+        """How many workers there are."""
+        return len(self._commons.ledgers)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only worker."""
+        return not self.others
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let no other worker into such a block; for a few microseconds each."""
+        if self.alone:
+            yield
+            return
+        fcntl.lockf(self._commons.lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._commons.lock, fcntl.LOCK_UN)
+
+    def shared_cell(self, name: Name, width: int = 1) -> Cell:
+        """Return numbers that all workers may write."""
+        with self.lock():
+            return self.common.cell(name, width)
+
+    # Messages
+
+    def tell(self, kind: bytes, text: str = "", *, seat: int | None = None) -> None:
+        """Send the others a message, or one of them; without waiting, and it may be lost."""
+        message = kind + text.encode()[: _MESSAGE_BYTES - 1]
+        for number, (_, there) in enumerate(self._commons.channels):
+            if number != self.seat and seat in (None, number):
+                try:
+                    there.send(message)
+                except OSError:
+                    continue  # its buffer is full, it looks by itself
+
+    def on(self, kind: bytes, heard: Callable[[str], object]) -> None:
+        """Have `heard` called with each message of a kind, one byte."""
+        self._heard[kind] = heard
+
+    def _hear(self) -> None:
+        here, _ = self._commons.channels[self.seat]
+        while True:
+            try:
+                message = here.recv(_MESSAGE_BYTES)
+            except OSError:
+                return
+            kind, text = message[:1], message[1:].decode(errors="replace")
+            if kind == _ORDER:
+                self._changed.set()
+            elif (heard := self._heard.get(kind)) is not None:
+                heard(text)
+
+    # Orders
+
+    def order(self, order: str, **more: Any) -> None:
+        """Have every other worker obey; this one has.
+
+        Raises:
+            JournalFull: If it can't be kept.
+        """
+        if self.alone:
+            return
+        with self.lock():
+            self._journal.add({"order": order, "by": os.getpid(), **more})
+        self.tell(_ORDER)
+
+    def orders(self) -> list[Order]:
+        """Return what others have ordered since the last call."""
+        with self.lock():
+            unread = self._journal.unread()
+        return [each for each in unread if each["by"] != os.getpid()]
+
+    # Its run
+
+    def serves(self) -> None:
+        """Note that this worker has begun to serve."""
+        self.own.cell(STARTED)[0] += 1.0
+
+    @property
+    def restarts(self) -> float:
+        """How often a worker that died was replaced."""
+        cell = self.common.find(RESTARTS)
+        return cell[0] if cell is not None else 0.0
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a worker had this seat before."""
+        cell = self.own.find(STARTED)
+        return cell is not None and cell[0] > 0.0
+
+    async def run(
+        self, obey: Callable[[Order], Awaitable[None]], look: Callable[[], object]
+    ) -> None:
+        """Hear and obey, and look at what is new every `TICK_S`, until cancelled.
+
+        Args:
+            obey: Carries out an order.
+            look: Takes in what is new.
+        """
+        if self.alone:
+            return
+        here, _ = self._commons.channels[self.seat]
+        loop = asyncio.get_running_loop()
+        loop.add_reader(here, self._hear)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(TICK_S):
+                        await self._changed.wait()
+                except TimeoutError:
+                    look()
+                self._changed.clear()
+                for each in self.orders():
+                    try:
+                        await obey(each)
+                    except Exception:  # a defect of ours must not end a worker
+                        log.exception("worker %d could not obey %s", self.seat, each)
+        finally:
+            loop.remove_reader(here)
+
+
+_ORDER = b"!"
+
+
+def release(commons: Commons, seat: int) -> None:
+    """Take back what a worker that has died had under way: requests, connections, trials."""
+    ledger = Ledger(commons.ledgers[seat])
+    for family in UNDER_WAY:
+        for cell in ledger.of(family).values():
+            for index in range(len(cell)):
+                cell[index] = 0.0
+    for cell in Ledger(commons.common).of(CIRCUIT).values():
+        if cell[TRIAL] == seat + 1.0:
+            cell[TRIAL] = 0.0
+
+
+BACKEND, POOL, CALLER = "backend in flight", "pool in flight", "caller in flight"
+WAITING, CONNECTIONS, CLIENTS = "waiting", "connections", "clients"
+UNDER_WAY = (BACKEND, POOL, CALLER, WAITING, CONNECTIONS, CLIENTS)
+"""Families of what ends with a worker."""
+LEARNT = "learnt"
+STARTED = ("started",)
+"""How often a seat's workers have begun to serve."""
+RESTARTS = ("worker restarts",)
+"""How often a worker that died was replaced; the supervisor's to count."""
+CIRCUIT, TRIAL = "circuit", 5
+"""Family of circuits, and which of their numbers is the seat, from 1, that has the trial."""
