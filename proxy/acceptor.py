@@ -88,3 +88,6 @@ class Acceptor:
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listening)
+
+    async def wait_closed(self) -> None:
+        """Return: connections that were taken are not its own."""

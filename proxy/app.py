@@ -274,7 +274,6 @@ def create_app(
         applier=applier,
         addresses=addresses,
         metrics=metrics,
-        on_applied=partial(team.order, "reload"),
         watched_every_s=watched_every_s,
     )
 

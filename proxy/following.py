@@ -8,7 +8,7 @@ from proxy.availability import Availability
 from proxy.fleet import Fleet
 from proxy.memory import Memory
 from proxy.reloading import Reloader
-from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED
+from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED, number_of
 from proxy.stored import StoredResponses
 from proxy.team import Order, Team
 from proxy.waiting import WaitingRoom
@@ -59,7 +59,9 @@ class Follower:
         self._room = room
         self._stored = stored
         self._changes = team.shared_cell(CIRCUITS_CHANGED)
+        self._read = team.shared_cell(("config that was read",))
         self._seen = self._looks = 0.0
+        reloader.on_applied = self.has_read
         team.on(CIRCUIT_CHANGED, lambda _: self._look_at_circuits())
         team.on(FREED, room.admit)
 
@@ -72,9 +74,17 @@ class Follower:
         for order in self._team.orders():
             if order["order"] != "reload":  # this worker has just read the config
                 await self.obey(order)
-        if self._leads and self._team.replaces:
-            self._team.order("reload")  # it may have changed while nobody looked at it
+        if self._leads:
+            state = number_of(self._reloader.state)
+            if self._team.replaces and self._read[0] != state:
+                self._team.order("reload")  # it has changed while nobody looked
+            self._read[0] = state
         self._team.serves()
+
+    def has_read(self) -> None:
+        """Have the others read the config too, as this worker has."""
+        self._read[0] = number_of(self._reloader.state)
+        self._team.order("reload")
 
     async def obey(self, order: Order) -> None:
         """Do what was done at another worker."""

@@ -61,6 +61,11 @@ class FileWatch:
         """Take the files as they are, as they are about to be read."""
         self._seen = self._latest = {file: _stamp(file) for file in self._seen}
 
+    @property
+    def state(self) -> str:
+        """What is another text whenever one of the files is another."""
+        return repr(sorted(self._seen.items()))
+
     def changed(self) -> bool:
         """Whether a file is another than before, and was the same at the last call."""
         latest = {file: _stamp(file) for file in self._seen}
@@ -90,6 +95,9 @@ class Reloader:
         metrics: Where readings are counted.
         watched_every_s: Seconds between two looks at the files.
         sleep: Waits so many seconds.
+
+    Attributes:
+        on_applied: Called when a config that was read here applies.
     """
 
     def __init__(
@@ -99,7 +107,6 @@ class Reloader:
         applier: Applier,
         addresses: Addresses,
         metrics: Metrics,
-        on_applied: Callable[[], None] = lambda: None,
         watched_every_s: float = WATCHED_EVERY_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -107,7 +114,7 @@ class Reloader:
         self._applier = applier
         self._addresses = addresses
         self._metrics = metrics
-        self._on_applied = on_applied
+        self.on_applied: Callable[[], None] | None = None
         self._every_s = watched_every_s
         self._sleep = sleep
         self._asked = asyncio.Event()
@@ -119,6 +126,11 @@ class Reloader:
         if (tls := settings.listen.tls) is not None:
             files += [tls.certificate, tls.key]
         return [each for each in files if each is not None]
+
+    @property
+    def state(self) -> str:
+        """What is another text whenever the files that were last read are others."""
+        return self._watch.state
 
     def ask(self) -> None:
         """Have the config read again, whether its file has changed or not."""
@@ -166,7 +178,8 @@ class Reloader:
         for warning in warnings(settings):
             log.warning("config: %s", warning)
         log.info("the config was read again and applies")
-        self._on_applied()
+        if self.on_applied is not None:
+            self.on_applied()
 
     async def resolve(self) -> None:
         """Look at the addresses of names at intervals, until cancelled."""

@@ -114,8 +114,11 @@ class Supervisor:
                 return
             seat = self._seats.pop(pid)
             release(self._commons, seat)
+            status = os.waitstatus_to_exitcode(waited)
             if not self._stopping:
-                self._replace(seat, os.waitstatus_to_exitcode(waited))
+                self._replace(seat, status)
+            elif status > 0:
+                self._status = status
 
     def _replace(self, seat: int, status: int) -> None:
         started = Ledger(self._commons.ledgers[seat]).find(STARTED)

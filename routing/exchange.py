@@ -19,6 +19,8 @@ from routing.steps import StepSums
 from routing.traffic import TrafficClass
 
 Name = tuple[str, ...]
+_Stamp = tuple[float, float]
+"""The first and the last of the numbers that are posted: how much was seen, and when."""
 _NONE = "\0"
 _BEGAN = ("demand began",)
 
@@ -58,8 +60,8 @@ class TeamLearner(Learner):
         super().__init__(expected)
         self.own = Learner(expected)
         self._board = board
-        self._posted: dict[Name, float] = {}
-        self._seen: list[dict[Name, float]] = []
+        self._posted: dict[Name, _Stamp] = {}
+        self._seen: list[dict[Name, _Stamp]] = []
 
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
@@ -146,8 +148,8 @@ class TeamLearner(Learner):
         for key, sums in section.into.items():
             name = _name(section, key)
             present.add(name)
-            if self._posted.get(name) != sums.seen_at:
-                self._posted[name] = sums.seen_at
+            if self._posted.get(name) != (stamp := sums.stamp):
+                self._posted[name] = stamp
                 self._board.post(name, _numbers(section, sums))
                 changed.add(name)
         for name in [n for n in self._posted if n[0] == section.name and n not in present]:
@@ -195,7 +197,7 @@ class TeamLearner(Learner):
             if numbers is None:
                 self.steps.elsewhere.pop(there, None)
             else:
-                self.steps.elsewhere[there] = StepSums.of(numbers)
+                self.steps.elsewhere[there] = _steps(numbers)
 
     def _exchange_began(self, shown: Sequence[Mapping[Name, Sequence[float]]]) -> None:
         """Agree on since when there is demand."""
@@ -206,11 +208,13 @@ class TeamLearner(Learner):
         self.demand.began_at = min(known, default=None)
 
 
-def _changed(shown: Mapping[Name, Sequence[float]], seen: dict[Name, float]) -> set[Name]:
-    """Return the names that another shows anew or no longer; their last number tells when."""
-    fresh = {name for name, numbers in shown.items() if seen.get(name) != numbers[-1]}
-    for name in fresh:
-        seen[name] = shown[name][-1]
+def _changed(shown: Mapping[Name, Sequence[float]], seen: dict[Name, _Stamp]) -> set[Name]:
+    """Return the names that another shows anew or no longer."""
+    fresh = set()
+    for name, numbers in shown.items():
+        if seen.get(name) != (stamp := (numbers[0], numbers[-1])):
+            seen[name] = stamp
+            fresh.add(name)
     gone = seen.keys() - shown.keys()
     for name in gone:
         del seen[name]
@@ -228,9 +232,14 @@ def _key(section: Section, name: Name) -> Any:
 
 def _numbers(section: Section, sums: Any) -> tuple[float, ...]:
     if section.kind is StepSums:
-        return (*sums.numbers, sums.seen_at)
+        weight, seen_at = sums.stamp
+        return (weight, *sums.numbers, seen_at)
     return astuple(sums)
 
 
 def _sums(section: Section, numbers: Sequence[float]) -> Any:
-    return StepSums.of(numbers) if section.kind is StepSums else section.kind(*numbers)
+    return _steps(numbers) if section.kind is StepSums else section.kind(*numbers)
+
+
+def _steps(numbers: Sequence[float]) -> StepSums:
+    return StepSums.of(numbers[1:-1])

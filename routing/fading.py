@@ -20,6 +20,11 @@ class Fading:
     _sums: ClassVar[tuple[str, ...]]
     seen_at: float
 
+    @property
+    def stamp(self) -> tuple[float, float]:
+        """What is another pair whenever something was added."""
+        return getattr(self, self._sums[0]), self.seen_at
+
     def scale(self, share: float) -> None:
         """Keep `share` of the evidence."""
         for name in self._sums:

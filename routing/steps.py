@@ -235,9 +235,9 @@ class StepSums:
         return tuple(chain.from_iterable(each.numbers for each in (*self.bins, self.recent)))
 
     @property
-    def seen_at(self) -> float:
-        """When a gap was last added (s, monotonic)."""
-        return max(each.seen_at for each in self.bins)
+    def stamp(self) -> tuple[float, float]:
+        """What is another pair whenever a gap was added: weight, and when (s, monotonic)."""
+        return sum(each.weight for each in self.bins), max(each.seen_at for each in self.bins)
 
     def merge(self, other: "StepSums") -> None:
         """Add another worker's."""

@@ -151,14 +151,14 @@ class World:
         self.plain = ServerProcess(plain, folder, *engine)
         self.url = f"http://127.0.0.1:{gateway}"
         self._port = gateway
-        self._config = folder / "gateway.json"
+        self.config = folder / "gateway.json"
         pools: list[dict[str, object]] = [
             {"name": "spec", "backends": [self.spec.url], "speculation": "ngram", "k": 5},
             {"name": "plain", "backends": [self.plain.url], "speculation": "none"},
         ]
         pools = [{**pool, **(each_pool or {})} for pool in pools]
         whole = {"auth": {"open": True}, "pools": pools, "probes": PROBES, **settings}
-        self._config.write_text(json.dumps(whole))
+        self.config.write_text(json.dumps(whole))
         self._log = folder / "gateway.log"
         self._stack = ExitStack()
         self.pid = 0
@@ -167,13 +167,24 @@ class World:
         for server in (self.spec, self.plain):
             server.start()
             self._stack.callback(server.stop)
-        command = gateway_command(self._port, "--config", str(self._config))
+        command = gateway_command(self._port, "--config", str(self.config))
         process = running(command, ready=f"{self.url}/ready", log=self._log)
-        self.pid = self._stack.enter_context(process).pid
+        self._process = self._stack.enter_context(process)
+        self.pid = self._process.pid
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that serve, where there are several."""
+        told = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(child) for child in told.split()]
+
+    def status(self, *, within_s: float) -> int:
+        """Return the status that the gateway ended with."""
+        return self._process.wait(within_s)
 
     def reload(self) -> None:
         """Have the gateway read its config again."""

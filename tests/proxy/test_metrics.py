@@ -266,6 +266,7 @@ def test_a_record_of_which_nothing_is_known_is_counted_once_and_nowhere_else(
         "turnout_requests_total": 1.0,
         "turnout_pool_speculates": 1.0,
         "turnout_config_last_reload_ok": 1.0,
+        "turnout_workers": 1.0,
     }
 
 

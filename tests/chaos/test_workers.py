@@ -1,0 +1,251 @@
+"""Two workers decide like one, and a gateway outlives either of them."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import httpx
+import pytest
+
+from tests.chaos.world import MODEL, World, faults_of
+from tests.conftest import free_ports_of
+from tests.running import eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
+
+MOST = 3
+"""Requests that each backend may have at a time."""
+HELD = "vllm:num_requests_running{", "vllm:num_requests_waiting{"
+LOOKS = 12
+"""Connections of their own after which both workers have answered, but once in 2,000."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, three_ports: list[int]) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TURNOUT_ADMIN_TOKEN", "s3cret")
+        made = World(
+            tmp_path_factory.mktemp("workers"),
+            three_ports,
+            engine=("--time-scale", "3"),
+            each_pool={"max_in_flight": MOST},
+            listen={"workers": 2, "grace_s": 5},
+            admin={"port": free_ports_of(1)[0]},
+            policy="least_loaded",
+        )
+        with made as found:
+            yield found
+
+
+def admin_of(world: World) -> str:
+    config = json.loads(world.config.read_text())
+    return f"http://127.0.0.1:{config['admin']['port']}"
+
+
+def ask_admin(world: World, method: str, path: str, **more: object) -> httpx.Response:
+    headers = {"authorization": "Bearer s3cret"}
+    url = admin_of(world) + path
+    return httpx.request(method, url, headers=headers, timeout=10, **more)  # type: ignore[arg-type]
+
+
+def seen_by_both(world: World, name: str, backend: str = "") -> set[float]:
+    """Return the values of a series over so many connections that both workers have answered."""
+    return {world.figure(name, backend) for _ in range(LOOKS)}
+
+
+def figures(world: World, *, within_s: float = 10.0, **expected: float) -> None:
+    """Wait until both workers show the same values."""
+    for name, value in expected.items():
+        eventually(
+            lambda name=name, value=value: seen_by_both(world, name) == {value},  # type: ignore[misc]
+            within_s=within_s,
+            what=f"{name} is {value} at both workers",
+        )
+
+
+def body(tokens: int = 24) -> dict[str, object]:
+    talk = [{"role": "user", "content": "Write a strange poem about rust."}]
+    return {"model": MODEL, "messages": talk, "max_tokens": tokens, "temperature": 0.5}
+
+
+async def asked(url: str, tokens: int = 24) -> httpx.Response:
+    """Ask on a connection of its own."""
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+        return await client.post(f"{url}/v1/chat/completions", json=body(tokens))
+
+
+async def test_limits_hold_for_both_together_and_both_serve(world: World) -> None:
+    before = world.figure("turnout_requests_total")
+    most = 0.0
+    busy: dict[int, float] = {pid: cpu_s(pid) for pid in world.workers}
+
+    async def watch() -> None:
+        nonlocal most
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            while True:
+                for server in (world.spec, world.plain):
+                    text = (await client.get(f"{server.url}/metrics")).text
+                    held = [
+                        float(line.rsplit(" ", 1)[1])
+                        for line in text.splitlines()
+                        if line.startswith(
+                            ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+                        )
+                    ]
+                    most = max(most, sum(held))
+                await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch())
+        answers = await asyncio.gather(*(asked(world.url) for _ in range(60)))
+        watching.cancel()
+
+    assert [each.status_code for each in answers] == [200] * 60
+    assert 0 < most <= MOST
+    assert world.figure("turnout_requests_total") == before + 60
+    figures(world, turnout_in_flight=0.0, turnout_queue_length=0.0)
+    assert all(cpu_s(pid) > spent for pid, spent in busy.items())
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(
+    world: World,
+) -> None:
+    restarts = world.figure("turnout_worker_restarts_total")
+    async with world.load() as result:
+        await asyncio.sleep(1.0)
+        counted = world.figure("turnout_requests_total")
+        killed_at = monotonic()
+        victim = world.workers[0]
+        os.kill(victim, signal.SIGKILL)
+        await asyncio.sleep(3.0)
+    print(f"a worker killed: {result}")
+
+    assert not [each for each in result.lost if each.sent_at > killed_at + 0.5]
+    assert all(each.sent_at < killed_at for each in result.broken), faults_of(result.broken)
+    assert len(result.lost) + len(result.broken) < len(result.asked) / 4
+    assert victim not in world.workers
+    assert len(world.workers) == 2
+    assert world.figure("turnout_requests_total") > counted
+    figures(world, turnout_in_flight=0.0, turnout_worker_restarts_total=restarts + 1)
+
+
+async def test_what_an_operator_orders_holds_at_both_and_at_those_that_follow(
+    world: World,
+) -> None:
+    name = world.spec.name
+    assert ask_admin(world, "POST", f"/backends/{name}/drain").is_success
+    assert ask_admin(world, "PATCH", "/thresholds", json={"max_temperature": 0.1}).is_success
+    assert ask_admin(world, "POST", "/learning/pause").is_success
+    try:
+        figures(world, turnout_backend_drained=1.0, turnout_learning_paused=1.0)
+        for pid in world.workers:
+            os.kill(pid, signal.SIGKILL)
+            gone = f"worker {pid} is replaced"
+            eventually(
+                lambda pid=pid: pid not in world.workers and len(world.workers) == 2,  # type: ignore[misc]
+                within_s=10,
+                what=gone,
+            )
+        figures(world, turnout_backend_drained=1.0, turnout_learning_paused=1.0)
+        answers = await asyncio.gather(*(asked(world.url) for _ in range(LOOKS)))
+        assert {a.headers["x-turnout-backend"] for a in answers} == {world.plain.name}
+        limits = {
+            ask_admin(world, "GET", "/thresholds").json()["thresholds"]["max_temperature"]
+            for _ in range(LOOKS)
+        }
+        assert limits == {0.1}
+    finally:
+        ask_admin(world, "POST", f"/backends/{name}/undrain")
+        ask_admin(world, "POST", "/learning/resume")
+    figures(world, turnout_backend_drained=0.0, turnout_learning_paused=0.0)
+
+
+async def test_a_config_that_changes_is_read_by_both(world: World) -> None:
+    config = json.loads(world.config.read_text())
+    reloads = world.figure("turnout_config_reloads_total", "applied")
+    config["thresholds"] = {"max_temperature": 0.33}
+    world.config.write_text(json.dumps(config))
+
+    def limits() -> set[float]:
+        found = (ask_admin(world, "GET", "/thresholds").json() for _ in range(LOOKS))
+        return {each["thresholds"]["max_temperature"] for each in found}
+
+    eventually(lambda: limits() == {0.33}, within_s=15, what="both have read the config")
+    assert world.figure("turnout_config_reloads_total", "applied") == reloads + 1
+    world.reload()
+    eventually(
+        lambda: world.figure("turnout_config_reloads_total", "applied") == reloads + 2,
+        within_s=10,
+        what="SIGHUP is obeyed once",
+    )
+
+
+async def test_a_circuit_that_one_opens_is_open_for_both(world: World) -> None:
+    with world.spec.fault(fault="status", status=500):
+        for _ in range(40):
+            await asked(world.url, 4)
+            if world.figure("turnout_backend_circuit", world.spec.name) == 2.0:
+                break
+        states = seen_by_both(world, "turnout_backend_circuit", world.spec.name)
+        assert 0.0 not in states
+    await asyncio.sleep(2.0)
+    for _ in range(LOOKS):
+        await asked(world.url, 4)
+    assert seen_by_both(world, "turnout_backend_circuit", world.spec.name) == {0.0}
+
+
+async def test_a_stored_response_is_continued_by_either(world: World) -> None:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+        made = await client.post(
+            f"{world.url}/v1/responses",
+            json={"model": MODEL, "input": "Say something.", "max_output_tokens": 8},
+        )
+    assert made.is_success, made.text
+    holder = made.headers["x-turnout-backend"]
+    found = set()
+    for _ in range(LOOKS):
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            answer = await client.get(f"{world.url}/v1/responses/{made.json()['id']}")
+            found.add(answer.headers.get("x-turnout-backend"))
+    assert found == {holder}
+
+
+async def test_it_drains_and_leaves_nobody_behind(world: World) -> None:
+    """The last of this module: the gateway is gone after it."""
+    workers = world.workers
+    async with asyncio.TaskGroup() as group:
+        under_way = [group.create_task(asked(world.url, 60)) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        os.kill(world.pid, signal.SIGTERM)
+
+    assert [each.result().status_code for each in under_way] == [200] * 4
+    eventually(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
+        within_s=15,
+        what="every worker has ended",
+    )
+    assert world.status(within_s=10) == 0
+
+
+async def test_workers_end_when_their_supervisor_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del monkeypatch
+    made = World(tmp_path, free_ports_of(3), listen={"workers": 2, "grace_s": 1})
+    with made as found:
+        workers = found.workers
+        os.kill(found.pid, signal.SIGKILL)
+        eventually(
+            lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
+            within_s=15,
+            what="every worker has ended",
+        )

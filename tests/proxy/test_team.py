@@ -1,0 +1,450 @@
+"""What workers share, in one process: two seats of the same commons."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config.settings import ApiKey, Auth, Queue
+from proxy.errors import Overloaded, TooMany
+from proxy.fleet import Fleet
+from proxy.keys import Caller, Keyring
+from proxy.shared import (
+    Clients,
+    Elsewhere,
+    SharedCircuit,
+    SharedRate,
+    SharedResponses,
+    SharedSwitches,
+    drop_backend,
+    share_backend,
+    share_pool,
+)
+from proxy.team import CALLER, JOURNAL_BYTES, Commons, JournalFull, Team, release
+from proxy.waiting import WaitingRoom
+from routing.breaker import Circuit, CircuitState
+from routing.pools import Backend, Pool, Speculation
+from routing.shedding import ArrivalRate, Switch
+from tests.proxy.scripted import fleet
+
+URLS = ("http://a:1", "http://b:2")
+
+
+@pytest.fixture
+def commons() -> Iterator[Commons]:
+    made = Commons(2)
+    yield made
+    for pair in made.channels:
+        for each in pair:
+            each.close()
+
+
+@pytest.fixture
+def teams(commons: Commons) -> tuple[Team, Team]:
+    return Team(commons, 0), Team(commons, 1)
+
+
+def pool_of(team: Team, *names: str, most: float = 4.0) -> Pool:
+    backends = [Backend(name=name) for name in names]
+    for each in backends:
+        share_backend(team, each)
+    pool = Pool(
+        name="p", model="m", speculation=Speculation.NONE, max_in_flight=most, backends=backends
+    )
+    share_pool(team, pool)
+    return pool
+
+
+# --- counts ---------------------------------------------------------------------------------
+
+
+def test_what_another_worker_sends_is_seen_at_once(teams: tuple[Team, Team]) -> None:
+    one, other = (pool_of(team, "a", "b") for team in teams)
+
+    one.backends[0].change(1, 100)
+    other.backends[0].change(1, 20)
+    other.backends[1].change(1, 0)
+
+    for pool in (one, other):
+        assert [backend.in_flight for backend in pool.backends] == [2, 1]
+        assert [backend.pending_tokens for backend in pool.backends] == [120.0, 0.0]
+        assert pool.load == (1.5, 60.0)
+
+
+def test_a_backend_is_full_by_all_that_was_sent(teams: tuple[Team, Team]) -> None:
+    one, other = (pool_of(team, "a", most=2) for team in teams)
+    one.backends[0].change(1, 0)
+    assert other.has_room()
+    other.backends[0].change(1, 0)
+
+    assert not one.has_room()
+    assert one.pick(0.5) is None
+    assert not one.backends[0].overfull(one)
+    one.backends[0].change(1, 0)
+    assert one.backends[0].overfull(one)
+
+
+def test_what_a_worker_had_under_way_ends_with_it(
+    commons: Commons, teams: tuple[Team, Team]
+) -> None:
+    one, other = (pool_of(team, "a") for team in teams)
+    one.backends[0].change(3, 50)
+    Elsewhere(teams[0], (CALLER, "k")).post(3)
+    circuit = SharedCircuit(teams[0], "a")
+    for _ in range(5):
+        circuit.fail(0.0, trial=False, draw=0.5)
+    assert circuit.begin(100.0)
+
+    release(commons, 0)
+
+    assert other.backends[0].in_flight == 0
+    assert Elsewhere(teams[1], (CALLER, "k")).count() == 0
+    assert SharedCircuit(teams[1], "a").begin(100.0)
+
+
+def test_a_backend_that_is_gone_everywhere_leaves_nothing(teams: tuple[Team, Team]) -> None:
+    pools = [pool_of(team, "a") for team in teams]
+    SharedCircuit(teams[0], "a")
+    used = pools[0].backends[0]
+    used.change(1, 0)
+
+    drop_backend(teams[0], used)
+    assert used.elsewhere is not None
+    used.change(-1, 0)
+    drop_backend(teams[0], used)
+    assert teams[1].common.find(("circuit", "a")) is not None
+    drop_backend(teams[1], pools[1].backends[0])
+
+    assert teams[1].common.find(("circuit", "a")) is None
+    assert used.elsewhere is None
+
+
+def test_a_fleet_has_its_backends_in_common_with_those_of_other_workers(
+    teams: tuple[Team, Team],
+) -> None:
+    declared = fleet({"name": "p", "backends": list(URLS), "model": "m"}).settings
+    one, other = (Fleet(declared, team=team) for team in teams)
+    one.members["a:1"].load.change(2, 0)
+
+    assert other.members["a:1"].load.in_flight == 2
+    one.update(declared, urls={"p": [URLS[1]]}, api_keys={})
+    assert one.members["b:2"].load.in_flight == 0
+
+
+# --- circuits -------------------------------------------------------------------------------
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.sampled_from(["fail", "succeed", "begin", "admits", "leave"]),
+        st.floats(0, 3),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(EVENTS)
+def test_two_workers_have_the_circuit_that_one_would_have(
+    events: list[tuple[int, str, float]],
+) -> None:
+    """The same events at one circuit, and at two that are shared, in any interleaving."""
+    commons = Commons(2)
+    try:
+        shared = [SharedCircuit(Team(commons, seat), "a") for seat in (0, 1)]
+        alone, now = Circuit(), 0.0
+        trial_of: int | None = None
+        for seat, what, later in events:
+            now += later
+            each = shared[seat]
+            trial = trial_of == seat
+            if what == "fail":
+                expected = alone.fail(now, trial=trial, draw=0.5)
+                assert each.fail(now, trial=trial, draw=0.5) is expected
+                trial_of = None if trial else trial_of
+            elif what == "succeed":
+                alone.succeed(now, trial=trial)
+                each.succeed(now, trial=trial)
+                trial_of = None if trial else trial_of
+            elif what == "begin":
+                began = alone.begin(now)
+                assert each.begin(now) is began
+                trial_of = seat if began else trial_of
+            elif what == "leave":
+                alone.leave(trial=trial)
+                each.leave(trial=trial)
+                trial_of = None if trial else trial_of
+            for one in shared:
+                assert one.admits(now) is alone.admits(now)
+                assert one.state is alone.state
+    finally:
+        for pair in commons.channels:
+            for channel in pair:
+                channel.close()
+
+
+def test_others_are_told_of_a_circuit_that_opens(
+    commons: Commons, teams: tuple[Team, Team]
+) -> None:
+    circuit = SharedCircuit(teams[0], "a")
+    for _ in range(5):
+        circuit.fail(0.0, trial=False, draw=0.5)
+
+    assert circuit.state is CircuitState.OPEN
+    assert commons.channels[1][0].recv(99) == b"c"
+    with pytest.raises(BlockingIOError):
+        commons.channels[0][0].recv(99)
+
+
+# --- marks and rates ------------------------------------------------------------------------
+
+
+def test_a_mark_that_one_worker_passes_is_passed_for_all(teams: tuple[Team, Team]) -> None:
+    one, other = (SharedSwitches(team) for team in teams)
+    assert other.get(("p", "qps")) is None
+
+    one["p", "qps"] = Switch(on=True, since=3.0)
+    assert other["p", "qps"] == Switch(on=True, since=3.0)
+    other["p", "qps"] = Switch(on=False, since=9.0)
+    assert one["p", "qps"] == Switch(on=False, since=9.0)
+    del one["p", "qps"]
+    assert ("p", "qps") not in other
+    assert len(one) == 1
+    assert list(one) == [("p", "qps")]
+
+
+def test_a_rate_is_that_of_all_workers(teams: tuple[Team, Team]) -> None:
+    alone, shared = ArrivalRate(), [SharedRate(team, "m") for team in teams]
+    for number in range(20):
+        alone.arrive(number / 3)
+        shared[number % 2].arrive(number / 3)
+
+    for each in shared:
+        assert each.at(7.0) == pytest.approx(alone.at(7.0))
+
+
+# --- limits ---------------------------------------------------------------------------------
+
+KEY = ApiKey(name="k", sha256="0" * 64)
+
+
+def test_a_key_has_its_requests_at_all_workers_counted(teams: tuple[Team, Team]) -> None:
+    one, other = (Caller(KEY.model_copy(update={"max_in_flight": 2}), team) for team in teams)
+    with one.asking(0.0):
+        with other.asking(0.0):
+            assert (one.in_flight, other.in_flight) == (2, 2)
+            with pytest.raises(TooMany):
+                one.asking(0.0)
+        with other.asking(0.0):
+            pass
+    assert (one.in_flight, other.in_flight) == (0, 0)
+
+
+def test_a_key_may_ask_as_often_at_two_workers_as_at_one(teams: tuple[Team, Team]) -> None:
+    callers = [Caller(KEY.model_copy(update={"requests_per_minute": 6}), team) for team in teams]
+    taken = 0
+    for number in range(20):
+        try:
+            with callers[number % 2].asking(1.0):
+                taken += 1
+        except TooMany:
+            continue
+
+    assert taken == 6
+    with callers[1].asking(12.0):
+        pass
+
+
+def test_a_keyring_has_its_keys_in_common(teams: tuple[Team, Team]) -> None:
+    rings = [Keyring(Auth(open=True), team) for team in teams]
+    callers = [ring.identify(lambda _: None) for ring in rings]
+
+    with callers[0].asking(0.0):
+        assert callers[1].in_flight == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abc"), st.booleans()), max_size=30))
+@settings(deadline=None)
+def test_connections_of_an_address_are_counted_at_all_workers(
+    events: list[tuple[int, str, bool]],
+) -> None:
+    commons = Commons(2)
+    try:
+        counted = [Clients(Team(commons, seat)) for seat in (0, 1)]
+        expected: dict[tuple[int, str], int] = {}
+        for seat, address, comes in events:
+            if comes:
+                expected[seat, address] = expected.get((seat, address), 0) + 1
+                there = expected[seat, address] + expected.get((1 - seat, address), 0)
+                assert counted[seat].add(address) == there
+            elif expected.get((seat, address)):
+                counted[seat].remove(address)
+                expected[seat, address] -= 1
+        held = [sum(n for (seat, _), n in expected.items() if seat == which) for which in (0, 1)]
+        assert [each.ahead for each in counted] == [
+            held[0] > held[1] + 1,
+            held[1] > held[0] + 1,
+        ]
+    finally:
+        for pair in commons.channels:
+            for channel in pair:
+                channel.close()
+
+
+# --- the queue ------------------------------------------------------------------------------
+
+
+async def test_as_many_wait_at_two_workers_as_at_one(teams: tuple[Team, Team]) -> None:
+    rooms = [WaitingRoom(Queue(size=2, wait_s=5.0), team) for team in teams]
+    until = asyncio.get_running_loop().time() + 5.0
+
+    async def wait(room: WaitingRoom) -> None:
+        await room.wait(["p"], key="k", priority=0, until=until, again=False)
+
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(wait(room)) for room in rooms]
+        await asyncio.sleep(0)
+        assert [room.everywhere for room in rooms] == [2, 2]
+        with pytest.raises(Overloaded, match="2 requests wait"):
+            await wait(rooms[0])
+        for room in rooms:
+            room.admit("p")
+        await asyncio.wait(waiting)
+    assert [room.everywhere for room in rooms] == [0, 0]
+
+
+async def test_a_place_that_is_free_goes_to_those_who_wait_by_their_number(
+    commons: Commons, teams: tuple[Team, Team]
+) -> None:
+    draws = iter([0.4, 0.9])
+    here = WaitingRoom(Queue(), teams[0], chance=lambda: next(draws))
+    there = WaitingRoom(Queue(), teams[1])
+    until = asyncio.get_running_loop().time() + 5.0
+
+    async def wait(room: WaitingRoom) -> None:
+        await room.wait(["p"], key="k", priority=0, until=until, again=False)
+
+    async with asyncio.TaskGroup() as group:
+        one, other = (group.create_task(wait(room)) for room in (here, there))
+        await asyncio.sleep(0)
+        here.freed("p")
+        assert commons.channels[1][0].recv(99) == b"fp"
+        await asyncio.sleep(0)
+        assert not one.done()
+        here.freed("p")
+        await one
+        there.look([a_pool()])
+        await other
+
+
+def a_pool() -> Pool:
+    return Pool(name="p", model="m", speculation=Speculation.NONE, backends=[Backend(name="a")])
+
+
+# --- stored responses -----------------------------------------------------------------------
+
+
+def test_a_response_is_found_by_the_worker_that_did_not_pass_it_on(
+    teams: tuple[Team, Team],
+) -> None:
+    one, other = (SharedResponses(team, lambda: ("a:1", "b:2")) for team in teams)
+    one.keep("resp_1", "b:2")
+    other.keep("resp_2", "a:1")
+
+    assert other.owner("resp_1") == "b:2"
+    assert one.owner("resp_2") == "a:1"
+    assert one.owner("resp_1") == "b:2"
+    assert one.owner("resp_3") is None
+
+
+# --- orders and messages --------------------------------------------------------------------
+
+
+def test_an_order_is_read_by_others_once_and_by_those_that_start_later(
+    commons: Commons, teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = teams
+    one.order("drain", backend="a", drained=True)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+
+    assert [each["order"] for each in other.orders()] == ["drain"]
+    assert other.orders() == []
+    assert [each["backend"] for each in Team(commons, 0).orders()] == ["a"]
+
+
+def test_a_config_that_was_read_anew_leaves_only_drains(
+    commons: Commons, teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = teams
+    one.order("add", pool="p", url="u")
+    other.orders()
+    for drained in (True, False, True):
+        one.order("drain", backend="a", drained=drained)
+    one.order("reload")
+    monkeypatch.setattr("os.getpid", lambda: 1)
+
+    assert [each["order"] for each in other.orders()] == ["drain", "reload"]
+    assert [each.get("drained") for each in Team(commons, 1).orders()] == [True, None]
+
+
+def test_too_many_orders_are_an_error_that_says_what_to_do(teams: tuple[Team, Team]) -> None:
+    for _ in range(3):
+        teams[0].order("thresholds", patch={"x": "y" * (JOURNAL_BYTES // 4)})
+
+    with pytest.raises(JournalFull, match="SIGHUP"):
+        teams[0].order("thresholds", patch={"x": "y" * (JOURNAL_BYTES // 4)})
+
+
+async def test_messages_and_orders_reach_a_worker_that_runs(
+    teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = teams
+    heard: list[str] = []
+    obeyed: list[str] = []
+    looked = asyncio.Event()
+    other.on(b"f", heard.append)
+
+    async def obey(order: dict[str, object]) -> None:
+        if order["order"] == "odd":
+            raise ValueError
+        looked.clear()
+        obeyed.append(str(order["order"]))
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(other.run(obey, looked.set))
+        await asyncio.sleep(0)
+        one.tell(b"f", "p", seat=1)
+        one.tell(b"?", "nobody listens")
+        one.order("odd")
+        one.order("drain")
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        async with asyncio.timeout(10):
+            await looked.wait()
+            looked.clear()
+            await looked.wait()
+        running.cancel()
+
+    assert heard[0] == "p"
+    assert obeyed == ["drain"]
+    assert "could not obey" in caplog.text
+
+
+async def test_one_worker_alone_follows_nobody() -> None:
+    alone = Team()
+
+    async def obey(_: object) -> None:
+        raise AssertionError
+
+    await alone.run(obey, lambda: None)
+    alone.order("reload")
+    assert alone.orders() == []
+    assert (alone.size, alone.other_seats, alone.replaces, alone.restarts) == (1, [], False, 0.0)
+
+
+def test_a_system_that_cannot_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.fork")
+
+    with pytest.raises(OSError, match="no fork"):
+        Commons(2)
