@@ -72,9 +72,10 @@ def body(tokens: int = 24) -> dict[str, object]:
     return {"model": MODEL, "messages": talk, "max_tokens": tokens, "temperature": 0.5}
 
 
-async def asked(url: str, tokens: int = 24) -> httpx.Response:
+async def asked(url: str, tokens: int = 24, *, pool: str | None = None) -> httpx.Response:
     """Ask on a connection of its own."""
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+    pin = {} if pool is None else {"x-turnout-pool": pool}
+    async with httpx.AsyncClient(timeout=60, trust_env=False, headers=pin) as client:
         return await client.post(f"{url}/v1/chat/completions", json=body(tokens))
 
 
@@ -192,14 +193,14 @@ async def test_a_config_that_changes_is_read_by_both(world: World) -> None:
 async def test_a_circuit_that_one_opens_is_open_for_both(world: World) -> None:
     with world.spec.fault(fault="status", status=500):
         for _ in range(40):
-            await asked(world.url, 4)
+            await asked(world.url, 4, pool="spec")
             if world.figure("turnout_backend_circuit", world.spec.name) == 2.0:
                 break
         states = seen_by_both(world, "turnout_backend_circuit", world.spec.name)
         assert 0.0 not in states
     await asyncio.sleep(2.0)
     for _ in range(LOOKS):
-        await asked(world.url, 4)
+        await asked(world.url, 4, pool="spec")
     assert seen_by_both(world, "turnout_backend_circuit", world.spec.name) == {0.0}
 
 
