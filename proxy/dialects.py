@@ -16,7 +16,7 @@ from routing.features import Route
 Json = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Usage:
     """What an answer says it cost.
 

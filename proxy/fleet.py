@@ -59,7 +59,7 @@ class Member:
         return self.load.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ServedModel:
     """A model name resolved.
 

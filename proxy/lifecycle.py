@@ -1,7 +1,6 @@
 """Whether the gateway takes work, and how it stops: readiness, drain, the end of grace."""
 
 import asyncio
-from typing import Self
 
 from proxy.errors import Draining
 
@@ -24,8 +23,8 @@ class Lifecycle:
     def __repr__(self) -> str:
         return f"<Lifecycle [{len(self._tasks)} in hand, draining={self.draining}]>"
 
-    def in_hand(self) -> Self:
-        """Return what holds the gateway open for the current task's request, in a `with` block.
+    def in_hand(self, task: "asyncio.Task[object]") -> "_Hand":
+        """Return what holds the gateway open for a task's request, in a `with` block.
 
         Raises:
             Draining: If new work is refused.
@@ -33,19 +32,17 @@ class Lifecycle:
         if self.draining:
             msg = "this gateway is shutting down; try again, another replica may answer"
             raise Draining(msg)
-        return self
+        return _Hand(self, task)
 
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            msg = "in_hand() needs a task"
-            raise RuntimeError(msg)
+    def take(self, task: "asyncio.Task[object]") -> None:
+        """Have a request in hand."""
         self._tasks.add(task)
-        self._idle.clear()
+        if len(self._tasks) == 1:
+            self._idle.clear()
 
-    def __exit__(self, *_: object) -> None:
-        if (task := asyncio.current_task()) is not None:
-            self._tasks.discard(task)
+    def leave(self, task: "asyncio.Task[object]") -> None:
+        """Have it no longer."""
+        self._tasks.discard(task)
         if not self._tasks:
             self._idle.set()
 
@@ -60,3 +57,19 @@ class Lifecycle:
             for task in self._tasks:
                 task.cancel()
             await self._idle.wait()
+
+
+class _Hand:
+    """One request in hand."""
+
+    __slots__ = ("_lifecycle", "_task")
+
+    def __init__(self, lifecycle: Lifecycle, task: "asyncio.Task[object]") -> None:
+        self._lifecycle = lifecycle
+        self._task = task
+
+    def __enter__(self) -> None:
+        self._lifecycle.take(self._task)
+
+    def __exit__(self, *_: object) -> None:
+        self._lifecycle.leave(self._task)

@@ -14,7 +14,7 @@ MAX_DEPTH = 128
 """Levels of nesting in a body; the JSON schema of a tool takes some twenty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ParsedRequest:
     """A request body, as bytes and as JSON.
 

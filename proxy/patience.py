@@ -18,14 +18,19 @@ class Patience:
     """Ends the current task when a wait is over, or for a reason from outside.
 
     Attributes:
+        task: The task.
         reason: Why it was ended; None while it was not.
     """
 
-    __slots__ = ("_at", "_by", "_late", "_limit", "_loop", "_over", "_task", "_timer", "reason")
+    __slots__ = ("_at", "_by", "_late", "_limit", "_loop", "_over", "_timer", "reason", "task")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        if task is None:
+            msg = "only a task can be patient"
+            raise RuntimeError(msg)
+        self.task = task
         self._timer: asyncio.TimerHandle | None = None
         self._at = self._by = self._limit = inf
         self._late: Late = _never
@@ -64,16 +69,16 @@ class Patience:
 
     def end(self, reason: Exception) -> None:
         """End the task for `reason`, unless it was ended."""
-        if self.reason is None and self._task is not None:
+        if self.reason is None:
             self.reason = reason
-            self._task.cancel()
+            self.task.cancel()
 
     def taken(self) -> BackendError | None:
         """Return the backend's failure that ended the task, which goes on; None for all else."""
         reason = self.reason
-        if not isinstance(reason, BackendError) or self._task is None:
+        if not isinstance(reason, BackendError):
             return None
-        self._task.uncancel()
+        self.task.uncancel()
         self.reason = None
         return reason
 

@@ -153,7 +153,7 @@ class Pipeline:
             _check_request_id(given)
             caller = self._keyring.identify(downstream.header)
             record.key = caller.name if self._keyring.checks else ""
-            with self._lifecycle.in_hand(), caller.asking(record.started_at):
+            with self._lifecycle.in_hand(patience.task), caller.asking(record.started_at):
                 exchange = await self._intake.receive(downstream, record, caller, patience)
                 await self._serve(exchange)
         except ClientGone:

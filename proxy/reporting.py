@@ -105,43 +105,45 @@ class RequestLog:
 
 
 def line_of(record: RequestRecord) -> bytes:
-    """Return the line of a request that has ended."""
-    decision = record.decision
-    fields = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    """Return the line of a request that has ended; what is not known is left out."""
+    finished_at = record.finished_at or record.started_at
+    line: dict[str, object] = {
+        "time": datetime.now(UTC),
         "level": "info",
         "logger": "turnout.requests",
         "message": "request",
         "request_id": record.request_id,
         "endpoint": record.endpoint,
         "ending": record.ending.value,
-        "status": record.status,
-        "key": record.key or None,
         "model": record.model,
-        "class": record.traffic_class.label if record.traffic_class else None,
-        "temperature": record.temperature,
         "stream": record.stream,
-        "pool": decision.pool.name if decision else None,
-        "backend": decision.backend.name if decision else None,
-        "reason": decision.reason_label if decision else None,
-        "rule": decision.rule if decision else None,
-        "probabilities": decision.probabilities if decision else None,
-        "shadow_pool": record.shadow.pool.name if record.shadow else None,
-        "shadow_reason": record.shadow.reason if record.shadow else None,
         "tries": record.tries,
-        "ttft_s": _rounded(record.ttft_s),
-        "tpot_s": _rounded(record.tpot_s),
-        "duration_s": _rounded((record.finished_at or record.started_at) - record.started_at),
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-        "tau": _rounded(record.tau),
-        "acceptance": _rounded(record.acceptance),
-        "acceptance_source": record.source,
-        "error": record.error,
+        "duration_s": round(finished_at - record.started_at, 6),
     }
-    shown = {key: value for key, value in fields.items() if value is not None}
-    return orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE)
+    if record.key:
+        line["key"] = record.key
+    if record.traffic_class is not None:
+        line["class"] = record.traffic_class.label
+    if (decision := record.decision) is not None:
+        line["pool"] = decision.pool.name
+        line["backend"] = decision.backend.name
+        line["reason"] = decision.reason_label
+        line["rule"] = decision.rule
+        line["probabilities"] = decision.probabilities
+    if record.shadow is not None:
+        line["shadow_pool"] = record.shadow.pool.name
+        line["shadow_reason"] = record.shadow.reason
+    for name in _AS_THEY_ARE:
+        if (value := getattr(record, name)) is not None:
+            line[name] = value
+    for name in _ROUNDED:
+        if (number := getattr(record, name)) is not None:
+            line[name] = round(number, 6)
+    if record.source is not None:
+        line["acceptance_source"] = record.source
+    return orjson.dumps(line, option=_OPTIONS)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+_AS_THEY_ARE = ("status", "temperature", "prompt_tokens", "completion_tokens", "error")
+_ROUNDED = ("ttft_s", "tpot_s", "tau", "acceptance")
+_OPTIONS = orjson.OPT_APPEND_NEWLINE

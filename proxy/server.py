@@ -1,6 +1,7 @@
 """The process: uvicorn around the app, with a drain before it stops."""
 
 import asyncio
+import gc
 import logging
 import logging.config
 import resource
@@ -29,6 +30,10 @@ from proxy.supervisor import Supervisor
 from proxy.team import Commons, Team
 
 log = logging.getLogger("turnout")
+
+COLLECTED_EVERY = 20_000
+"""Objects made and not freed before cycles are looked for: some hundred requests' worth. Almost
+all is freed without that look, which at Python's own 700 takes 4 % of a request."""
 
 
 class AdminServer(uvicorn.Server):
@@ -208,6 +213,8 @@ def _serve(
         )
         admin_server = AdminServer(serving), admin
     shared = None if listening is None else (listening, lambda: clients.ahead)
+    gc.freeze()
+    gc.set_threshold(COLLECTED_EVERY, 20, 50)
     server = GatewayServer(config, gateway, admin=admin_server, shared=shared, life=life)
     server.run()
     return 0

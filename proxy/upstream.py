@@ -42,14 +42,15 @@ _NOBODY_THERE = frozenset({ECONNREFUSED, EHOSTUNREACH, ENETUNREACH})
 instance, are the gateway's: by them every backend would go out at once."""
 
 
+_NO_NAMES: frozenset[bytes] = frozenset()
+
+
 def named_by_connection(headers: HeaderList) -> frozenset[bytes]:
     """Return the fields that end at this hop because a field `Connection` names them."""
-    return frozenset(
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    )
+    found = [value for name, value in headers if name == b"connection"]
+    if not found:
+        return _NO_NAMES
+    return frozenset(token.strip().lower() for value in found for token in value.split(b","))
 
 
 class Answer:

@@ -292,7 +292,7 @@ class Adaptive:
             "stale_fallback", "no step times of {} yet; " + choice.step.template,
             (names, *choice.step.numbers),
         )  # fmt: skip
-        return choice._replace(reason=Reason.STALE_FALLBACK, step=step)
+        return Choice(choice.pool, Reason.STALE_FALLBACK, step, choice.chances)
 
     def _explored(
         self, traffic_class: TrafficClass, best: _Offer, offers: Sequence[_Offer], now: float

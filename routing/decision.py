@@ -65,7 +65,7 @@ class Draws(NamedTuple):
     two_choice: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RoutingRequest:
     """One request as the router sees it.
 
@@ -155,7 +155,7 @@ class Refusal:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
     """What a finished request showed, for the policy to learn from.
 

@@ -28,7 +28,7 @@ class Route(StrEnum):
     OTHER = "other"  # embeddings, rerank, tokenize, ...: nothing is decoded, nothing speculates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestFeatures:
     """Plain facts about one request.
 

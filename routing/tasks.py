@@ -36,7 +36,7 @@ class TaskType(StrEnum):
     __hash__ = str.__hash__  # it is part of what is looked up in every decision; Enum's is slow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TaskGuess:
     """The task and the names of what spoke for it, strongest first; never words of the prompt."""
 

@@ -100,3 +100,17 @@ async def test_a_closed_one_ends_nothing() -> None:
 
     await asyncio.sleep(0.03)
     assert patience.reason is None
+
+
+async def test_only_a_task_can_be_ended() -> None:
+    loop = asyncio.get_running_loop()
+    refused = loop.create_future()
+
+    def make() -> None:
+        with pytest.raises(RuntimeError, match="only a task"):
+            Patience()
+        refused.set_result(True)
+
+    loop.call_soon(make)
+
+    assert await refused
