@@ -125,7 +125,7 @@ class Pipeline:
         self._note_refused = note_refused
         self._availability = availability
         self._counterfactual = counterfactual
-        self._requests = requests
+        self.requests = requests
         self._clock = clock
         self._chance = chance
         self._stored = stored
@@ -520,7 +520,7 @@ class Pipeline:
                 self._router.observe(outcome, now=self._clock())
             self._metrics.observe(record)
             if self._settings.observation.log_requests:
-                self._requests.note(record)
+                self.requests.note(record)
         except Exception:
             log.exception("a finished request could not be observed")
 
