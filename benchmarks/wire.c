@@ -98,7 +98,8 @@ static const char JSON[] =
     "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"m\",\"choices\":"
     "[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"Certainly, here is an answer of "
     "a few words.\"},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":20,"
-    "\"total_tokens\":36,\"completion_tokens\":16}}";
+    "\"total_tokens\":36,\"completion_tokens\":16},\"metrics\":{\"time_to_first_token_ms\":9.5,"
+    "\"generation_time_ms\":120.5,\"queue_time_ms\":0.1}}";
 static const char MODELS[] =
     "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":1,\"owned_by\":"
     "\"vllm\",\"max_model_len\":8192}]}";
@@ -220,8 +221,8 @@ static void mock(int port, int ports) {
 
 /* ---- the load ---- */
 
-static char *request;
-static long request_size, requests, events_seen, failures, kept;
+static char *bodies[MOST];              /* requests, whole, each in its turn */
+static long sizes[MOST], wanted, requests, asked, events_seen, failures, kept;
 static double *whole_us, *first_us;
 static int target;
 
@@ -230,8 +231,9 @@ static void ask(struct peer *peer) {
     peer->want = peer->body = -1;
     peer->held = 0;
     peer->first = 0;
+    long turn = asked++ % wanted;
     peer->began = now_us();
-    say(peer, request, request_size);
+    say(peer, bodies[turn], sizes[turn]);
 }
 
 static void dial(void) {
@@ -327,16 +329,19 @@ int main(int count, char **given) {
         gap_us = atoi(given[5]);
         mock(atoi(given[2]), atoi(given[3]));
     }
-    static char body[1 << 20];
-    size_t size = fread(body, 1, sizeof body, stdin);
+    static char body[1 << 20];          /* a line of JSON for each request */
     target = atoi(given[2]);
-    request = malloc(size + 1024);
-    request_size = sprintf(request,
+    while (wanted < MOST && fgets(body, sizeof body, stdin)) {
+        size_t size = strcspn(body, "\n");
+        char *one = bodies[wanted] = malloc(size + 1024);
+        int head = sprintf(one,
                            "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"
                            "authorization: Bearer %s\r\ncontent-type: application/json\r\n"
                            "content-length: %zu\r\n\r\n", target, given[5], size);
-    memcpy(request + request_size, body, size);
-    request_size += size;
+        memcpy(one + head, body, size);
+        sizes[wanted++] = head + size;
+    }
+    if (!wanted) { fputs("no request on standard input\n", stderr); return 2; }
     load(atoi(given[3]), atof(given[4]));
     return 0;
 }

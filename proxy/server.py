@@ -193,7 +193,7 @@ def _serve(
 ) -> int:
     gateway = create_app(settings, source=source, team=team)
     listen, clients = settings.listen, Clients(team)
-    config = _config(
+    config = configured(
         gateway,
         gateway.tls,
         listen.host,
@@ -203,7 +203,7 @@ def _serve(
     )
     admin_server = None
     if admin is not None and gateway.admin is not None and settings.admin is not None:
-        serving = _config(
+        serving = configured(
             gateway.admin,
             gateway.tls,
             settings.admin.host,
@@ -238,7 +238,7 @@ def _bound(where: Admin | Listen, *, key: str) -> socket.socket:
     return bound
 
 
-def _config(
+def configured(
     app: Any,
     tls: ssl.SSLContext | None,
     host: str,
@@ -247,6 +247,7 @@ def _config(
     protocol: type[HttpToolsProtocol],
     lifespan: Any,
 ) -> uvicorn.Config:
+    """Return how uvicorn is to serve `app` by `protocol`."""
     return uvicorn.Config(
         app,
         host=host,
