@@ -1,4 +1,4 @@
-"""The gateway's own relay without what routing adds: `python -m benchmarks.bare CONFIG`.
+"""The gateway's own relay without what routing adds: `python -m benchmarks.bare --config CONFIG`.
 
 The same protocol, connections and event splitting, and no more: no features, class, decision,
 counting, learning or log. What `benchmarks.cost` shows between it and the gateway is their price.
@@ -78,7 +78,7 @@ async def _nothing(*_: object) -> None:
 
 def main() -> None:
     """Serve until stopped."""
-    settings = load(Path(sys.argv[1]))
+    settings = load(Path(sys.argv[2]))
 
     async def serve() -> None:
         protocol = connection(settings.listen, Bare(settings))

@@ -37,6 +37,10 @@ BUILT = HERE.parent / "reports" / "cost"
 KEY = "turnout-benchmark"
 PORT, MOCK = 18080, 19000
 CHUNKS, GAP_US = 64, 20_000
+MOST = 100_000
+"""Connections and requests that no limit is to stop."""
+GATEWAYS, THEIRS, BOTH = "0", "1", "0,1"
+"""Cores: the gateway's, that of both ends of the wire, and all of them."""
 TICKS = os.sysconf("SC_CLK_TCK")
 TEXT = (
     "Write a function that takes a list of numbers and returns those that are prime. "
@@ -52,12 +56,14 @@ class Phase(NamedTuple):
         connections: Requests or streams under way at a time.
         stream: Whether answers are streamed.
         gap_us: Between two chunks of a stream; 0 sends them at once.
+        prompt_chars: Length of the prompt; 0 for a short one.
     """
 
     name: str
     connections: int
     stream: bool = False
     gap_us: int = 0
+    prompt_chars: int = 0
 
 
 PHASES = (
@@ -67,6 +73,7 @@ PHASES = (
     Phase("paced64", 64, stream=True, gap_us=GAP_US),
     Phase("paced512", 512, stream=True, gap_us=GAP_US),
     Phase("unpaced", 64, stream=True),
+    Phase("long1", 1, stream=True, prompt_chars=256 * 1024),
 )
 
 
@@ -89,20 +96,47 @@ class Contestant:
     phases: Sequence[str] = tuple(phase.name for phase in PHASES)
 
 
-def _turnout(folder: Path) -> Sequence[str | Path]:
+def gateway_command(
+    folder: Path,
+    *,
+    backends: int = 2,
+    listen: Mapping[str, object] | None = None,
+    module: str = "proxy",
+    **settings: object,
+) -> Sequence[str | Path]:
+    """Return the command of a gateway with all features on.
+
+    Args:
+        folder: Where its config is written.
+        backends: Of both pools together.
+        listen: What else it is told of listening.
+        module: What is run with the config.
+        settings: What else is in the config.
+    """
+    urls = [f"http://127.0.0.1:{port}" for port in range(MOCK, MOCK + backends)]
+    half = backends // 2
     pools = [
-        {"name": name, "model": "m", "speculation": kind, "backends": [f"http://127.0.0.1:{port}"]}
-        for name, kind, port in (("spec", "ngram", MOCK), ("plain", "none", MOCK + 1))
+        {"name": name, "model": "m", "speculation": kind, "backends": part, "max_in_flight": MOST}
+        for name, kind, part in (("spec", "ngram", urls[:half]), ("plain", "none", urls[half:]))
     ]
     config = {
-        "listen": {"port": PORT},
+        "listen": {"port": PORT, "connections_per_client": MOST, **(listen or {})},
         "auth": {"keys": [{"name": "benchmark", "sha256": digest(KEY)}]},
         "policy": "adaptive",
         "pools": pools,
+        **settings,
     }
     file = folder / "turnout.json"
     file.write_text(json.dumps(config))
-    return [sys.executable, "-m", "proxy", "--config", file]
+    return [sys.executable, "-m", module, "--config", file]
+
+
+def _turnout(folder: Path) -> Sequence[str | Path]:
+    return gateway_command(folder)
+
+
+def _bare(folder: Path) -> Sequence[str | Path]:
+    return gateway_command(folder, module="benchmarks.bare")
 
 
 def _nginx(folder: Path) -> Sequence[str | Path]:
@@ -187,6 +221,7 @@ CONTESTANTS = (
         version=partial(_installed, "litellm", "litellm"),
         phases=("c1", "c64", "paced64"),
     ),
+    Contestant(name="turnout, bare", command=_bare),
     Contestant(name="turnout", command=_turnout),
 )
 
@@ -232,12 +267,12 @@ def install(contestant: Contestant) -> None:
 
 
 @contextmanager
-def started(command: Sequence[str | Path], *, core: int, log: Path) -> Iterator[int]:
-    """Run a command on one core until the block ends; gives its process id."""
+def started(command: Sequence[str | Path], *, cores: str, log: Path) -> Iterator[int]:
+    """Run a command on these cores until the block ends; gives its process id."""
     with (
         log.open("ab") as out,
         subprocess.Popen(
-            ["taskset", "-c", str(core), *command],
+            ["taskset", "-c", cores, *command],
             stdout=out,
             stderr=out,
             start_new_session=True,
@@ -275,9 +310,10 @@ def await_answer(port: int, log: Path, *, within_s: float = 90.0) -> None:
     raise Unfit(f"no answer in {within_s:g} s: {told}; {log.read_text()[-300:]}")
 
 
-def body(*, stream: bool) -> dict[str, Any]:
+def body(*, stream: bool, prompt_chars: int = 0) -> dict[str, Any]:
     """Return the request that is sent."""
-    messages = [{"role": "user", "content": TEXT}]
+    text = TEXT * (1 + prompt_chars // len(TEXT)) if prompt_chars else TEXT
+    messages = [{"role": "user", "content": text}]
     asked = {"model": "m", "messages": messages, "temperature": 0.2, "max_tokens": CHUNKS}
     return {**asked, "stream": True} if stream else asked
 
@@ -306,10 +342,20 @@ def memory_mib(root: int) -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 
 
-def loaded(wire: Path, port: int, phase: Phase, seconds: float) -> dict[str, Any]:
-    """Apply a load and return what the wire says of it."""
-    command = ["taskset", "-c", "1", wire, "load", port, phase.connections, seconds, KEY]
-    sent = json.dumps(body(stream=phase.stream), separators=(",", ":"))
+def loaded(
+    wire: Path, port: int, connections: int, seconds: float, sent: str, *, cores: str = THEIRS
+) -> dict[str, Any]:
+    """Apply a load and return what the wire says of it.
+
+    Args:
+        wire: The load generator.
+        port: Where to.
+        connections: Requests under way at a time.
+        seconds: For how long.
+        sent: Bodies of requests, one a line, which are sent in turn.
+        cores: Where it runs.
+    """
+    command = ["taskset", "-c", cores, wire, "load", port, connections, seconds, KEY]
     ran = subprocess.run(
         [str(part) for part in command], input=sent, capture_output=True, text=True, check=False
     )
@@ -329,18 +375,20 @@ def measured(
     with ExitStack() as stack:
         mock: list[str | Path] = [wire, "mock", str(MOCK), "2", str(CHUNKS), str(phase.gap_us)]
         log = folder / "log"
-        stack.enter_context(started(mock, core=1, log=folder / "mock.log"))
+        stack.enter_context(started(mock, cores=THEIRS, log=folder / "mock.log"))
         await_answer(MOCK, log)
         root, port = 0, MOCK
         if contestant is not None:
             command = contestant.command(folder)
-            root = stack.enter_context(started(command, core=0, log=log))
+            root = stack.enter_context(started(command, cores=GATEWAYS, log=log))
             port = PORT
             await_answer(port, log)
-        warm = loaded(wire, port, phase, min(2.0, seconds))
+        asked = body(stream=phase.stream, prompt_chars=phase.prompt_chars)
+        sent = json.dumps(asked, separators=(",", ":"))
+        warm = loaded(wire, port, phase.connections, min(2.0, seconds), sent)
         idle_mib = memory_mib(root) if root else 0.0
         began = cpu_s(root) if root else 0.0
-        told = loaded(wire, port, phase, seconds)
+        told = loaded(wire, port, phase.connections, seconds, sent)
         told["cpu_s"] = cpu_s(root) - began if root else 0.0
         told["memory_mib"] = memory_mib(root) if root else 0.0
         told["idle_mib"] = idle_mib
@@ -428,6 +476,12 @@ FIGURES = (
     ),
     Figure("added TTFT p50 us, 512 paced", "paced512", lambda r: r["first_us"]["p50"], added=True),
     Figure("chunks/s, 64 unpaced streams", "unpaced", lambda r: r["events"] / r["seconds"]),
+    Figure(
+        "added TTFT p50 us, a prompt of 256 KiB",
+        "long1",
+        lambda r: r["first_us"]["p50"],
+        added=True,
+    ),
     Figure("memory MiB, 64 at a time", "c64", lambda r: r["memory_mib"]),
     Figure("memory MiB, 512 streams", "paced512", lambda r: r["memory_mib"]),
 )
