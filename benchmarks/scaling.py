@@ -186,9 +186,8 @@ def table(name: str, found: Mapping[Load, Sequence[Cost]]) -> list[str]:
             continue
         us, rate, kib = (median(each) for each in zip(*costs, strict=True))
         first = first or us
-        lines.append(
-            f"| {load.amount:,} | {us:.1f} | {us / first:.2f} | {rate:,.0f} | {kib:,.0f} |"
-        )
+        held = f" {kib:,.0f} |" if memory else ""
+        lines.append(f"| {load.amount:,} | {us:.1f} | {us / first:.2f} | {rate:,.0f} |{held}")
     return lines
 
 

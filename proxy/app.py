@@ -35,7 +35,7 @@ from proxy.pipeline import Pipeline
 from proxy.probes import Prober
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
 from proxy.reporting import RequestLog, to_stderr
-from proxy.shared import Board, SharedSwitches, arrival_rate, responses
+from proxy.shared import Board, SharedPrefixes, SharedSwitches, arrival_rate, responses
 from proxy.surface import build_api, error_answer
 from proxy.team import Team
 from proxy.totals import SpecTotals
@@ -153,7 +153,7 @@ def create_app(
         thresholds=settings.thresholds.thresholds(),
         adaptive=settings.adaptive.knobs(),
         shadow=settings.shadow,
-        **_in_common(team),
+        **_in_common(team, fleet),
     )
     lifecycle = Lifecycle()
     room = WaitingRoom(settings.queue, team)
@@ -345,14 +345,15 @@ def create_app(
     return gateway
 
 
-def _in_common(team: Team) -> dict[str, Any]:
-    """Return what routers of several workers have in common, as arguments."""
+def _in_common(team: Team, fleet: Fleet) -> dict[str, Any]:
+    """Return what routers of several workers have in common, as arguments of theirs."""
     if team.alone:
         return {}
     return {
         "learner": TeamLearner(Board(team)),
         "marks": SharedSwitches(team),
         "arrivals": partial(arrival_rate, team),
+        "prefixes": SharedPrefixes(team, lambda: fleet.members),
     }
 
 

@@ -7,10 +7,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from hashlib import blake2b
 from math import exp
+from zlib import crc32
 
 from proxy.ledger import Cell, Ledger, Name
 from proxy.stored import MAX_IDS, StoredResponses
 from proxy.team import BACKEND, CIRCUIT, CLIENTS, CONNECTIONS, LEARNT, POOL, TRIAL, Team
+from routing.affinity import LEAST_SHARED, PrefixKeys, PrefixMap
 from routing.breaker import BreakerKnobs, Circuit, CircuitState
 from routing.limits import RateLimit
 from routing.pools import Backend, Pool
@@ -179,6 +181,52 @@ class Ring:
 def number_of(text: str) -> float:
     """Return a number that stands for `text`: 53 bits of a hash, which a float holds exactly."""
     return float(int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 11)
+
+
+class SharedPrefixes(PrefixMap):
+    """What each backend was sent by any worker.
+
+    Of a prompt the others are told its first prefix and its last, which is what the next prompt of
+    its kind and the next turn of its conversation share with it. Keys are the same in all workers:
+    they were forked from one process.
+
+    Args:
+        team: The workers.
+        names: Every backend's name.
+    """
+
+    def __init__(self, team: Team, names: Callable[[], Iterable[str]]) -> None:
+        super().__init__()
+        self._ring = Ring(team, "prefixes", TOLD_PREFIXES)
+        self._names = names
+        self._known: dict[int, str] = {}
+
+    def __bool__(self) -> bool:
+        return True
+
+    def note(self, backend: str, keys: PrefixKeys) -> None:
+        """Remember that a prompt with these prefixes was sent to `backend`, and tell."""
+        super().note(backend, keys)
+        number = crc32(backend.encode()) << 20
+        told = {keys[0], keys[-1]} if keys else ()
+        for key, tokens in told:
+            if tokens >= LEAST_SHARED:
+                self._ring.note(float(key), float(number + min(tokens, _TOKENS)))
+
+    def cached(self, keys: PrefixKeys) -> dict[str, int]:
+        """Return the tokens of the longest prefix that each backend was sent, by backend name."""
+        for key, told in self._ring.unread():
+            number, tokens = divmod(int(told), _TOKENS + 1)
+            if number not in self._known:
+                self._known = {crc32(name.encode()): name for name in self._names()}
+            if (backend := self._known.get(number)) is not None:
+                super().note(backend, [(int(key), tokens)])
+        return super().cached(keys)
+
+
+TOLD_PREFIXES = 2**12
+"""Prefixes that a worker tells of before it writes over the first: 2,000 requests."""
+_TOKENS = 2**20 - 1
 
 
 class SharedResponses(StoredResponses):

@@ -20,6 +20,7 @@ PREFIXES = 8
 """Prefixes of a conversation that are told apart: its first message, where a system prompt stands,
 and its last ones, of which the next turn repeats one."""
 _PROMPT_PREFIXES = (1024, 4096)  # characters of a prompt without messages
+_KEY_BITS = 2**53 - 1  # as many as a float holds: workers tell each other of keys in floats
 _CHARS_PER_TOKEN = 4  # of English, in today's vocabularies
 
 
@@ -97,7 +98,7 @@ def read_prompt(prompt: object) -> tuple[Conversation, int]:
     """
     if isinstance(prompt, str):
         keys = tuple(
-            (hash(prompt[:chars]), chars // _CHARS_PER_TOKEN)
+            (hash(prompt[:chars]) & _KEY_BITS, chars // _CHARS_PER_TOKEN)
             for chars in _PROMPT_PREFIXES
             if len(prompt) > chars
         )
@@ -120,7 +121,7 @@ def _prefix_keys(system: object, listed: list[Any]) -> tuple[tuple[int, int], ..
             content, role = message.get("content") or message.get("output"), message.get("role")
             chars += _length(content)
             key = hash((key, role if isinstance(role, str) else "", chars, _text(content)))
-            keys.append((key, chars // _CHARS_PER_TOKEN))
+            keys.append((key & _KEY_BITS, chars // _CHARS_PER_TOKEN))
     return tuple(keys) if len(keys) <= PREFIXES else (keys[0], *keys[1 - PREFIXES :])
 
 

@@ -40,6 +40,7 @@ class Router:
         shadow: Name of a policy that decides too, for the record, and does not act.
         marks: Which load marks are passed, where several routers have them in common.
         arrivals: Makes the rate of a model's requests, likewise.
+        prefixes: What each backend was sent, likewise.
 
     Attributes:
         learner: What is known by now.
@@ -58,12 +59,13 @@ class Router:
         shadow: str | None = None,
         marks: MutableMapping[tuple[str, str], Switch] | None = None,
         arrivals: Callable[[str], ArrivalRate] = lambda _: ArrivalRate(),
+        prefixes: PrefixMap | None = None,
     ) -> None:
         self.learner = learner or Learner()
         self.rules = Rules(
             thresholds or Thresholds(), self.learner.acceptance, marks=marks, arrivals=arrivals
         )
-        self.prefixes = PrefixMap()
+        self.prefixes = prefixes or PrefixMap()
         self.policy = self._made(policy, adaptive)
         self._shadow = self._made(shadow, adaptive) if shadow else None
 

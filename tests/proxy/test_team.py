@@ -15,6 +15,7 @@ from proxy.shared import (
     Clients,
     Elsewhere,
     SharedCircuit,
+    SharedPrefixes,
     SharedRate,
     SharedResponses,
     SharedSwitches,
@@ -357,6 +358,23 @@ def test_a_response_is_found_by_the_worker_that_did_not_pass_it_on(
     assert one.owner("resp_2") == "a:1"
     assert one.owner("resp_1") == "b:2"
     assert one.owner("resp_3") is None
+
+
+def test_a_conversation_is_followed_by_the_worker_that_did_not_begin_it(
+    teams: tuple[Team, Team],
+) -> None:
+    one, other = (SharedPrefixes(team, lambda: ("a:1", "b:2")) for team in teams)
+    turn = [(2**53 - 1, 500), (7, 600), (8, 900)]
+    one.note("b:2", turn)
+    one.note("gone:3", turn)
+    one.note("a:1", [(9, 3)])
+    one.note("a:1", [])
+
+    assert other.cached([*turn, (10, 1200)]) == {"b:2": 900}
+    assert other.cached(turn[:1]) == {"b:2": 500}
+    assert other.cached(turn[1:2]) == {}
+    assert one.cached(turn) == {"b:2": 900, "gone:3": 900}
+    assert SharedPrefixes(teams[0], tuple)
 
 
 # --- orders and messages --------------------------------------------------------------------
