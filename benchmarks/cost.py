@@ -34,7 +34,7 @@ from proxy.keys import digest
 HERE = Path(__file__).parent
 BUILT = HERE.parent / "reports" / "cost"
 """Where the wire, the peers' environments and raw results lie; ignored by git."""
-KEY = "turnout-benchmark"
+KEY = "sk-turnout-benchmark-49f2c1d07ab35e86"
 PORT, MOCK = 18080, 19000
 CHUNKS, GAP_US = 64, 20_000
 MOST = 100_000
@@ -145,7 +145,8 @@ def _nginx(folder: Path) -> Sequence[str | Path]:
         f"""daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+  access_log off; client_body_buffer_size 1m;
+  client_body_temp_path {folder}; proxy_temp_path {folder};
   upstream mock {{ server 127.0.0.1:{MOCK}; server 127.0.0.1:{MOCK + 1}; keepalive 1024; }}
   server {{
     listen 127.0.0.1:{PORT}; keepalive_requests 100000000;
@@ -179,7 +180,8 @@ def _litellm(folder: Path) -> Sequence[str | Path]:
         for url in _urls()
     ]
     file = folder / "litellm.json"
-    file.write_text(json.dumps({"model_list": models}))
+    settings = {"model_list": models, "general_settings": {"master_key": KEY}}
+    file.write_text(json.dumps(settings))
     return [_bin("litellm") / "litellm", "--config", file, "--port", str(PORT)]
 
 
@@ -343,7 +345,14 @@ def memory_mib(root: int) -> float:
 
 
 def loaded(
-    wire: Path, port: int, connections: int, seconds: float, sent: str, *, cores: str = THEIRS
+    wire: Path,
+    port: int,
+    connections: int,
+    seconds: float,
+    *,
+    sent: str,
+    spread_s: float = 0.0,
+    cores: str = THEIRS,
 ) -> dict[str, Any]:
     """Apply a load and return what the wire says of it.
 
@@ -353,9 +362,10 @@ def loaded(
         connections: Requests under way at a time.
         seconds: For how long.
         sent: Bodies of requests, one a line, which are sent in turn.
+        spread_s: Over which they begin, s, so that streams do not keep step.
         cores: Where it runs.
     """
-    command = ["taskset", "-c", cores, wire, "load", port, connections, seconds, KEY]
+    command = ["taskset", "-c", cores, wire, "load", port, connections, seconds, KEY, spread_s]
     ran = subprocess.run(
         [str(part) for part in command], input=sent, capture_output=True, text=True, check=False
     )
@@ -385,10 +395,12 @@ def measured(
             await_answer(port, log)
         asked = body(stream=phase.stream, prompt_chars=phase.prompt_chars)
         sent = json.dumps(asked, separators=(",", ":"))
-        warm = loaded(wire, port, phase.connections, min(2.0, seconds), sent)
+        spread_s = CHUNKS * phase.gap_us / 1e6
+        load = partial(loaded, wire, port, phase.connections, sent=sent, spread_s=spread_s)
+        warm = load(min(2.0, seconds))
         idle_mib = memory_mib(root) if root else 0.0
         began = cpu_s(root) if root else 0.0
-        told = loaded(wire, port, phase.connections, seconds, sent)
+        told = load(seconds)
         told["cpu_s"] = cpu_s(root) - began if root else 0.0
         told["memory_mib"] = memory_mib(root) if root else 0.0
         told["idle_mib"] = idle_mib

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -141,9 +142,13 @@ def measured(wire: Path, load: Load, seconds: float) -> Cost:
         await_answer(PORT, log)
         sent = "\n".join(json.dumps(each, separators=(",", ":")) for each in load.bodies)
         idle_mib = memory_mib(root)
-        loaded(wire, PORT, load.connections, min(2.0, seconds), sent, cores=cores)
+        spread_s = min(1.0, seconds / 3) if load.gap_us else 0.0
+        asking = partial(
+            loaded, wire, PORT, load.connections, sent=sent, spread_s=spread_s, cores=cores
+        )
+        asking(min(2.0, seconds))
         began = cpu_s(root)
-        told = loaded(wire, PORT, load.connections, seconds, sent, cores=cores)
+        told = asking(seconds)
         spent = cpu_s(root) - began
         if told["failures"]:
             raise Unfit(f"{told['failures']} requests failed: {log.read_text()[-300:]}")

@@ -1,7 +1,8 @@
 /* Both ends of the wire for benchmarks/cost.py, one thread and one epoll each.
  *
  *   wire mock PORT PORTS CHUNKS GAP_US       a vLLM that answers at once, or CHUNKS events GAP_US apart
- *   wire load PORT CONNECTIONS SECONDS KEY < BODY   requests, one after the other on each connection
+ *   wire load PORT CONNECTIONS SECONDS KEY SPREAD_S < BODIES   requests, one after the other on each
+ *                                            connection; these are opened one by one within SPREAD_S
  *
  * The load prints a line of JSON: requests, chunks, failures, and latencies in microseconds (until
  * the whole answer, and until the first event of a stream). Any answer but 200 is a failure.
@@ -281,15 +282,16 @@ static double rank(double *from, double share) {
     return kept ? from[(long)(share * (kept - 1))] : 0;
 }
 
-static void load(int connections, double seconds) {
+static void load(int connections, double seconds, double spread_s) {
     struct epoll_event events[EVENTS];
     long room = 1 << 24;
     whole_us = malloc(room * sizeof *whole_us);
     first_us = malloc(room * sizeof *first_us);
-    for (int n = 0; n < connections; n++) dial();
     double began = now_us(), until = began + seconds * 1e6, now = began;
-    while (now < until) {
-        int count = epoll_wait(poller, events, EVENTS, 10);
+    for (int dialled = 0; now < until;) {
+        for (; dialled < connections && now >= began + spread_s * 1e6 * dialled / connections; dialled++)
+            dial();
+        int count = epoll_wait(poller, events, EVENTS, dialled < connections ? 1 : 10);
         for (int n = 0; n < count; n++) {
             struct peer *peer = peers[events[n].data.fd];
             if (!peer) continue;
@@ -318,8 +320,9 @@ static void load(int connections, double seconds) {
 }
 
 int main(int count, char **given) {
-    if (count != 6) {
-        fprintf(stderr, "usage: wire mock PORT PORTS CHUNKS GAP_US | wire load PORT CONNECTIONS SECONDS KEY\n");
+    if (count < 6 || count != 6 + !strcmp(given[1], "load")) {
+        fprintf(stderr, "usage: wire mock PORT PORTS CHUNKS GAP_US\n"
+                        "       wire load PORT CONNECTIONS SECONDS KEY SPREAD_S\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -342,6 +345,6 @@ int main(int count, char **given) {
         sizes[wanted++] = head + size;
     }
     if (!wanted) { fputs("no request on standard input\n", stderr); return 2; }
-    load(atoi(given[3]), atof(given[4]));
+    load(atoi(given[3]), atof(given[4]), atof(given[6]));
     return 0;
 }

@@ -1,7 +1,9 @@
-"""Taking connections from a socket that all workers listen on, so that each has its share.
+"""Taking connections: many at once, and each worker its share.
 
-The kernel wakes every worker for a connection; the first takes it, and under load that would be
-the same one again and again. One that has more connections than another lets the others go first.
+libuv takes one connection in a turn of its loop, so that at a busy gateway 200 new ones would wait
+for seconds; here a turn takes as many as there are. Where workers listen on one socket, the kernel
+wakes all of them for a connection and the first has it, which under load would be the same one
+again and again: one that has more connections than another lets the others go first.
 """
 
 import asyncio
@@ -15,6 +17,8 @@ log = logging.getLogger("turnout")
 
 YIELD_S = 0.002
 """How long a worker that is ahead leaves a connection to the others."""
+AT_ONCE = 64
+"""Connections taken in a turn, before what is there is served."""
 _PAUSE_S = 0.5
 """Before the next try where the system has no file left for a connection."""
 
@@ -26,7 +30,7 @@ class Acceptor:
         listening: The socket.
         make: Makes the protocol of a connection.
         tls: What connections are encrypted with; None where they are not.
-        ahead: Whether this worker has more connections than others.
+        ahead: Whether this worker has more connections than others; None where there are none.
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class Acceptor:
         make: Callable[[], asyncio.Protocol],
         *,
         tls: ssl.SSLContext | None,
-        ahead: Callable[[], bool],
+        ahead: Callable[[], bool] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
@@ -56,7 +60,7 @@ class Acceptor:
         self._timer = self._loop.call_later(pause_s, then)
 
     def _ready(self) -> None:
-        if self._ahead():
+        if self._ahead is not None and self._ahead():
             self._rest(YIELD_S, self._after_the_others)
         else:
             self._take()
@@ -66,28 +70,33 @@ class Acceptor:
         self._take()
 
     def _take(self) -> None:
-        try:
-            taken, _ = self._listening.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another worker was faster, or the client has gone
-        except OSError as error:
-            log.warning("no connection can be taken: %s", error)
-            self._rest(_PAUSE_S, self._wait)
-            return
-        taken.setblocking(False)
-        task = self._loop.create_task(self._connect(taken))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Take one connection, and further ones until others have fewer."""
+        for _ in range(AT_ONCE):
+            try:
+                taken, _ = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return  # there is none, or another worker was faster, or its client has gone
+            except OSError as error:
+                log.warning("no connection can be taken: %s", error)
+                self._rest(_PAUSE_S, self._wait)
+                return
+            taken.setblocking(False)
+            task = self._loop.create_task(self._connect(taken))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            if self._ahead is not None:
+                return
 
     async def _connect(self, taken: socket.socket) -> None:
         with suppress(OSError):  # of a handshake: it is the client's affair
             await self._loop.connect_accepted_socket(self._make, taken, ssl=self._tls)
 
     def close(self) -> None:
-        """Take no more."""
+        """Take no more, here; other workers go on."""
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listening)
+        self._listening.close()
 
     async def wait_closed(self) -> None:
         """Return: connections that were taken are not its own."""

@@ -1,7 +1,6 @@
 """The process: uvicorn around the app, with a drain before it stops."""
 
 import asyncio
-import gc
 import logging
 import logging.config
 import resource
@@ -56,8 +55,8 @@ class GatewayServer(uvicorn.Server):
         config: uvicorn's.
         gateway: What is served.
         admin: The server of the admin API and the socket it listens on; None where there is none.
-        shared: The socket that this worker has in common with others, and whether it has taken
-            more connections there than they have; None where it has its port alone.
+        listening: The socket that it takes connections from.
+        ahead: Whether it has taken more there than other workers; None where there are none.
         life: A file that ends with the process whose worker this is.
     """
 
@@ -67,13 +66,15 @@ class GatewayServer(uvicorn.Server):
         gateway: Gateway,
         *,
         admin: tuple[AdminServer, socket.socket] | None = None,
-        shared: tuple[socket.socket, Callable[[], bool]] | None = None,
+        listening: socket.socket,
+        ahead: Callable[[], bool] | None = None,
         life: int | None = None,
     ) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._admin = admin
-        self._shared = shared
+        self._listening = listening
+        self._ahead = ahead
         self._life = life
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked = asyncio.Event()
@@ -93,12 +94,8 @@ class GatewayServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
-        if self._shared is None:
-            await super().startup(sockets)
-            return
-        await super().startup(sockets=[])
-        listening, ahead = self._shared
-        listening.listen(self.config.backlog)
+        await super().startup(sockets=sockets or [])
+        self._listening.listen(self.config.backlog)
         protocol: Any = self.config.http_protocol_class
         made = partial(
             protocol,
@@ -106,7 +103,7 @@ class GatewayServer(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        acceptor: Any = Acceptor(listening, made, tls=self._gateway.tls, ahead=ahead)
+        acceptor: Any = Acceptor(self._listening, made, tls=self._gateway.tls, ahead=self._ahead)
         self.servers = [acceptor]
 
     async def main_loop(self) -> None:
@@ -153,18 +150,19 @@ def serve(settings: Settings, source: Source | None = None) -> int:
     _allow_sockets()
     prepare(settings)  # so that what is wrong with it is said first, and once
     admin = None if settings.admin is None else _bound(settings.admin, key="admin.port")
+    listening = _bound(settings.listen, key="listen.port")
+    host, port = listening.getsockname()[:2]
     workers = settings.listen.workers
+    scheme = "http" if settings.listen.tls is None else "https"
+    log.info("serving at %s://%s:%d, %d workers", scheme, host, port, workers)
     if workers == 1:
-        return _serve(settings, source, admin=admin)
+        return _serve(settings, source, admin=admin, listening=listening)
     try:
         commons = Commons(workers)
     except OSError as error:
         what = f"{workers} workers can't share memory here: {error}"
         problem = Problem(where="config", key="listen.workers", what=what, fix="set it to 1")
         raise ConfigError([problem]) from None
-    listening = _bound(settings.listen, key="listen.port")
-    host, port = listening.getsockname()[:2]
-    log.info("%d workers serve at %s:%d", workers, host, port)
 
     def work(team: Team, life: int) -> int:
         present = _present(settings, source) if team.replaces else settings
@@ -187,8 +185,8 @@ def _serve(
     source: Source | None,
     *,
     admin: socket.socket | None,
+    listening: socket.socket,
     team: Team | None = None,
-    listening: socket.socket | None = None,
     life: int | None = None,
 ) -> int:
     gateway = create_app(settings, source=source, team=team)
@@ -212,10 +210,14 @@ def _serve(
             lifespan="off",
         )
         admin_server = AdminServer(serving), admin
-    shared = None if listening is None else (listening, lambda: clients.ahead)
-    gc.freeze()
-    gc.set_threshold(COLLECTED_EVERY, 20, 50)
-    server = GatewayServer(config, gateway, admin=admin_server, shared=shared, life=life)
+    server = GatewayServer(
+        config,
+        gateway,
+        admin=admin_server,
+        listening=listening,
+        ahead=None if team is None else lambda: clients.ahead,
+        life=life,
+    )
     server.run()
     return 0
 
