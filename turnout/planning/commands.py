@@ -1,0 +1,174 @@
+"""`turnout plan memory|draft|translate|decide|pools`."""
+
+import argparse
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from routing.pools import Speculation
+from turnout.planning.catalogue import Gpu, Model, Precision, find_gpu, find_model, gpu_of
+from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, Deployment
+from turnout.planning.errors import PlanError
+from turnout.planning.memory import memory_view
+from turnout.planning.views import View, show
+
+_GPUS = re.compile(r"(?:(\d+)\s*x\s*)?(\w[\w-]*)?", re.IGNORECASE)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of `turnout plan` and their options to its parser."""
+    shown = argparse.ArgumentParser(add_help=False)
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    shown.add_argument("--html", type=Path, metavar="FILE", help="write a report with pictures")
+    commands = parser.add_subparsers(dest="plan_command", required=True, metavar="COMMAND")
+    memory = commands.add_parser(
+        "memory", parents=[shown, _hardware()], help="what fits beside the weights"
+    )
+    memory.add_argument("target", help="the model: a name of the catalogue, or a folder")
+    _add_drafting(memory)
+    memory.add_argument(
+        "--quant", action="store_true", help="show each precision of target and draft"
+    )
+
+
+def _hardware() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--gpus", default="1xH100", metavar="NxNAME", help="as 2xH100, or with --vram as 2"
+    )
+    parser.add_argument("--vram", type=float, metavar="GB", help="memory of a GPU not catalogued")
+    parser.add_argument("--tp", type=int, help="GPUs per server (default: all)")
+    parser.add_argument(
+        "--utilisation", type=float, default=DEFAULT_UTILISATION, metavar="SHARE",
+        help=f"vLLM's --gpu-memory-utilization (default: {DEFAULT_UTILISATION})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--context", type=int, metavar="TOKENS",
+        help=f"of a request, prompt and output (default: {DEFAULT_CONTEXT}, or the model's)",
+    )  # fmt: skip
+    parser.add_argument("--kv-fp8", action="store_true", help="the KV cache in FP8")
+    parser.add_argument("--precision", help="the target's: bf16, fp8, int8 or int4")
+    parser.add_argument("--draft-precision", help="the draft's (default: its checkpoint's)")
+    return parser
+
+
+def _add_drafting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--draft", metavar="MODEL", help="a draft model")
+    parser.add_argument("--method", help="how the server drafts, as ngram, eagle3 or mtp")
+    parser.add_argument("--k", type=int, default=5, help="draft tokens per step (default: 5)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out a parsed `turnout plan` command.
+
+    Returns:
+        0; 1 where the plan cannot work, or after bad input (printed).
+    """
+    if args.html is not None and not find_spec("matplotlib"):
+        print("--html needs an extra: pip install 'turnout[reports]'", file=sys.stderr)
+        return 1
+    try:
+        return show(_view(args), as_json=args.json, html=args.html)
+    except PlanError as error:
+        print(f"turnout plan: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"turnout plan: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+def _view(args: argparse.Namespace) -> View:
+    return memory_view(deployment_of(args), quantisation=args.quant)
+
+
+def deployment_of(args: argparse.Namespace) -> Deployment:
+    """Return the deployment that the arguments describe.
+
+    Raises:
+        PlanError: If a name is not known, or they contradict each other.
+    """
+    gpu, count = gpus_of(args.gpus, args.vram)
+    target = find_model(args.target)
+    draft = find_model(args.draft) if args.draft else None
+    method = speculation_of(args.method, draft)
+    return Deployment(
+        target=target,
+        precision=precision_of(args.precision, target),
+        gpu=gpu,
+        count=count,
+        tp=count if args.tp is None else args.tp,
+        speculation=method,
+        k=0 if method is Speculation.NONE else args.k,
+        draft=draft,
+        draft_precision=precision_of(args.draft_precision, draft),
+        utilisation=args.utilisation,
+        context=args.context or min(DEFAULT_CONTEXT, target.architecture.context),
+        kv_bytes=1 if args.kv_fp8 else 2,
+    )
+
+
+def gpus_of(text: str, vram_gb: float | None) -> tuple[Gpu, int]:
+    """Return the kind of GPU and how many, of `2xH100`, or of `2` where the memory is given.
+
+    Raises:
+        PlanError: If it is not of that form, or the GPU is not known.
+    """
+    only_count = text.isdecimal()
+    found = _GPUS.fullmatch(text.strip())
+    if not only_count and (found is None or not found[2]):
+        raise PlanError(
+            f"GPUs {text!r} are not of the form NxNAME; write 2xH100, or 2 with --vram"
+        )
+    count = int(text) if only_count else int((found and found[1]) or 1)
+    if count < 1:
+        raise PlanError(f"GPUs {text!r}: at least 1 is needed")
+    if vram_gb is not None:
+        if vram_gb <= 0.0:
+            raise PlanError(f"--vram {vram_gb:g} GB is no memory; write that of one GPU, as 80")
+        return gpu_of(vram_gb), count
+    if only_count:
+        raise PlanError(f"GPUs {text!r}: of what kind? write {count}xH100, or add --vram GB")
+    return find_gpu(found[2] if found else ""), count
+
+
+def precision_of(text: str | None, model: Model | None) -> Precision:
+    """Return the precision of that name; the checkpoint's own where none is given.
+
+    Raises:
+        PlanError: If there is no such precision, or the checkpoint is stored in fewer bits.
+    """
+    if text is None:
+        return model.precision if model else Precision.BF16
+    try:
+        wanted = Precision(text.lower())
+    except ValueError:
+        near = {"bfloat16": "bf16", "fp16": "bf16", "16": "bf16", "8": "int8", "4": "int4"}
+        meant = near.get(text.lower().removesuffix("bit").removesuffix("-"), "int8")
+        raise PlanError(
+            f"precision {text!r} is not one of {', '.join(Precision)}; nearest: {meant}"
+        ) from None
+    if model is not None and wanted.rule_bytes > model.precision.rule_bytes:
+        raise PlanError(
+            f"precision {wanted}: the checkpoint of {model.short} is in {model.precision}; "
+            f"nearest: {model.precision}"
+        )
+    return wanted
+
+
+def speculation_of(text: str | None, draft: Model | None) -> Speculation:
+    """Return the method of that name; what a draft model implies where none is given.
+
+    Raises:
+        PlanError: If there is no such method.
+    """
+    if text is None:
+        return Speculation.DRAFT_MODEL if draft else Speculation.NONE
+    name = text.lower().replace("-", "_")
+    near = {"n_gram": "ngram", "eagle": "eagle3", "draft": "draft_model", "plain": "none"}
+    try:
+        return Speculation(name)
+    except ValueError:
+        raise PlanError(
+            f"method {text!r} is not one of {', '.join(Speculation)}; "
+            f"nearest: {near.get(name, 'ngram')}"
+        ) from None
