@@ -3,15 +3,16 @@
 from dataclasses import replace
 
 from routing.pools import Speculation
-from turnout.planning.catalogue import Precision, find_gpu, find_model
+from turnout.planning.catalogue import Gpu, Precision, find_gpu, find_model
 from turnout.planning.deployment import Deployment
 
 LLAMA_70B, LLAMA_8B = find_model("Llama-3.1-70B"), find_model("Llama-3.1-8B")
 
 
-def servers(gpu: str = "H100", count: int = 2, **changes: object) -> Deployment:
+def servers(gpu: str | Gpu = "H100", count: int = 2, **changes: object) -> Deployment:
     """Return 70B alone on `count` GPUs, with `changes`."""
-    plain = Deployment(target=LLAMA_70B, gpu=find_gpu(gpu), count=count, tp=count)
+    kind = find_gpu(gpu) if isinstance(gpu, str) else gpu
+    plain = Deployment(target=LLAMA_70B, gpu=kind, count=count, tp=count)
     return replace(plain, **changes)  # type: ignore[arg-type]  # fields by name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_gpu, find_model, gpu_of
 from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, Deployment
+from turnout.planning.drafts import candidates, draft_view, refuse_self
 from turnout.planning.errors import PlanError
 from turnout.planning.memory import memory_view
 from turnout.planning.views import View, show
@@ -29,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_drafting(memory)
     memory.add_argument(
         "--quant", action="store_true", help="show each precision of target and draft"
+    )
+    draft = commands.add_parser(
+        "draft", parents=[shown, _hardware()], help="which draft, or which method without one"
+    )
+    draft.add_argument("target", help="the model: a name of the catalogue, or a folder")
+    draft.add_argument(
+        "drafts", nargs="*", metavar="DRAFT", help="drafts to judge (default: the catalogue's)"
     )
 
 
@@ -78,7 +86,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _view(args: argparse.Namespace) -> View:
-    return memory_view(deployment_of(args), quantisation=args.quant)
+    if args.plan_command == "memory":
+        return memory_view(deployment_of(args), quantisation=args.quant)
+    deployment = deployment_of(args)
+    drafts = [find_model(text) for text in args.drafts]
+    refuse_self(deployment.target, drafts)
+    return draft_view(deployment, drafts or candidates(deployment.target))
 
 
 def deployment_of(args: argparse.Namespace) -> Deployment:
@@ -89,8 +102,9 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
     """
     gpu, count = gpus_of(args.gpus, args.vram)
     target = find_model(args.target)
-    draft = find_model(args.draft) if args.draft else None
-    method = speculation_of(args.method, draft)
+    named: str | None = getattr(args, "draft", None)
+    draft = find_model(named) if named else None
+    method = speculation_of(getattr(args, "method", None), draft)
     return Deployment(
         target=target,
         precision=precision_of(args.precision, target),
