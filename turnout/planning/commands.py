@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, De
 from turnout.planning.drafts import candidates, draft_view, refuse_self
 from turnout.planning.errors import PlanError
 from turnout.planning.memory import memory_view
+from turnout.planning.translating import metrics_view, translation_view
 from turnout.planning.views import View, show
 
 _GPUS = re.compile(r"(?:(\d+)\s*x\s*)?(\w[\w-]*)?", re.IGNORECASE)
@@ -38,6 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     draft.add_argument(
         "drafts", nargs="*", metavar="DRAFT", help="drafts to judge (default: the catalogue's)"
     )
+    translate = commands.add_parser(
+        "translate", parents=[shown], help="a vLLM command line of 2023 or 2024 in today's words"
+    )
+    translate.add_argument(
+        "--gpus", default="H100", metavar="[Nx]NAME", help="as 2xH100 (default: H100, as many as "
+        "the line's tensor parallelism takes)",
+    )  # fmt: skip
+    translate.add_argument("--vram", type=float, metavar="GB", help="of a GPU not catalogued")
+    translate.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="a series instead of a line"
+    )
+    translate.add_argument("line", nargs=argparse.REMAINDER, metavar="-- COMMAND LINE")
 
 
 def _hardware() -> argparse.ArgumentParser:
@@ -88,10 +102,24 @@ def run(args: argparse.Namespace) -> int:
 def _view(args: argparse.Namespace) -> View:
     if args.plan_command == "memory":
         return memory_view(deployment_of(args), quantisation=args.quant)
+    if args.plan_command == "translate":
+        return _translated(args)
     deployment = deployment_of(args)
     drafts = [find_model(text) for text in args.drafts]
     refuse_self(deployment.target, drafts)
     return draft_view(deployment, drafts or candidates(deployment.target))
+
+
+def _translated(args: argparse.Namespace) -> View:
+    words = args.line[1:] if args.line[:1] == ["--"] else args.line
+    if args.metric:
+        return metrics_view(args.metric)
+    if len(words) == 1:
+        words = shlex.split(words[0])
+    if not words:
+        raise PlanError("there is no line; write -- vllm serve MODEL ..., or --metric NAME")
+    gpu, count = gpus_of(args.gpus, args.vram)
+    return translation_view(words, gpu, count if re.match(r"\d", args.gpus) else None)
 
 
 def deployment_of(args: argparse.Namespace) -> Deployment:

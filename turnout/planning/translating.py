@@ -1,0 +1,579 @@
+"""`turnout plan translate`: a vLLM command line, or a metric, of 2023 or 2024 in today's words.
+
+Read from vLLM 0.32 and 0.33: `config/speculative.py`, `engine/arg_utils.py` and the options that
+its own parser has (`vllm_flags.txt`).
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from routing.pools import Speculation
+from turnout.planning.catalogue import Gpu, Model, Precision, find_model
+from turnout.planning.deployment import (
+    DEFAULT_CONTEXT,
+    DEFAULT_UTILISATION,
+    Deployment,
+    eight_bits,
+    fits,
+)
+from turnout.planning.errors import PlanError
+from turnout.planning.memory import bars, described, memory_view
+from turnout.planning.views import View
+
+NO_EQUIVALENT = "no equivalent"
+LARGEST_BATCH = 99_999
+METRIC_FLAGS = ("--per-request-spec-decode-metrics summary", "--enable-per-request-metrics")
+"""What makes a speculating server tell each answer's acceptance."""
+_FLAGS = Path(__file__).with_name("vllm_flags.txt")
+_SHORT = MappingProxyType(
+    {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-q": "--quantization"}
+)
+_BARE_THEN = frozenset(
+    {
+        "--disable-log-requests", "--disable-logprobs-during-spec-decoding", "--engine-use-ray",
+        "--speculative-disable-mqa-scorer", "--use-v2-block-manager", "--worker-use-ray",
+        "--disable-async-output-proc", "--multi-step-stream-outputs",
+    }
+)  # fmt: skip
+"""Options of then that took no value, and are gone."""
+QUANTISATIONS = frozenset(
+    {
+        "awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fp8", "modelopt",
+        "torchao", "quark", "mxfp4", "experts_int8", "fp8_per_tensor", "fp8_per_channel",
+        "int8_per_channel_weight_only",
+    }
+)  # fmt: skip
+"""Of today's `--quantization`, those that a line of then or a plan may name."""
+_ONLINE: Mapping[Precision, str] = MappingProxyType(
+    {Precision.FP8: "fp8_per_tensor", Precision.INT8: "int8_per_channel_weight_only"}
+)
+
+
+def online(precision: Precision) -> str:
+    """Return the `--quantization` by which vLLM quantises to 8 bits while it loads."""
+    return _ONLINE[precision]
+
+
+class Change(NamedTuple):
+    """What became of an option."""
+
+    was: str
+    now: str
+    why: str
+
+
+@dataclass(slots=True)
+class _Line:
+    """A line under translation: what it was made of, and what it becomes."""
+
+    options: Mapping[str, str | None]
+    gpu: Gpu
+    kept: list[str] = field(default_factory=list)
+    drafting: dict[str, Any] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+
+    def value(self, name: str) -> str:
+        """Return the value of an option.
+
+        Raises:
+            PlanError: If it has none.
+        """
+        found = self.options.get(name)
+        if found is None:
+            raise PlanError(f"{name} has no value; write {name} VALUE")
+        return found
+
+    def number(self, name: str) -> int:
+        """Return the value of an option that is a count, or raise a `PlanError`."""
+        text = self.value(name)
+        if not text.isdecimal():
+            raise PlanError(f"{name} {text!r} is not a whole number")
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translation:
+    """A command line of today.
+
+    Attributes:
+        command: Its words.
+        changes: What became of each option, and what was added.
+        drafting: Content of `--speculative-config`; empty without speculation.
+        options: The options of then.
+        model: The model that it serves.
+    """
+
+    command: Sequence[str]
+    changes: Sequence[Change]
+    drafting: Mapping[str, Any]
+    options: Mapping[str, str | None]
+    model: str
+
+    @property
+    def text(self) -> str:
+        """The command line, quoted for a shell."""
+        return shlex.join(self.command)
+
+
+def translate(words: Sequence[str], gpu: Gpu) -> Translation:
+    """Return a command line in today's words.
+
+    Args:
+        words: It, as a shell splits it.
+        gpu: What it runs on, which decides between FP8 and INT8.
+
+    Raises:
+        PlanError: If it starts no vLLM server, or an option contradicts another.
+    """
+    environment, model, options = _split(words)
+    line = _Line(options, gpu)
+    for name in options:
+        rule = _RULES.get(name, _other)
+        rule(line, name)
+    command = [*environment, "vllm", "serve", model, *line.kept]
+    if line.drafting:
+        _finish_drafting(line)
+        command += ["--speculative-config", json.dumps(line.drafting, separators=(",", ":"))]
+        flags = [name for name in METRIC_FLAGS if name.split()[0] not in options]
+        command += [word for flag in flags for word in flag.split()]
+        if flags:
+            why = "each answer tells its acceptance: what the gateway learns from"
+            line.changes.append(Change("", " ".join(flags), why))
+    return Translation(
+        command=command,
+        changes=line.changes,
+        drafting=line.drafting,
+        options=options,
+        model=model,
+    )
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], str, dict[str, str | None]]:
+    """Return the variables set before a command, the model, and the options by name."""
+    rest = list(words)
+    environment = []
+    while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0], re.DOTALL):
+        environment.append(rest.pop(0))
+    text = " ".join(rest)
+    start = re.match(
+        r"(\S*/)?(python[\d.]*\s+-m\s+vllm\.entrypoints\.(openai\.)?api_server|vllm\s+serve)\b",
+        text,
+    )
+    if start is None:
+        raise PlanError(
+            f"{text[:40]!r} starts no vLLM server; write vllm serve MODEL ..., or "
+            "python -m vllm.entrypoints.openai.api_server --model MODEL ..."
+        )
+    rest = rest[len(start[0].split()) :]
+    options: dict[str, str | None] = {}
+    positional: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            positional.append(word)
+            continue
+        name, given, value = word.partition("=")
+        name = _SHORT.get(name, name.replace("_", "-"))
+        if given:
+            options[name] = value
+        else:
+            options[name] = rest.pop(0) if rest and _takes_value(name, rest[0]) else None
+    model = options.pop("--model", None) or (positional.pop(0) if positional else None)
+    if model is None:
+        raise PlanError("the line names no model; write vllm serve MODEL ...")
+    if positional:
+        raise PlanError(f"{positional[0]!r} is neither an option nor an option's value")
+    return environment, model, options
+
+
+def _takes_value(name: str, following: str) -> bool:
+    if name in _BARE_THEN:
+        return following.lower() in ("true", "false")
+    if name in today():
+        return today()[name]
+    return not following.startswith("--")
+
+
+@cache
+def today() -> Mapping[str, bool]:
+    """Return today's options of `vllm serve`, and whether each takes a value."""
+    lines = _FLAGS.read_text(encoding="utf-8").splitlines()
+    pairs = (line.split() for line in lines if not line.startswith("#"))
+    return {name: takes == "1" for name, takes in pairs}
+
+
+_Rule = Callable[[_Line, str], None]
+
+
+def _shown(line: _Line, name: str) -> str:
+    value = line.options.get(name)
+    return name if value is None else f"{name} {value}"
+
+
+def _other(line: _Line, name: str) -> None:
+    """Keep an option that there is today; refuse to guess at one that there is not."""
+    if name in today():
+        line.kept += [name] if line.options[name] is None else [name, str(line.options[name])]
+        return
+    near = get_close_matches(name, list(today()), n=1)
+    why = f"vLLM 0.32 has no such option; nearest: {near[0]}" if near else "no such option today"
+    line.changes.append(Change(_shown(line, name), NO_EQUIVALENT, why))
+
+
+def _dropped(why: str) -> _Rule:
+    def rule(line: _Line, name: str) -> None:
+        line.changes.append(Change(_shown(line, name), NO_EQUIVALENT, why))
+
+    return rule
+
+
+def _replaced(flags: Callable[[str], Sequence[str]], why: str) -> _Rule:
+    def rule(line: _Line, name: str) -> None:
+        now = flags(line.options.get(name) or "")
+        line.kept += now
+        line.changes.append(Change(_shown(line, name), shlex.join(now), why))
+
+    return rule
+
+
+def _into(key: str, why: str, *, number: bool = False) -> _Rule:
+    """Return a rule that moves a value into `--speculative-config`."""
+
+    def rule(line: _Line, name: str) -> None:
+        line.drafting[key] = line.number(name) if number else line.value(name)
+        now = json.dumps({key: line.drafting[key]})
+        line.changes.append(Change(_shown(line, name), now, why))
+
+    return rule
+
+
+def _speculative_model(line: _Line, name: str) -> None:
+    model = line.value(name)
+    was = _shown(line, name)
+    if model.strip("[]") == "ngram":
+        line.drafting["method"] = "ngram"
+        line.changes.append(Change(was, '{"method": "ngram"}', "the method is named, no model is"))
+        return
+    lowered = model.lower()
+    if "medusa" in lowered or "accelerator" in lowered or "mlp" in lowered:
+        why = "Medusa and MLP speculators are gone in 0.33; take an EAGLE-3 head or a draft model"
+        line.changes.append(Change(was, NO_EQUIVALENT, why))
+        return
+    method = "eagle3" if "eagle3" in lowered else "eagle" if "eagle" in lowered else "draft_model"
+    line.drafting |= {"method": method, "model": model}
+    now = json.dumps({"method": method, "model": model})
+    line.changes.append(Change(was, now, "all of speculation is one JSON value"))
+
+
+def _draft_tp(line: _Line, name: str) -> None:
+    wanted, target = line.number(name), line.options.get("--tensor-parallel-size") or "1"
+    why = "a draft follows the target's tensor parallelism"
+    if str(wanted) != target:
+        why += f" ({target}): vLLM's parser takes another, its worker refuses it"
+    line.changes.append(Change(_shown(line, name), "left out", why))
+
+
+def _draft_quantisation(line: _Line, name: str) -> None:
+    line.drafting["quantization"] = now = _quantisation_of(line.value(name), line.gpu)
+    why = "moves into the JSON"
+    if now != line.value(name):
+        why += f"; {line.value(name)} is gone, and {now} quantises while loading"
+    line.changes.append(Change(_shown(line, name), json.dumps({"quantization": now}), why))
+
+
+def _quantisation_of(name: str, gpu: Gpu) -> str:
+    if name in QUANTISATIONS:
+        return name
+    if name in ("bitsandbytes", "squeezellm", "aqlm", "deepspeedfp", "tpu_int8", "marlin", "gguf"):
+        return online(eight_bits(gpu))
+    near = get_close_matches(name, QUANTISATIONS, n=1, cutoff=0.4)
+    raise PlanError(
+        f"quantization {name!r} is not known; nearest: {near[0] if near else 'fp8_per_tensor'}"
+    )
+
+
+def _quantisation(line: _Line, name: str) -> None:
+    was = line.value(name)
+    now = _quantisation_of(was, line.gpu)
+    line.kept += ["--quantization", now]
+    if now != was:
+        why = (
+            f"{was} is gone; 8 bits are quantised while loading. For 4 bits serve an AWQ or GPTQ "
+            "checkpoint, without this option"
+        )
+        line.changes.append(Change(_shown(line, name), f"--quantization {now}", why))
+
+
+def _load_format(line: _Line, name: str) -> None:
+    if line.value(name) in ("bitsandbytes", "gguf"):
+        why = "gone with the quantisation of that name; the default reads safetensors"
+        line.changes.append(Change(_shown(line, name), NO_EQUIVALENT, why))
+    else:
+        _other(line, name)
+
+
+def _disable_by_batch(line: _Line, name: str) -> None:
+    size = line.number(name)
+    if size < 2:
+        raise PlanError(f"{name} {size} would never draft; leave speculation out, or write 2")
+    line.drafting["num_speculative_tokens_per_batch_size"] = size
+    why = (
+        "a schedule by requests in a step, of which 0 drafts is off; a draft model's first pass "
+        "still runs. The gateway's own marks move requests to a plain pool instead"
+    )
+    line.changes.append(Change(_shown(line, name), "num_speculative_tokens_per_batch_size", why))
+
+
+def _acceptance_method(line: _Line, name: str) -> None:
+    typical = line.value(name) == "typical_acceptance_sampler"
+    line.changes.append(
+        Change(
+            _shown(line, name),
+            NO_EQUIVALENT if typical else "left out",
+            _TYPICAL if typical else 'the default: {"rejection_sample_method": "standard"}',
+        )
+    )
+
+
+_TYPICAL = (
+    "typical acceptance is gone. Its nearest heir, from 0.33 on, changes the output as it did "
+    '({"rejection_sample_method": "fly"}), so it is never chosen for you'
+)
+_OF_THE_SCHEDULER = _dropped("part of an engine that is gone; the present scheduler needs no such")
+_RULES: Mapping[str, _Rule] = MappingProxyType(
+    {
+        "--speculative-model": _speculative_model,
+        "--num-speculative-tokens": _into(
+            "num_speculative_tokens", "moves into the JSON", number=True
+        ),
+        "--speculative-draft-tensor-parallel-size": _draft_tp,
+        "--speculative-model-quantization": _draft_quantisation,
+        "--speculative-max-model-len": _into(
+            "max_model_len", "taken, with doubtful effect (vLLM #52258)", number=True
+        ),
+        "--ngram-prompt-lookup-max": _into(
+            "prompt_lookup_max", "moves into the JSON", number=True
+        ),
+        "--ngram-prompt-lookup-min": _into(
+            "prompt_lookup_min", "moves into the JSON", number=True
+        ),
+        "--speculative-disable-by-batch-size": _disable_by_batch,
+        "--speculative-disable-mqa-scorer": _dropped("one scorer is left"),
+        "--spec-decoding-acceptance-method": _acceptance_method,
+        "--typical-acceptance-sampler-posterior-threshold": _dropped("gone with that sampler"),
+        "--typical-acceptance-sampler-posterior-alpha": _dropped("gone with that sampler"),
+        "--disable-logprobs-during-spec-decoding": _dropped("log probabilities come with drafts"),
+        "--quantization": _quantisation,
+        "--load-format": _load_format,
+        "--use-v2-block-manager": _dropped("the only block manager there is"),
+        "--disable-log-requests": _dropped("the default; --enable-log-requests turns it on"),
+        "--disable-async-output-proc": _OF_THE_SCHEDULER,
+        "--multi-step-stream-outputs": _OF_THE_SCHEDULER,
+        "--num-scheduler-steps": _OF_THE_SCHEDULER,
+        "--num-lookahead-slots": _OF_THE_SCHEDULER,
+        "--scheduler-delay-factor": _OF_THE_SCHEDULER,
+        "--preemption-mode": _dropped("preempted requests are always computed again"),
+        "--swap-space": _dropped("preempted requests are computed again, not swapped"),
+        "--max-context-len-to-capture": _dropped("CUDA graphs are captured by batch size"),
+        "--max-seq-len-to-capture": _dropped("CUDA graphs are captured by batch size"),
+        "--device": _dropped("the installed build decides"),
+        "--worker-use-ray": _replaced(
+            lambda _: ("--distributed-executor-backend", "ray"), "one option for every executor"
+        ),
+        "--engine-use-ray": _dropped("the engine has a process of its own"),
+        "--guided-decoding-backend": _replaced(
+            lambda value: ("--structured-outputs-config", json.dumps({"backend": value})),
+            "guided decoding is called structured outputs",
+        ),
+    }
+)
+
+
+def _finish_drafting(line: _Line) -> None:
+    """Put in what the JSON needs as a whole, or say why it cannot be."""
+    drafting = line.drafting
+    if "method" not in drafting:
+        raise PlanError(
+            f"options of speculation without a model to draft: {', '.join(drafting)}; "
+            "add --speculative-model MODEL, or [ngram]"
+        )
+    k = drafting.get("num_speculative_tokens")
+    if k is None:
+        raise PlanError("--num-speculative-tokens is missing; 4 suits a draft model, 5 n-gram")
+    if (size := drafting.get("num_speculative_tokens_per_batch_size")) is not None:
+        schedule = [[1, size - 1, k], [size, LARGEST_BATCH, 0]]
+        drafting["num_speculative_tokens_per_batch_size"] = schedule
+    if "--max-num-batched-tokens" in line.options and "--enable-lora" in line.options:
+        why = f"with LoRA, at least max_num_seqs x {k + 1}, or vLLM refuses to draft"
+        line.changes.append(Change(_shown(line, "--max-num-batched-tokens"), "kept", why))
+
+
+def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
+    """Return the deployment that a translated line makes, or why it is not known.
+
+    Raises:
+        PlanError: If vLLM would refuse it.
+    """
+    try:
+        target = find_model(found.model)
+        drafted = found.drafting.get("model")
+        head = found.drafting.get("method") in ("eagle", "eagle3")
+        draft = find_model(drafted) if drafted and not head else None
+    except PlanError as error:
+        return f"not budgeted: {error}"
+    tp = int(found.options.get("--tensor-parallel-size") or 1)
+    method = Speculation.EAGLE3 if head else Speculation(found.drafting.get("method", "none"))
+    longest = target.architecture.context
+    context = int(found.options.get("--max-model-len") or min(DEFAULT_CONTEXT, longest))
+    utilisation = found.options.get("--gpu-memory-utilization")
+    return Deployment(
+        target=target,
+        precision=_precision(target, _flag(found.command, "--quantization")),
+        gpu=gpu,
+        count=tp if count is None else count,
+        tp=tp,
+        speculation=method,
+        k=found.drafting.get("num_speculative_tokens", 0),
+        draft=draft,
+        draft_precision=_precision(draft, found.drafting.get("quantization")),
+        utilisation=float(utilisation or DEFAULT_UTILISATION),
+        context=min(context, longest),
+        kv_bytes=1 if "fp8" in str(found.options.get("--kv-cache-dtype")) else 2,
+    )
+
+
+def _flag(command: Sequence[str], name: str) -> str | None:
+    return command[command.index(name) + 1] if name in command else None
+
+
+def _precision(model: Model | None, quantisation: str | None) -> Precision:
+    stored = model.precision if model else Precision.BF16
+    if quantisation is None:
+        return stored
+    for word, precision in (("fp8", Precision.FP8), ("int8", Precision.INT8),
+                            ("awq", Precision.INT4), ("gptq", Precision.INT4)):  # fmt: skip
+        if word in quantisation:
+            return precision
+    return stored
+
+
+def translation_view(words: Sequence[str], gpu: Gpu, count: int | None) -> View:
+    """Return a line in today's words, option by option, and whether it can fit.
+
+    Raises:
+        PlanError: As `translate` and `budget` do.
+    """
+    found = translate(words, gpu)
+    deployment = budget(found, gpu, count)
+    changes = [
+        f"{change.was or '(added)'}\n    now: {change.now}\n    why: {change.why}"
+        for change in found.changes
+    ]
+    data: dict[str, Any] = {
+        "command": found.text,
+        "changes": [change._asdict() for change in found.changes],
+        "budget": None if isinstance(deployment, str) else described(deployment),
+    }
+    says = [*changes, f"\nToday's command line:\n\n  {found.text}\n"]
+    title = "A vLLM command line, today"
+    if isinstance(deployment, str):
+        return View(title=title, tables=(), says=[*says, deployment], data=data)
+    memory = memory_view(deployment)
+    verdict = _on_16_bits(deployment) if fits(deployment) else ()
+    return View(
+        title=title,
+        tables=memory.tables,
+        says=[*says, *verdict, *memory.says],
+        data=data,
+        bars=bars(deployment),
+        failed=memory.failed,
+    )
+
+
+def _on_16_bits(deployment: Deployment) -> Iterator[str]:
+    """Say that a line fits for its quantisation alone."""
+    wider = replace(deployment, precision=deployment.target.precision)
+    if not fits(wider):
+        yield f"It fits in {deployment.precision.upper()} alone, not as the checkpoint is stored."
+
+
+_WINDOW = "[5m]"
+
+
+def _rate(name: str) -> str:
+    return f"sum(rate(vllm:{name}{_WINDOW}))"
+
+
+_DRAFTS = _rate("spec_decode_num_drafts_total")
+_DRAFTED = _rate("spec_decode_num_draft_tokens_total")
+_ACCEPTED = _rate("spec_decode_num_accepted_tokens_total")
+METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "spec_decode_draft_acceptance_rate": (
+            f"{_ACCEPTED} / {_DRAFTED}", "the gauge is gone; counters give it over any window",
+        ),
+        "spec_decode_efficiency": (
+            f"({_ACCEPTED} + {_DRAFTS}) / ({_DRAFTED} + {_DRAFTS})",
+            "tokens emitted over those that full acceptance would emit",
+        ),
+        "spec_decode_num_emitted_tokens_total": (
+            f"{_ACCEPTED} + {_DRAFTS}", "an accepted draft's tokens and one of the target's",
+        ),
+        "spec_decode_num_accepted_tokens_total": (_ACCEPTED, "as it was"),
+        "spec_decode_num_draft_tokens_total": (_DRAFTED, "as it was"),
+        "gpu_cache_usage_perc": ("max(vllm:kv_cache_usage_perc)", "renamed; in [0, 1] as before"),
+        "gpu_prefix_cache_hit_rate": (
+            f"{_rate('prefix_cache_hits_total')} / {_rate('prefix_cache_queries_total')}",
+            "counters of tokens in its place",
+        ),
+        "avg_prompt_throughput_toks_per_s": (_rate("prompt_tokens_total"), "a counter's rate"),
+        "avg_generation_throughput_toks_per_s": (
+            _rate("generation_tokens_total"), "a counter's rate",
+        ),
+        "time_per_output_token_seconds": (
+            "histogram_quantile(0.99, sum by (le) "
+            f"(rate(vllm:request_time_per_output_token_seconds_bucket{_WINDOW})))",
+            "per token; inter_token_latency_seconds is per step, and misleads under speculation",
+        ),
+        "time_in_queue_requests": (
+            "histogram_quantile(0.99, sum by (le) "
+            f"(rate(vllm:request_queue_time_seconds_bucket{_WINDOW})))",
+            "renamed",
+        ),
+        "num_requests_swapped": ("", "nothing is swapped; see vllm:num_preemptions_total"),
+        "cpu_cache_usage_perc": ("", "nothing is swapped to the CPU"),
+        "cpu_prefix_cache_hit_rate": ("", "nothing is swapped to the CPU"),
+    }
+)  # fmt: skip
+"""PromQL of today for a series of then, and why; empty where there is nothing to put there."""
+
+
+def metrics_view(names: Sequence[str]) -> View:
+    """Return what to ask Prometheus today for series of 2023 and 2024.
+
+    Raises:
+        PlanError: If a name is none of them.
+    """
+    rows = []
+    for name in names:
+        bare = name.removeprefix("vllm:")
+        if bare not in METRICS:
+            near = get_close_matches(bare, list(METRICS), n=1, cutoff=0.4)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(METRICS)}"
+            raise PlanError(f"metric {name!r} is none of 2023 or 2024 that is known{meant}")
+        query, why = METRICS[bare]
+        rows.append((f"vllm:{bare}", query or NO_EQUIVALENT, why))
+    return View(
+        title="Metrics, today",
+        tables=(),
+        says=[f"{was}\n  {now}\n  ({why})" for was, now, why in rows],
+        data={"metrics": [dict(zip(("was", "now", "why"), row, strict=True)) for row in rows]},
+    )
