@@ -9,9 +9,11 @@ from pathlib import Path
 
 from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_gpu, find_model, gpu_of
+from turnout.planning.deciding import decision_view
 from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, Deployment
 from turnout.planning.drafts import candidates, draft_view, refuse_self
 from turnout.planning.errors import PlanError
+from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics
 from turnout.planning.memory import memory_view
 from turnout.planning.translating import metrics_view, translation_view
 from turnout.planning.views import View, show
@@ -52,6 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric", action="append", default=[], metavar="NAME", help="a series instead of a line"
     )
     translate.add_argument("line", nargs=argparse.REMAINDER, metavar="-- COMMAND LINE")
+    decide = commands.add_parser(
+        "decide", parents=[shown], help="use speculation, leave it off, or measure first"
+    )
+    source = decide.add_mutually_exclusive_group(required=True)
+    source.add_argument("--gateway", metavar="URL", help="a running gateway to ask")
+    source.add_argument("--metrics", type=Path, metavar="FILE", help="its /metrics, saved")
+    source.add_argument(
+        "--learnt", type=Path, metavar="FILE", help="what it has learnt: learning.state_file"
+    )
 
 
 def _hardware() -> argparse.ArgumentParser:
@@ -104,6 +115,8 @@ def _view(args: argparse.Namespace) -> View:
         return memory_view(deployment_of(args), quantisation=args.quant)
     if args.plan_command == "translate":
         return _translated(args)
+    if args.plan_command == "decide":
+        return decision_view(_evidence(args))
     deployment = deployment_of(args)
     drafts = [find_model(text) for text in args.drafts]
     refuse_self(deployment.target, drafts)
@@ -120,6 +133,14 @@ def _translated(args: argparse.Namespace) -> View:
         raise PlanError("there is no line; write -- vllm serve MODEL ..., or --metric NAME")
     gpu, count = gpus_of(args.gpus, args.vram)
     return translation_view(words, gpu, count if re.match(r"\d", args.gpus) else None)
+
+
+def _evidence(args: argparse.Namespace) -> Evidence:
+    if args.gateway is not None:
+        return of_gateway(args.gateway)
+    if args.learnt is not None:
+        return of_learnt(args.learnt)
+    return of_metrics(args.metrics.read_text(encoding="utf-8"), source=str(args.metrics))
 
 
 def deployment_of(args: argparse.Namespace) -> Deployment:
