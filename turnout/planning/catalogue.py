@@ -160,6 +160,11 @@ class Gpu:
     fp8: bool = False
     source: str
 
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is a core of a CPU."""
+        return self.name == "CPU"
+
 
 @cache
 def models() -> Mapping[str, Model]:

@@ -11,12 +11,13 @@ from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_gpu, find_model, gpu_of
 from turnout.planning.deciding import decision_view
 from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, Deployment
-from turnout.planning.drafts import candidates, draft_view, refuse_self
+from turnout.planning.drafts import DRAFT_TOKENS, candidates, draft_view, refuse_self
 from turnout.planning.errors import PlanError
 from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics
 from turnout.planning.memory import memory_view
 from turnout.planning.translating import metrics_view, translation_view
 from turnout.planning.views import View, show
+from turnout.simulation.mixes import DEFAULT_MIX, MIXES, parse_mix
 
 _GPUS = re.compile(r"(?:(\d+)\s*x\s*)?(\w[\w-]*)?", re.IGNORECASE)
 
@@ -63,6 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--learnt", type=Path, metavar="FILE", help="what it has learnt: learning.state_file"
     )
+    pools = commands.add_parser(
+        "pools", parents=[shown, _hardware()], help="how many servers speculate, and their files"
+    )
+    pools.add_argument("target", help="the model: a name of the catalogue, or a folder")
+    _add_drafting(pools)
+    pools.add_argument(
+        "--mix", default=DEFAULT_MIX,
+        help="kinds of requests, as chat@0.7=60,code@0.2=40 (default: ten kinds)",
+    )  # fmt: skip
+    pools.add_argument("--rate", type=float, required=True, help="requests per second")
+    pools.add_argument("--ttft-ms", type=float, default=1000.0, help="limit (default: 1000)")
+    pools.add_argument("--tpot-ms", type=float, default=50.0, help="limit (default: 50)")
+    pools.add_argument("--requests", type=int, default=600, help="simulated (default: 600)")
+    pools.add_argument("--seeds", type=int, default=2, help="simulations of each (default: 2)")
+    pools.add_argument("--out", type=Path, metavar="DIR", help="write the files there")
 
 
 def _hardware() -> argparse.ArgumentParser:
@@ -89,7 +105,7 @@ def _hardware() -> argparse.ArgumentParser:
 def _add_drafting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draft", metavar="MODEL", help="a draft model")
     parser.add_argument("--method", help="how the server drafts, as ngram, eagle3 or mtp")
-    parser.add_argument("--k", type=int, default=5, help="draft tokens per step (default: 5)")
+    parser.add_argument("--k", type=int, help="draft tokens per step (default: the method's)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         print("--html needs an extra: pip install 'turnout[reports]'", file=sys.stderr)
         return 1
     try:
-        return show(_view(args), as_json=args.json, html=args.html)
+        out = getattr(args, "out", None)
+        return show(_view(args), as_json=args.json, html=args.html, out=out)
     except PlanError as error:
         print(f"turnout plan: {error}", file=sys.stderr)
     except OSError as error:
@@ -118,6 +135,8 @@ def _view(args: argparse.Namespace) -> View:
     if args.plan_command == "decide":
         return decision_view(_evidence(args))
     deployment = deployment_of(args)
+    if args.plan_command == "pools":
+        return _pooled(args, deployment)
     drafts = [find_model(text) for text in args.drafts]
     refuse_self(deployment.target, drafts)
     return draft_view(deployment, drafts or candidates(deployment.target))
@@ -133,6 +152,26 @@ def _translated(args: argparse.Namespace) -> View:
         raise PlanError("there is no line; write -- vllm serve MODEL ..., or --metric NAME")
     gpu, count = gpus_of(args.gpus, args.vram)
     return translation_view(words, gpu, count if re.match(r"\d", args.gpus) else None)
+
+
+def _pooled(args: argparse.Namespace, deployment: Deployment) -> View:
+    if not find_spec("numpy"):
+        raise PlanError("pools needs an extra: pip install 'turnout[reports]'")
+    from turnout.planning.pools import Demand, pools_view
+
+    try:
+        mix = MIXES[args.mix] if args.mix in MIXES else parse_mix(args.mix)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    demand = Demand(
+        mix=mix,
+        rate_per_s=args.rate,
+        ttft_s=args.ttft_ms / 1000.0,
+        tpot_s=args.tpot_ms / 1000.0,
+        requests=args.requests,
+        seeds=args.seeds,
+    )
+    return pools_view(deployment, demand)
 
 
 def _evidence(args: argparse.Namespace) -> Evidence:
@@ -161,7 +200,7 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
         count=count,
         tp=count if args.tp is None else args.tp,
         speculation=method,
-        k=0 if method is Speculation.NONE else args.k,
+        k=DRAFT_TOKENS.get(method, 0) if getattr(args, "k", None) is None else args.k,
         draft=draft,
         draft_precision=precision_of(args.draft_precision, draft),
         utilisation=args.utilisation,

@@ -34,7 +34,7 @@ def step_cost(deployment: Deployment) -> StepCost:
     bytes_per_s = tp * gpu.gb_per_s * 1e9
     rate = 2.0 if gpu.fp8 and deployment.precision is Precision.FP8 else 1.0
     fixed_s = _read(target, deployment.precision) / bytes_per_s / _OF_BANDWIDTH + _OVERHEAD_S
-    computed = 2.0 * (target.active + target.embedding / 2)
+    computed = 2.0 * (target.active + target.vocab * target.hidden)
     return StepCost(
         fixed_s=fixed_s,
         token_s=computed / (tp * gpu.tflops * 1e12 * rate * _OF_PEAK),
@@ -49,7 +49,8 @@ def _drafted_s(deployment: Deployment) -> float:
     if (draft := deployment.draft) is None:
         return 0.0
     gpu, tp = deployment.gpu, deployment.tp
-    computed = 2.0 * (draft.architecture.active + draft.architecture.embedding / 2)
+    head = draft.architecture.vocab * draft.architecture.hidden
+    computed = 2.0 * (draft.architecture.active + head)
     context = deployment.context / 2 * draft.architecture.kv_bytes(tp, deployment.kv_bytes)
     return computed / (tp * gpu.tflops * 1e12 * _OF_PEAK) + context / (gpu.gb_per_s * 1e9)
 
