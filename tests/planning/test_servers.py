@@ -144,6 +144,7 @@ def test_on_a_cpu_drafts_above_temperature_0_get_their_cure() -> None:
     assert spec.environment["VLLM_CPU_OMP_THREADS_BIND"] == "1"
     assert "PYTHONPATH" not in server(small()).environment
     assert "--tensor-parallel-size" not in spec.arguments
+    assert spec.words[1:4] == ["-m", "vllm.entrypoints.openai.api_server", "--model"]
     assert flag(spec.arguments, "--max-model-len") == "2048"
 
 
@@ -182,7 +183,7 @@ def test_the_compose_file_runs_the_same_command_lines(planned: list[Server]) -> 
 
     for each in planned:
         service = services[each.name]
-        assert service["command"] == each.arguments
+        assert service["command"] == ["--model", *each.arguments]
         assert f":{each.port}/health" in service["healthcheck"]["test"][-1]
     assert set(services["gateway"]["depends_on"]) == {each.name for each in planned}
     ids = [

