@@ -55,7 +55,11 @@ class Verdict(StrEnum):
 
 def checklist(evidence: Evidence) -> list[Condition]:
     """Return every condition of the framework with what is known of it."""
-    return [check(evidence) for check in _CHECKS]
+    found = []
+    for asks, check, decides in _CHECKS:
+        answer, because = check(evidence)
+        found.append(Condition(asks=asks, answer=answer, because=because, decides=decides))
+    return found
 
 
 def verdict(conditions: Sequence[Condition]) -> Verdict:
@@ -72,138 +76,127 @@ def verdict(conditions: Sequence[Condition]) -> Verdict:
     return Verdict.USE if set(foretold) == {Answer.YES} else Verdict.MEASURE
 
 
-def _gain(evidence: Evidence) -> Condition:
-    asks = "requests assigned by chance were faster with speculation"
+_Finding = tuple[Answer, str]
+
+
+def _gain(evidence: Evidence) -> _Finding:
     found = evidence.speed_ups
     if not found:
-        because = "none measured yet: the gateway's holdout does it, adaptive.holdout above 0"
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because=because)
+        return Answer.UNKNOWN, "none measured: adaptive.holdout above 0 measures it in time"
     because = ", ".join(f"{s.label} {s.ratio:.2f} ({s.low:.2f} to {s.high:.2f})" for s in found)
     if all(each.high < 1.0 for each in found):
-        return Condition(asks=asks, answer=Answer.NO, because=because)
-    gaining = [each for each in found if each.low > 1.0]
-    losing = [each for each in found if each.high < 1.0]
-    if gaining and losing:
+        return Answer.NO, because
+    gaining = any(each.low > 1.0 for each in found)
+    if gaining and any(each.high < 1.0 for each in found):
         because += "; route by class: some gain, some lose"
-    return Condition(asks=asks, answer=Answer.YES if gaining else Answer.MEASURE, because=because)
+    return Answer.YES if gaining else Answer.MEASURE, because
 
 
-def _acceptance(evidence: Evidence) -> Condition:
-    asks = "acceptance is validated at production temperature"
+def _acceptance(evidence: Evidence) -> _Finding:
     if not evidence.drafts_every_step:
         return _tokens_per_step(evidence)
     whole = evidence.acceptance.get("")
     if whole is None:
-        because = "no request has told its acceptance; --per-request-spec-decode-metrics summary"
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because=because)
-    because = f"P10 {whole.p10:.2f}, P50 {whole.p50:.2f}, P90 {whole.p90:.2f} of drafted tokens"
+        return Answer.UNKNOWN, "untold: servers need --per-request-spec-decode-metrics summary"
+    because = f"accepted / drafted: P10 {whole.p10:.2f}, P50 {whole.p50:.2f}, P90 {whole.p90:.2f}"
     buckets = {name: each for name, each in evidence.acceptance.items() if name}
     low = [f"{name} {each.p50:.2f}" for name, each in buckets.items() if each.p50 < STOP]
     if low:
         because += f"; under {STOP:g} at {', '.join(low)}"
     if whole.p50 < STOP:
-        return Condition(asks=asks, answer=Answer.NO, because=because)
-    if whole.p50 > GAIN and whole.p10 >= STOP and not low:
-        return Condition(asks=asks, answer=Answer.YES, because=because)
+        return Answer.NO, because
     if whole.p10 < STOP:
         because += "; the average hides requests that lose: route by class"
-    return Condition(asks=asks, answer=Answer.MEASURE, because=because)
+    good = whole.p50 > GAIN and whole.p10 >= STOP and not low
+    return Answer.YES if good else Answer.MEASURE, because
 
 
-def _tokens_per_step(evidence: Evidence) -> Condition:
-    """Judge a method that copies by tokens per step, which the rates of practice do not fit."""
-    asks = "tokens per step are above the bar"
+def _tokens_per_step(evidence: Evidence) -> _Finding:
+    """Judge a method that copies, which the rates of practice do not fit."""
     if not evidence.tau:
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because="no class was seen yet")
+        return Answer.UNKNOWN, "no class was seen yet"
     bar = 1.0 if evidence.bar is None else evidence.bar
     above = [name for name, tau in evidence.tau.items() if tau > bar]
-    because = f"{len(above)} of {len(evidence.tau)} classes above {bar:.2f}"
     best = max(evidence.tau.items(), key=lambda pair: pair[1])
-    because += f", the best {best[0]} with {best[1]:.2f}"
+    because = (
+        f"tokens per step: {len(above)} of {len(evidence.tau)} classes above the bar of "
+        f"{bar:.2f}, the best {best[0]} with {best[1]:.2f}"
+    )
     if not above:
-        return Condition(asks=asks, answer=Answer.NO, because=because)
+        return Answer.NO, because
     whole = len(above) == len(evidence.tau) and evidence.bar is not None
-    return Condition(asks=asks, answer=Answer.YES if whole else Answer.MEASURE, because=because)
+    return Answer.YES if whole else Answer.MEASURE, because
 
 
-def _temperature(evidence: Evidence) -> Condition:
-    asks = f"temperature is homogeneous and at most {COOL:g}"
-    found = evidence.temperature
-    if found is None:
-        because = "no request named one: then the model's default counts, mostly 0.6 to 1"
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because=because, decides=False)
-    because = f"P10 {found.p10:.2g}, median {found.p50:.2g}, P90 {found.p90:.2g}"
-    if found.p50 > HOT:
-        return Condition(asks=asks, answer=Answer.NO, because=because, decides=False)
-    if found.p50 <= COOL and found.p90 - found.p10 <= SPREAD:
-        return Condition(asks=asks, answer=Answer.YES, because=because, decides=False)
-    because += ": mixed, so each class has its own answer"
-    return Condition(asks=asks, answer=Answer.MEASURE, because=because, decides=False)
-
-
-def _tasks(evidence: Evidence) -> Condition:
-    asks = "output is structured or code"
-    if evidence.predictable is None:
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because="no traffic", decides=False)
-    because = f"{evidence.predictable:.0%} of requests"
-    answer = Answer.YES if evidence.predictable >= 0.5 else Answer.MEASURE
-    return Condition(asks=asks, answer=answer, because=because, decides=False)
-
-
-def _memory(evidence: Evidence) -> Condition:
-    asks = "the KV cache has room beside the draft"
+def _memory(evidence: Evidence) -> _Finding:
     if evidence.kv_usage is None:
-        because = "no backend was read; turnout plan memory reckons it"
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because=because)
-    because = f"{evidence.kv_usage:.0%} of the fullest speculating backend's in use"
+        return Answer.UNKNOWN, "no backend was read; turnout plan memory reckons it"
+    because = f"{evidence.kv_usage:.0%} of the fullest speculating backend's is in use"
     if evidence.preemptions:
-        because += f", {evidence.preemptions:.0f} requests preempted"
+        because += f", {evidence.preemptions:.0f} requests were preempted"
     if evidence.kv_usage > KV_FULL:
-        return Condition(asks=asks, answer=Answer.NO, because=because)
+        return Answer.NO, because
     room = evidence.kv_usage <= KV_ROOM and not evidence.preemptions
-    return Condition(asks=asks, answer=Answer.YES if room else Answer.MEASURE, because=because)
+    return Answer.YES if room else Answer.MEASURE, because
 
 
-def _per_token(evidence: Evidence) -> Condition:
-    asks = "time per token is what users wait for, not the first token"
+def _per_token(evidence: Evidence) -> _Finding:
     if evidence.ttft_share is None:
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because="no stream was timed")
+        return Answer.UNKNOWN, "no stream was timed"
     because = f"the first token takes {evidence.ttft_share:.0%} of a request's time"
-    answer = Answer.NO if evidence.ttft_share > TTFT_BOUND else Answer.YES
-    return Condition(asks=asks, answer=answer, because=because)
+    return Answer.NO if evidence.ttft_share > TTFT_BOUND else Answer.YES, because
 
 
-def _tail(evidence: Evidence) -> Condition:
-    asks = "the tail does not widen"
+def _tail(evidence: Evidence) -> _Finding:
     spec, plain = evidence.spec_tpot_s, evidence.plain_tpot_s
     if spec is None or plain is None:
-        because = "needs streams on a speculating and on a plain pool"
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because=because)
+        return Answer.UNKNOWN, "needs streams on a speculating and on a plain pool"
     middle, tail = spec.p50 / plain.p50, spec.p99 / plain.p99
     because = (
-        f"TPOT over the plain pool's: P50 {middle:.2f}, P99 {tail:.2f} "
-        "(of what was sent to each, not by chance)"
+        f"TPOT over the plain pool's, as requests were routed: P50 {middle:.2f}, P99 {tail:.2f}"
     )
     if middle < 1.0 < tail:
         because += ": the mixed-workload effect; route by class"
-        return Condition(asks=asks, answer=Answer.MEASURE, because=because)
-    answer = Answer.YES if tail <= 1.0 else Answer.MEASURE
-    return Condition(asks=asks, answer=answer, because=because)
+    return Answer.YES if tail <= 1.0 else Answer.MEASURE, because
 
 
-def _watched(evidence: Evidence) -> Condition:
-    asks = "acceptance is watched"
+def _temperature(evidence: Evidence) -> _Finding:
+    found = evidence.temperature
+    if found is None:
+        return Answer.UNKNOWN, "no request named one: then the model's default counts"
+    because = f"P10 {found.p10:.2g}, median {found.p50:.2g}, P90 {found.p90:.2g}"
+    if found.p50 > HOT:
+        return Answer.NO, because
+    if found.p50 <= COOL and found.p90 - found.p10 <= SPREAD:
+        return Answer.YES, because
+    return Answer.MEASURE, f"{because}: mixed, so each class has its own answer"
+
+
+def _tasks(evidence: Evidence) -> _Finding:
+    if evidence.predictable is None:
+        return Answer.UNKNOWN, "no traffic was seen"
+    because = f"{evidence.predictable:.0%} of requests"
+    return Answer.YES if evidence.predictable >= 0.5 else Answer.MEASURE, because
+
+
+def _watched(evidence: Evidence) -> _Finding:
     if evidence.watched is None:
-        because = "no backend was read"
-        return Condition(asks=asks, answer=Answer.UNKNOWN, because=because, decides=False)
-    because = "every speculating backend tells it" if evidence.watched else "a backend hides it"
-    answer = Answer.YES if evidence.watched else Answer.NO
-    return Condition(asks=asks, answer=answer, because=because, decides=False)
+        return Answer.UNKNOWN, "no backend was read"
+    if evidence.watched:
+        return Answer.YES, "every speculating backend tells it"
+    return Answer.NO, "a speculating backend hides it"
 
 
-_CHECKS: Sequence[Callable[[Evidence], Condition]] = (
-    _gain, _acceptance, _memory, _per_token, _tail, _temperature, _tasks, _watched,
-)  # fmt: skip
+_CHECKS: Sequence[tuple[str, Callable[[Evidence], _Finding], bool]] = (
+    ("requests assigned by chance were faster with speculation", _gain, True),
+    ("enough is accepted, at production temperature", _acceptance, True),
+    ("the KV cache has room beside the draft", _memory, True),
+    ("time per token is what users wait for, not the first token", _per_token, True),
+    ("the tail does not widen", _tail, True),
+    (f"temperature is homogeneous and at most {COOL:g}", _temperature, False),
+    ("output is structured or code", _tasks, False),
+    ("acceptance is watched", _watched, False),
+)
 
 
 def decision_view(evidence: Evidence) -> View:

@@ -1,7 +1,7 @@
 """`turnout plan translate`: a vLLM command line, or a metric, of 2023 or 2024 in today's words.
 
 Read from vLLM 0.32 and 0.33: `config/speculative.py`, `engine/arg_utils.py` and the options that
-its own parser has (`vllm_flags.txt`).
+its own parser has (`vllm_flags.txt`). What needs no thought is in `translations.yaml`.
 """
 
 import json
@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import yaml
+
 from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_model
 from turnout.planning.deployment import (
@@ -24,7 +26,7 @@ from turnout.planning.deployment import (
     eight_bits,
     fits,
 )
-from turnout.planning.errors import PlanError
+from turnout.planning.errors import PlanError, unknown
 from turnout.planning.memory import bars, described, memory_view
 from turnout.planning.views import View
 
@@ -33,17 +35,10 @@ LARGEST_BATCH = 99_999
 METRIC_FLAGS = ("--per-request-spec-decode-metrics summary", "--enable-per-request-metrics")
 """What makes a speculating server tell each answer's acceptance."""
 _FLAGS = Path(__file__).with_name("vllm_flags.txt")
+_DATA = Path(__file__).with_name("translations.yaml")
 _SHORT = MappingProxyType(
     {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-q": "--quantization"}
 )
-_BARE_THEN = frozenset(
-    {
-        "--disable-log-requests", "--disable-logprobs-during-spec-decoding", "--engine-use-ray",
-        "--speculative-disable-mqa-scorer", "--use-v2-block-manager", "--worker-use-ray",
-        "--disable-async-output-proc", "--multi-step-stream-outputs",
-    }
-)  # fmt: skip
-"""Options of then that took no value, and are gone."""
 QUANTISATIONS = frozenset(
     {
         "awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fp8", "modelopt",
@@ -136,7 +131,7 @@ def translate(words: Sequence[str], gpu: Gpu) -> Translation:
     environment, model, options = _split(words)
     line = _Line(options, gpu)
     for name in options:
-        rule = _RULES.get(name, _other)
+        rule = _rules().get(name, _other)
         rule(line, name)
     command = [*environment, "vllm", "serve", model, *line.kept]
     if line.drafting:
@@ -195,7 +190,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], str, dict[str, str | None]]
 
 
 def _takes_value(name: str, following: str) -> bool:
-    if name in _BARE_THEN:
+    if name in _data()["bare"]:
         return following.lower() in ("true", "false")
     if name in today():
         return today()[name]
@@ -244,11 +239,11 @@ def _replaced(flags: Callable[[str], Sequence[str]], why: str) -> _Rule:
     return rule
 
 
-def _into(key: str, why: str, *, number: bool = False) -> _Rule:
-    """Return a rule that moves a value into `--speculative-config`."""
+def _into(key: str, why: str) -> _Rule:
+    """Return a rule that moves a number into `--speculative-config`."""
 
     def rule(line: _Line, name: str) -> None:
-        line.drafting[key] = line.number(name) if number else line.value(name)
+        line.drafting[key] = line.number(name)
         now = json.dumps({key: line.drafting[key]})
         line.changes.append(Change(_shown(line, name), now, why))
 
@@ -347,54 +342,41 @@ _TYPICAL = (
     "typical acceptance is gone. Its nearest heir, from 0.33 on, changes the output as it did "
     '({"rejection_sample_method": "fly"}), so it is never chosen for you'
 )
-_OF_THE_SCHEDULER = _dropped("part of an engine that is gone; the present scheduler needs no such")
-_RULES: Mapping[str, _Rule] = MappingProxyType(
-    {
-        "--speculative-model": _speculative_model,
-        "--num-speculative-tokens": _into(
-            "num_speculative_tokens", "moves into the JSON", number=True
-        ),
-        "--speculative-draft-tensor-parallel-size": _draft_tp,
-        "--speculative-model-quantization": _draft_quantisation,
-        "--speculative-max-model-len": _into(
-            "max_model_len", "taken, with doubtful effect (vLLM #52258)", number=True
-        ),
-        "--ngram-prompt-lookup-max": _into(
-            "prompt_lookup_max", "moves into the JSON", number=True
-        ),
-        "--ngram-prompt-lookup-min": _into(
-            "prompt_lookup_min", "moves into the JSON", number=True
-        ),
-        "--speculative-disable-by-batch-size": _disable_by_batch,
-        "--speculative-disable-mqa-scorer": _dropped("one scorer is left"),
-        "--spec-decoding-acceptance-method": _acceptance_method,
-        "--typical-acceptance-sampler-posterior-threshold": _dropped("gone with that sampler"),
-        "--typical-acceptance-sampler-posterior-alpha": _dropped("gone with that sampler"),
-        "--disable-logprobs-during-spec-decoding": _dropped("log probabilities come with drafts"),
-        "--quantization": _quantisation,
-        "--load-format": _load_format,
-        "--use-v2-block-manager": _dropped("the only block manager there is"),
-        "--disable-log-requests": _dropped("the default; --enable-log-requests turns it on"),
-        "--disable-async-output-proc": _OF_THE_SCHEDULER,
-        "--multi-step-stream-outputs": _OF_THE_SCHEDULER,
-        "--num-scheduler-steps": _OF_THE_SCHEDULER,
-        "--num-lookahead-slots": _OF_THE_SCHEDULER,
-        "--scheduler-delay-factor": _OF_THE_SCHEDULER,
-        "--preemption-mode": _dropped("preempted requests are always computed again"),
-        "--swap-space": _dropped("preempted requests are computed again, not swapped"),
-        "--max-context-len-to-capture": _dropped("CUDA graphs are captured by batch size"),
-        "--max-seq-len-to-capture": _dropped("CUDA graphs are captured by batch size"),
-        "--device": _dropped("the installed build decides"),
-        "--worker-use-ray": _replaced(
-            lambda _: ("--distributed-executor-backend", "ray"), "one option for every executor"
-        ),
-        "--engine-use-ray": _dropped("the engine has a process of its own"),
-        "--guided-decoding-backend": _replaced(
-            lambda value: ("--structured-outputs-config", json.dumps({"backend": value})),
-            "guided decoding is called structured outputs",
-        ),
-    }
-)
+
+
+@cache
+def _data() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load(_DATA.read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def _rules() -> Mapping[str, _Rule]:
+    """Return what becomes of each option of then; `translations.yaml` has the simple ones."""
+    data = _data()
+    simple = {name: _dropped(why) for name, why in data["dropped"].items()}
+    moved = {name: _into(row["key"], row["why"]) for name, row in data["moved"].items()}
+    return (
+        simple
+        | moved
+        | {
+            "--speculative-model": _speculative_model,
+            "--speculative-draft-tensor-parallel-size": _draft_tp,
+            "--speculative-model-quantization": _draft_quantisation,
+            "--speculative-disable-by-batch-size": _disable_by_batch,
+            "--spec-decoding-acceptance-method": _acceptance_method,
+            "--quantization": _quantisation,
+            "--load-format": _load_format,
+            "--worker-use-ray": _replaced(
+                lambda _: ("--distributed-executor-backend", "ray"),
+                "one option for every executor",
+            ),
+            "--guided-decoding-backend": _replaced(
+                lambda value: ("--structured-outputs-config", json.dumps({"backend": value})),
+                "guided decoding is called structured outputs",
+            ),
+        }
+    )
 
 
 def _finish_drafting(line: _Line) -> None:
@@ -505,57 +487,6 @@ def _on_16_bits(deployment: Deployment) -> Iterator[str]:
         yield f"It fits in {deployment.precision.upper()} alone, not as the checkpoint is stored."
 
 
-_WINDOW = "[5m]"
-
-
-def _rate(name: str) -> str:
-    return f"sum(rate(vllm:{name}{_WINDOW}))"
-
-
-_DRAFTS = _rate("spec_decode_num_drafts_total")
-_DRAFTED = _rate("spec_decode_num_draft_tokens_total")
-_ACCEPTED = _rate("spec_decode_num_accepted_tokens_total")
-METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "spec_decode_draft_acceptance_rate": (
-            f"{_ACCEPTED} / {_DRAFTED}", "the gauge is gone; counters give it over any window",
-        ),
-        "spec_decode_efficiency": (
-            f"({_ACCEPTED} + {_DRAFTS}) / ({_DRAFTED} + {_DRAFTS})",
-            "tokens emitted over those that full acceptance would emit",
-        ),
-        "spec_decode_num_emitted_tokens_total": (
-            f"{_ACCEPTED} + {_DRAFTS}", "an accepted draft's tokens and one of the target's",
-        ),
-        "spec_decode_num_accepted_tokens_total": (_ACCEPTED, "as it was"),
-        "spec_decode_num_draft_tokens_total": (_DRAFTED, "as it was"),
-        "gpu_cache_usage_perc": ("max(vllm:kv_cache_usage_perc)", "renamed; in [0, 1] as before"),
-        "gpu_prefix_cache_hit_rate": (
-            f"{_rate('prefix_cache_hits_total')} / {_rate('prefix_cache_queries_total')}",
-            "counters of tokens in its place",
-        ),
-        "avg_prompt_throughput_toks_per_s": (_rate("prompt_tokens_total"), "a counter's rate"),
-        "avg_generation_throughput_toks_per_s": (
-            _rate("generation_tokens_total"), "a counter's rate",
-        ),
-        "time_per_output_token_seconds": (
-            "histogram_quantile(0.99, sum by (le) "
-            f"(rate(vllm:request_time_per_output_token_seconds_bucket{_WINDOW})))",
-            "per token; inter_token_latency_seconds is per step, and misleads under speculation",
-        ),
-        "time_in_queue_requests": (
-            "histogram_quantile(0.99, sum by (le) "
-            f"(rate(vllm:request_queue_time_seconds_bucket{_WINDOW})))",
-            "renamed",
-        ),
-        "num_requests_swapped": ("", "nothing is swapped; see vllm:num_preemptions_total"),
-        "cpu_cache_usage_perc": ("", "nothing is swapped to the CPU"),
-        "cpu_prefix_cache_hit_rate": ("", "nothing is swapped to the CPU"),
-    }
-)  # fmt: skip
-"""PromQL of today for a series of then, and why; empty where there is nothing to put there."""
-
-
 def metrics_view(names: Sequence[str]) -> View:
     """Return what to ask Prometheus today for series of 2023 and 2024.
 
@@ -565,12 +496,10 @@ def metrics_view(names: Sequence[str]) -> View:
     rows = []
     for name in names:
         bare = name.removeprefix("vllm:")
-        if bare not in METRICS:
-            near = get_close_matches(bare, list(METRICS), n=1, cutoff=0.4)
-            meant = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(METRICS)}"
-            raise PlanError(f"metric {name!r} is none of 2023 or 2024 that is known{meant}")
-        query, why = METRICS[bare]
-        rows.append((f"vllm:{bare}", query or NO_EQUIVALENT, why))
+        if bare not in _data()["metrics"]:
+            raise unknown("metric", name, _data()["metrics"])
+        found = _data()["metrics"][bare]
+        rows.append((f"vllm:{bare}", found.get("now", NO_EQUIVALENT), found["why"]))
     return View(
         title="Metrics, today",
         tables=(),
