@@ -148,7 +148,13 @@ def test_on_a_cpu_drafts_above_temperature_0_get_their_cure() -> None:
     assert flag(spec.arguments, "--max-model-len") == "2048"
 
 
-@pytest.fixture(params=[[SPEC, PLAIN], [server(small()), every_kind()["cpu ngram"]]])
+AMD = [
+    server(speculating(servers("MI300X", 1), Speculation.NGRAM, None)),
+    server(servers("MI300X", 1), gpus=(1,)),
+]
+
+
+@pytest.fixture(params=[[SPEC, PLAIN], [server(small()), every_kind()["cpu ngram"]], AMD])
 def planned(request: pytest.FixtureRequest) -> list[Server]:
     found: list[Server] = request.param
     return found
@@ -215,6 +221,15 @@ def test_the_script_starts_every_server_and_the_gateway(planned: list[Server]) -
 
     assert [line.removesuffix(" &") for line in lines[:-1]] == [each.command for each in planned]
     assert lines[-1] == "turnout serve --config turnout.yaml"
+
+
+def test_gpus_of_amd_are_given_by_their_own_variable_and_devices() -> None:
+    service = yaml.safe_load(compose(AMD, ""))["services"]["vllm-plain-1"]
+
+    assert AMD[1].command.startswith("HIP_VISIBLE_DEVICES=1 vllm serve")
+    assert service["environment"]["HIP_VISIBLE_DEVICES"] == "1"
+    assert service["image"].startswith("vllm/vllm-openai-rocm:")
+    assert "/dev/kfd" in service["devices"]
 
 
 def test_a_model_in_a_folder_is_served_under_the_folders_name_and_mounted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -149,6 +149,7 @@ class Gpu:
         gb_per_s: Memory bandwidth; 0 where it is not known.
         tflops: Dense BF16 rate, TFLOP/s; 0 where it is not known.
         fp8: Whether it computes in FP8.
+        build: vLLM's build for it.
         source: What that was read from.
     """
 
@@ -158,12 +159,13 @@ class Gpu:
     gb_per_s: float = 0.0
     tflops: float = 0.0
     fp8: bool = False
+    build: Literal["cuda", "rocm", "cpu"] = "cuda"
     source: str
 
     @property
     def is_cpu(self) -> bool:
         """Whether it is a core of a CPU."""
-        return self.name == "CPU"
+        return self.build == "cpu"
 
 
 @cache

@@ -98,11 +98,12 @@ class Server:
     @property
     def environment(self) -> dict[str, str]:
         """What it needs beside its arguments."""
-        if not self.deployment.gpu.is_cpu:
-            return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
+        build, numbers = self.deployment.gpu.build, ",".join(map(str, self.gpus))
+        if build != "cpu":
+            return {"CUDA_VISIBLE_DEVICES" if build == "cuda" else "HIP_VISIBLE_DEVICES": numbers}
         found = {
             "VLLM_CPU_KVCACHE_SPACE": str(max(1, int(self.deployment.account.kv))),
-            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, self.gpus)),
+            "VLLM_CPU_OMP_THREADS_BIND": numbers,
         }
         if self.deployment.speculation is not Speculation.NONE:
             found["PYTHONPATH"] = _PLUGIN
@@ -237,7 +238,6 @@ def _without_none(section: Mapping[str, Any]) -> dict[str, Any]:
 
 def compose(servers: Sequence[Server], assumed: str) -> str:
     """Return a compose file of the servers and the gateway, on the host's network."""
-    cpu = servers[0].deployment.gpu.is_cpu
     services: dict[str, Any] = {
         "gateway": {
             "image": "turnout:0.1.0",
@@ -251,14 +251,17 @@ def compose(servers: Sequence[Server], assumed: str) -> str:
         }
     }
     for server in servers:
-        services[server.name] = _service(server, cpu=cpu)
+        services[server.name] = _service(server)
     content = {"name": "turnout", "services": services, "volumes": {"hf-cache": {}}}
     comment = "".join(f"# {line}\n" for line in assumed.splitlines())
     image = "# The gateway's image: docker build -t turnout:0.1.0 -f deploy/Dockerfile .\n"
     return comment + image + yaml.safe_dump(content, sort_keys=False, width=10_000)
 
 
-def _service(server: Server, *, cpu: bool) -> dict[str, Any]:
+_IMAGES = {"cuda": "vllm-openai", "rocm": "vllm-openai-rocm", "cpu": "vllm-openai-cpu"}
+
+
+def _service(server: Server) -> dict[str, Any]:
     """Return one server's part of the compose file; a folder is mounted where it is."""
     plan = server.deployment
     folders = [m.folder.resolve() for m in (plan.target, plan.draft) if m and m.folder]
@@ -266,7 +269,7 @@ def _service(server: Server, *, cpu: bool) -> dict[str, Any]:
     volumes += [f"{folder}:{folder}:ro" for folder in dict.fromkeys(folders)]
     environment = {"HF_TOKEN": "${HF_TOKEN:-}", "VLLM_NO_USAGE_STATS": "1"}
     found: dict[str, Any] = {
-        "image": f"vllm/vllm-openai{'-cpu' if cpu else ''}:v{VLLM_VERSION}",
+        "image": f"vllm/{_IMAGES[plan.gpu.build]}:v{VLLM_VERSION}",
         "network_mode": "host",
         "ipc": "host",
         "restart": "unless-stopped",
@@ -280,13 +283,17 @@ def _service(server: Server, *, cpu: bool) -> dict[str, Any]:
             "start_period": "30m",
         },
     }
-    if cpu:
-        own = server.environment
+    own = server.environment
+    if plan.gpu.build == "cpu":
         if "PYTHONPATH" in own:
             volumes.append(f"${{TURNOUT_CHECKOUT:-.}}/{_PLUGIN}:/opt/turnout/plugin:ro")
             own["PYTHONPATH"] = "/opt/turnout/plugin"
         environment |= own
         found |= {"cap_add": ["SYS_NICE"], "security_opt": ["seccomp=unconfined"]}
+    elif plan.gpu.build == "rocm":
+        environment |= own
+        found |= {"devices": ["/dev/kfd", "/dev/dri"], "group_add": ["video"]}
+        found |= {"security_opt": ["seccomp=unconfined"]}
     else:
         device = {
             "driver": "nvidia",
