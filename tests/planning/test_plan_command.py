@@ -1,6 +1,8 @@
 """`turnout plan` as it is typed: exit status, JSON, reports, and errors in one sentence."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,27 @@ def test_bad_input_ends_in_one_sentence(
     assert message in shown.err
     assert shown.err.count("\n") == 1
     assert shown.err.startswith("turnout plan: ")
+
+
+def documented() -> list[tuple[str, list[str]]]:
+    """Return the quick commands of docs/planning.md, each with the lines printed there."""
+    text = (Path(__file__).parents[2] / "docs" / "planning.md").read_text()
+    blocks = re.findall(
+        r"^```\n\$ turnout (plan [^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+    )
+    return [
+        (command, shown.splitlines())
+        for command, shown in blocks
+        if command.split()[1] in ("memory", "draft", "translate")
+    ]
+
+
+@pytest.mark.parametrize(("command", "shown"), documented())
+def test_the_page_on_planning_shows_what_is_printed(
+    command: str, shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some blocks are cut; what they show is there."""
+    main(shlex.split(command))
+
+    printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
+    assert [line for line in shown if line.rstrip() not in printed] == []

@@ -7,10 +7,11 @@ from enum import StrEnum
 from turnout.planning.evidence import Evidence
 from turnout.planning.views import View
 
-# Rules of practice, accepted over drafted: under .5 stop, over .65 a gain, between them measure.
+# The framework, accepted over drafted: under .5 stop, over .65 a gain, between them measure.
 STOP, GAIN = 0.50, 0.65
 COOL, HOT = 0.5, 0.7
-"""Median temperature up to which speculation is used, and above which it is left off."""
+"""Median temperature up to which speculation is used, and above which it is left off (the
+framework)."""
 SPREAD = 0.5
 """P90 less P10 of temperature up to which traffic counts as homogeneous; assumed."""
 KV_FULL, KV_ROOM = 0.90, 0.75

@@ -4,6 +4,9 @@ Two accounts are kept apart. The rule of thumb, `total x gpu_memory_utilization 
 gigabytes as makers do and sizes as names do (70B in BF16 is 140 GB); its published figures come
 out of `Rule`. `Account` is one GPU's memory in GiB as vLLM's log has it: what the driver reports,
 exact parameters, and what a server needs beside weights and cache.
+
+Rules and published figures are those of "Speculative Decoding on vLLM: A Configuration and
+Decision Framework", 2 July 2026, called the framework below and in the modules beside this one.
 """
 
 from collections.abc import Iterator
@@ -19,9 +22,11 @@ DEFAULT_UTILISATION = 0.92
 """vLLM 0.32's `gpu_memory_utilization`."""
 DEFAULT_CONTEXT = 8192
 DRAFT_SHARE = 0.15
-"""Of all memory, the most that a draft should take: its weights come out of the KV cache."""
+"""Of all memory, the most that a draft should take: its weights come out of the KV cache (the
+framework)."""
 TARGET_SHARE = 0.70
-"""Of all memory, the most that a target should take for a draft beside it to leave concurrency."""
+"""Of all memory, the most that a target should take for a draft beside it to leave concurrency
+(the framework)."""
 
 # What a server takes beside weights and cache, GiB per GPU: measured with vLLM 0.19 on H100 by the
 # llm-d planner (accuracy report, 54 runs; 8,192 tokens per step). Activations, dense and MoE, are

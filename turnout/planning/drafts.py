@@ -20,8 +20,9 @@ from turnout.simulation.acceptance import TASKS
 from turnout.simulation.page import Table
 
 SWEET_SPOT = (8.0, 12.0)
-"""Target over draft: large enough to predict, small enough to be cheap (1:8 to 1:12)."""
-# Ratios up to which the published verdicts hold: 1:5 costs too much, 1:9 and 1:10 are the sweet
+"""Target over draft: large enough to predict, small enough to be cheap (the framework, 1:8 to
+1:12)."""
+# Ratios up to which the framework's verdicts hold: 1:5 costs too much, 1:9 and 1:10 are the sweet
 # spot, 1:50 is weak, 1:70 too small, 1:140 far outside. The bounds between them are assumed.
 _BANDS = (
     (SWEET_SPOT[0], "predicts well, costs too much"),
@@ -310,7 +311,7 @@ def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[s
         yield f"A head is published for it: {target.eagle3}."
     yield (
         "Copying methods (ngram, suffix) gain where output repeats its input, the others on any "
-        "text. Assumed from published figures; measured on your own servers by turnout compare."
+        "text. Assumed from published figures; measured on your own servers by turnout sweep."
     )
 
 

@@ -119,7 +119,7 @@ class Split:
 
 
 def splits(deployment: Deployment, demand: Demand) -> list[Split]:
-    """Return every split with every method, and other `k` for the best.
+    """Return every split with every method, or the deployment's own; other `k` for the best.
 
     Raises:
         PlanError: If no server fits, or the GPU's speed is not known.
@@ -135,7 +135,7 @@ def splits(deployment: Deployment, demand: Demand) -> list[Split]:
         for speculating in range(1, plain.servers + 1)
     ]
     first = best_of(found)
-    if first.speculating:
+    if first.speculating and deployment.speculation is Speculation.NONE:
         found += [
             _simulate(replace(first.deployment, k=k), first.speculating, demand, worlds)
             for k in _OTHER_DRAFTS[first.deployment.speculation]
@@ -370,9 +370,10 @@ def _sentences(found: Sequence[Split], best: Split, demand: Demand) -> Iterator[
     limits = f"TTFT {1000 * demand.ttft_s:g} ms, TPOT {1000 * demand.tpot_s:g} ms"
     plain = found[0]
     change = best.mean_e2e_s / plain.mean_e2e_s - 1.0
+    against = f", {change:+.0%} against {_label(plain)}" if best.speculating else ""
     yield (
         f"Have {_label(best)}: mean latency {best.mean_e2e_s:.2f} s at {demand.rate_per_s:g} "
-        f"requests/s, {change:+.0%} against {_label(plain)}."
+        f"requests/s{against}."
     )
     if not best.keeps:
         yield (
@@ -383,9 +384,10 @@ def _sentences(found: Sequence[Split], best: Split, demand: Demand) -> Iterator[
         kind = "speculates" if best.speculating else "is plain"
         mixed = [split for split in found if 0 < split.speculating < servers]
         cost = min((split.mean_e2e_s for split in mixed), default=0.0) / best.mean_e2e_s - 1.0
+        costs = f"costs {cost:.0%} more" if cost > SEPARABLE else "is as fast"
         yield (
             f"One kind alone is best here: every server {kind}, and the gateway balances them. A "
-            f"mix costs {cost:.0%} more by these figures, and is what measures both kinds."
+            f"mix {costs} by these figures, and is what measures both kinds."
         )
     used = best.deployment.speculation
     yield (
