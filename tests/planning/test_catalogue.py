@@ -88,6 +88,18 @@ def test_a_model_is_read_from_a_folder_or_a_config_file(tmp_path: Path) -> None:
     assert read_model(tmp_path / "config.json").architecture == model.architecture
 
 
+def test_a_model_in_a_folder_is_of_the_family_that_has_its_architecture(tmp_path: Path) -> None:
+    like = find_model("SmolLM2-135M").architecture
+    numbers = {
+        "hidden_size": like.hidden, "num_hidden_layers": like.layers,
+        "num_attention_heads": like.heads, "num_key_value_heads": like.kv_heads,
+        "intermediate_size": 1536, "vocab_size": like.vocab,
+        "max_position_embeddings": like.context, "tie_word_embeddings": True,
+    }  # fmt: skip
+
+    assert find_model(str(folder(tmp_path, **numbers))).family == "smollm2"
+
+
 def test_a_model_that_reads_images_has_its_numbers_one_level_down(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"text_config": SMALL}))
 

@@ -187,6 +187,40 @@ def test_a_line_is_budgeted_by_its_own_numbers() -> None:
     assert budgeted("--quantization awq").precision is Precision.INT4
 
 
+def test_a_line_of_today_is_budgeted_too() -> None:
+    drafts = '{"method":"draft_model","model":"Llama-3.1-8B","num_speculative_tokens":3}'
+    found = budgeted(f"--speculative-config '{drafts}' -tp 4 --max-model-len 16k")
+
+    assert (found.speculation, found.k, found.context) == ("draft_model", 3, 16_000)
+    unknown = budget(
+        translated('--speculative-config \'{"method":"dflash","num_speculative_tokens":3}\''),
+        H100,
+        None,
+    )
+    assert unknown == "not budgeted: what dflash takes is not known"
+
+
+def test_a_checkpoint_in_four_bits_is_budgeted_as_such() -> None:
+    line = "vllm serve hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4"
+    found = budget(translate(shlex.split(line), H100), H100, None)
+
+    assert isinstance(found, Deployment)
+    assert found.rule.target_gb == 35
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--max-model-len long", "--max-model-len 'long' is not a number"),
+        ("--speculative-config {", "is not JSON"),
+        ("--speculative-config []", "is not a JSON object"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named(options: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        budget(translated(options), H100, None)
+
+
 def test_a_model_that_is_not_catalogued_is_translated_without_a_budget() -> None:
     view = translation_view(["vllm", "serve", "org/own"], H100, None)
 

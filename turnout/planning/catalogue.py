@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -208,6 +208,9 @@ def find_model(text: str) -> Model:
     known = models()
     if text in known:
         return known[text]
+    for model in known.values():
+        if model.int4 == text:
+            return replace(model, name=text, precision=Precision.INT4, int4="")
     short = [model for model in known.values() if _plain(model.name) == _plain(text)]
     if len(short) == 1:
         return short[0]
@@ -224,6 +227,8 @@ def _plain(name: str) -> str:
 def read_model(path: Path) -> Model:
     """Return the model in a folder, or the one that a `config.json` describes.
 
+    One of the same architecture as a model of the catalogue is taken for a kind of it.
+
     Raises:
         PlanError: If the file is not there, is no JSON object, or lacks what a budget needs.
     """
@@ -232,11 +237,12 @@ def read_model(path: Path) -> Model:
     name = str(file.parent if path.is_dir() else config.get("_name_or_path") or file)
     found = architecture(config, str(file))
     kind = str(config.get("model_type", "unknown"))
+    alike = next((each for each in models().values() if each.architecture == found), None)
     return Model(
         name=name,
-        family=kind,
-        tokenizer=f"{kind}, {found.vocab} entries",
-        billions=found.parameters / 1e9,
+        family=alike.family if alike else kind,
+        tokenizer=alike.tokenizer if alike else f"{kind}, {found.vocab} entries",
+        billions=alike.billions if alike else found.parameters / 1e9,
         architecture=found,
         precision=_stored(config),
         folder=path if path.is_dir() else None,

@@ -338,6 +338,17 @@ def _acceptance_method(line: _Line, name: str) -> None:
     )
 
 
+def _todays(line: _Line, name: str) -> None:
+    """Take the JSON of a line that is of today already."""
+    try:
+        found = json.loads(line.value(name))
+    except ValueError as error:
+        raise PlanError(f"{name} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise PlanError(f'{name} is not a JSON object, as {{"method":"ngram"}} is')
+    line.drafting |= found
+
+
 _TYPICAL = (
     "typical acceptance is gone. Its nearest heir, from 0.33 on, changes the output as it did "
     '({"rejection_sample_method": "fly"}), so it is never chosen for you'
@@ -360,6 +371,7 @@ def _rules() -> Mapping[str, _Rule]:
         simple
         | moved
         | {
+            "--speculative-config": _todays,
             "--speculative-model": _speculative_model,
             "--speculative-draft-tensor-parallel-size": _draft_tp,
             "--speculative-model-quantization": _draft_quantisation,
@@ -411,25 +423,37 @@ def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
         draft = find_model(drafted) if drafted and not head else None
     except PlanError as error:
         return f"not budgeted: {error}"
-    tp = int(found.options.get("--tensor-parallel-size") or 1)
-    method = Speculation.EAGLE3 if head else Speculation(found.drafting.get("method", "none"))
+    named = "eagle3" if head else str(found.drafting.get("method", "none"))
+    if named not in list(Speculation):
+        return f"not budgeted: what {named} takes is not known"
     longest = target.architecture.context
-    context = int(found.options.get("--max-model-len") or min(DEFAULT_CONTEXT, longest))
-    utilisation = found.options.get("--gpu-memory-utilization")
+    tp = int(_amount(found.options, "--tensor-parallel-size", 1))
+    context = int(_amount(found.options, "--max-model-len", min(DEFAULT_CONTEXT, longest)))
     return Deployment(
         target=target,
         precision=_precision(target, _flag(found.command, "--quantization")),
         gpu=gpu,
         count=tp if count is None else count,
         tp=tp,
-        speculation=method,
-        k=found.drafting.get("num_speculative_tokens", 0),
+        speculation=Speculation(named),
+        k=int(found.drafting.get("num_speculative_tokens", 0)),
         draft=draft,
         draft_precision=_precision(draft, found.drafting.get("quantization")),
-        utilisation=float(utilisation or DEFAULT_UTILISATION),
+        utilisation=_amount(found.options, "--gpu-memory-utilization", DEFAULT_UTILISATION),
         context=min(context, longest),
         kv_bytes=1 if "fp8" in str(found.options.get("--kv-cache-dtype")) else 2,
     )
+
+
+def _amount(options: Mapping[str, str | None], name: str, default: float) -> float:
+    """Return an option's number, which may be written as 16k (thousands) or 16K (of 1,024)."""
+    text = options.get(name)
+    if text is None:
+        return default
+    found = re.fullmatch(r"(\d*\.?\d+)([kKmM]?)", text)
+    if found is None:
+        raise PlanError(f"{name} {text!r} is not a number")
+    return float(found[1]) * {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}[found[2]]
 
 
 def _flag(command: Sequence[str], name: str) -> str | None:

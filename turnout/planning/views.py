@@ -98,7 +98,9 @@ def page(view: View) -> str:
     )
     picture = html_figure(_picture(view.bars)) if view.bars else ""
     tables = "".join(map(html_table, view.tables))
-    return html_page(view.title, (f"<ul>{sentences}</ul>", picture, tables, files))
+    return html_page(
+        view.title, (f'<ul style="white-space: pre-line">{sentences}</ul>', picture, tables, files)
+    )
 
 
 def _escaped(text: str) -> str:
