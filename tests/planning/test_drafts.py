@@ -28,12 +28,13 @@ from turnout.simulation.presets import PRESETS
         ("Llama-3.1-8B", "Llama-3.1-405B", 50, "weak"),
         ("Qwama-0.5B", "Meta-Llama-3-70B", 140, "far outside"),
         ("Qwen2.5-14B", "Qwen2.5-72B", 5, "costs too much"),
+        ("Qwen3-4B", "Qwen3-32B", 8, "sweet spot"),
     ],
 )
 def test_the_published_verdicts_come_out(
     draft: str, target: str, ratio: float, verdict: str
 ) -> None:
-    """The last is 14B where the table has a 13B."""
+    """One has 14B where the table has a 13B; the last is at the edge, 1:8."""
     found = judge(servers("H200", 8, target=find_model(target)), find_model(draft))
 
     assert found.ratio == pytest.approx(ratio, rel=0.03)

@@ -88,6 +88,12 @@ def test_int4_with_a_bf16_draft_fits_one_h100() -> None:
     assert fits(drafting(INT4, BF16, count=1))
 
 
+def test_a_checkpoint_stored_in_8_bits_has_no_row_in_16() -> None:
+    deepseek = servers("H200", 8, target=find_model("DeepSeek-V3"), precision=FP8)
+
+    assert [pair.deployment.precision for pair in pairings(deepseek)] == [FP8, INT4]
+
+
 def test_shares_of_memory_over_70_and_15_percent_are_warned_of() -> None:
     assert "88%" in shares(drafting(BF16, BF16))[0]
     assert "20%" in shares(drafting(INT4, BF16, count=1))[0]

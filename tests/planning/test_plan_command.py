@@ -93,6 +93,7 @@ def test_a_decision_is_made_on_saved_metrics(
         (["plan", "memory", "Llama-3.1-8B", "--method", "n-grams"], "nearest: ngram"),
         (["plan", "memory", "Llama-3.1-8B", "--html", "/no/such/dir/x.html"], "No such file"),
         (["plan", "translate"], "there is no line"),
+        (["plan", "translate", "vllm serve 'x"], "cannot be split into words"),
         (["plan", "draft", "Llama-3.1-8B", "Llama-3.1-70B"], "is no smaller than"),
         (["plan", "decide", "--gateway", "http://127.0.0.1:1"], "no answer from"),
         (["plan", "decide", "--metrics", "/no/such/file"], "No such file"),

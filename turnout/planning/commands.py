@@ -147,7 +147,10 @@ def _translated(args: argparse.Namespace) -> View:
     if args.metric:
         return metrics_view(args.metric)
     if len(words) == 1:
-        words = shlex.split(words[0])
+        try:
+            words = shlex.split(words[0])
+        except ValueError as error:
+            raise PlanError(f"the line cannot be split into words: {error}") from None
     if not words:
         raise PlanError("there is no line; write -- vllm serve MODEL ..., or --metric NAME")
     gpu, count = gpus_of(args.gpus, args.vram)

@@ -314,10 +314,17 @@ def eight_bits(gpu: Gpu) -> Precision:
     return Precision.FP8 if gpu.fp8 else Precision.INT8
 
 
+def precisions(model: Model, gpu: Gpu) -> list[Precision]:
+    """Return what a model can be served in on a GPU: as it is stored, then ever lighter."""
+    stored = model.precision
+    lighter = (eight_bits(gpu), Precision.INT4)
+    return [stored, *(each for each in lighter if each.rule_bytes < stored.rule_bytes)]
+
+
 def alternatives(deployment: Deployment) -> Iterator[Deployment]:
     """Yield what would fit instead, each with one thing changed, the least change first."""
-    precisions = [Precision.BF16, eight_bits(deployment.gpu), Precision.INT4]
-    lighter = [p for p in precisions if p.rule_bytes < deployment.precision.rule_bytes]
+    own = deployment.precision.rule_bytes
+    lighter = [p for p in precisions(deployment.target, deployment.gpu) if p.rule_bytes < own]
     yield from _first(replace(deployment, precision=precision) for precision in lighter)
     if deployment.speculation is not Speculation.NONE:
         yield from _first([deployment.plain])
@@ -358,11 +365,11 @@ def pairings(deployment: Deployment) -> list[Pairing]:
     The first that fits within both shares is recommended: quantising the target moves acceptance
     most, so it is quantised last, to 8 bits before 4, and the draft only where its share asks.
     """
-    eight = eight_bits(deployment.gpu)
-    drafts = [Precision.BF16, eight, Precision.INT4] if deployment.draft else [Precision.BF16]
+    gpu, own = deployment.gpu, deployment.draft
+    drafts = precisions(own, gpu) if own else [Precision.BF16]
     pairs = [
         replace(deployment, precision=target, draft_precision=draft)
-        for target in (Precision.BF16, eight, Precision.INT4)
+        for target in precisions(deployment.target, gpu)
         for draft in drafts
         if draft is not Precision.INT4 or target is Precision.INT4
     ]

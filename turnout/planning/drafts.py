@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket
 from turnout.planning.catalogue import Model, Precision, models
 from turnout.planning.costs import speed_up
-from turnout.planning.deployment import DRAFT_SHARE, Deployment, eight_bits, fits, head
+from turnout.planning.deployment import DRAFT_SHARE, Deployment, fits, precisions
 from turnout.planning.errors import PlanError
 from turnout.planning.tokenizers import differences
 from turnout.planning.views import View
@@ -22,14 +22,12 @@ from turnout.simulation.page import Table
 SWEET_SPOT = (8.0, 12.0)
 """Target over draft: large enough to predict, small enough to be cheap (the framework, 1:8 to
 1:12)."""
-# Ratios up to which the framework's verdicts hold: 1:5 costs too much, 1:9 and 1:10 are the sweet
-# spot, 1:50 is weak, 1:70 too small, 1:140 far outside. The bounds between them are assumed.
-_BANDS = (
-    (SWEET_SPOT[0], "predicts well, costs too much"),
-    (SWEET_SPOT[1], "sweet spot"),
+# Ratios up to which the framework's verdicts on smaller drafts hold: 1:50 is weak, 1:70 too small,
+# 1:140 far outside. The bounds between them are assumed.
+_SMALLER = (
     (60.0, "weak for the target"),
     (100.0, "too small: diverges"),
-    (float("inf"), "far outside: low load only"),
+    (inf, "far outside: low load only"),
 )
 DRAFT_TOKENS: Mapping[Speculation, int] = MappingProxyType(
     {
@@ -107,19 +105,27 @@ def judge(deployment: Deployment, draft: Model) -> Judgement:
     total_gb = deployment.rule.total_gb
     shares = [
         (precision, draft.billions * precision.rule_bytes / total_gb)
-        for precision in (Precision.BF16, eight_bits(deployment.gpu), Precision.INT4)
+        for precision in precisions(draft, deployment.gpu)
     ]
     within = next((pair for pair in shares if pair[1] <= DRAFT_SHARE), None)
     precision, share = within or (None, shares[-1][1])
     return Judgement(
         draft=draft,
         ratio=ratio,
-        verdict=next(verdict for most, verdict in _BANDS if ratio <= most),
+        verdict=_verdict(ratio),
         precision=precision,
         share=share,
         refused=_refused(deployment, draft),
         remarks=list(_remarks(target, draft)),
     )
+
+
+def _verdict(ratio: float) -> str:
+    if ratio < SWEET_SPOT[0]:
+        return "predicts well, costs too much"
+    if ratio <= SWEET_SPOT[1]:
+        return "sweet spot"
+    return next(verdict for most, verdict in _SMALLER if ratio <= most)
 
 
 def _refused(deployment: Deployment, draft: Model) -> str:
@@ -149,11 +155,7 @@ def candidates(target: Model) -> list[Model]:
 
 
 def draft_view(deployment: Deployment, drafts: Iterable[Model]) -> View:
-    """Return the drafts ranked, and the methods by workload.
-
-    Raises:
-        PlanError: If there is no draft to judge.
-    """
+    """Return the drafts ranked, if there are any, and the methods by workload."""
     found = sorted((judge(deployment, draft) for draft in drafts), key=lambda each: each.rank)
     methods = list(_methods(deployment, found))
     tables = [_method_table(deployment, methods)]
@@ -225,9 +227,6 @@ def methods_of(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[D
 
 def _methods(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
     for each in methods_of(deployment, found):
-        drafted = head(each).weight_bytes / 1e9
-        if each.draft is not None:
-            drafted = each.draft.billions * each.draft_precision.rule_bytes
         gains: dict[str, Any] = {}
         for name, (task, temperature) in WORKLOADS.items():
             bucket = TemperatureBucket.of(temperature)
@@ -241,7 +240,7 @@ def _methods(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[dic
             "method": each.speculation,
             "k": each.k,
             "draft": _of(each),
-            "memory_gb": drafted,
+            "memory_gb": each.rule.draft_gb,
             "needs": _NEEDS[each.speculation],
             "fits": fits(each),
             "workloads": gains,

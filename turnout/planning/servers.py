@@ -143,7 +143,7 @@ def checkpoint(model: Model, precision: Precision) -> tuple[str, str | None]:
     Raises:
         PlanError: If there is no such checkpoint and vLLM cannot make it.
     """
-    if precision is model.precision:
+    if precision.rule_bytes >= model.precision.rule_bytes:
         return model.name, None
     if precision is not Precision.INT4:
         return model.name, online(precision)
