@@ -1,6 +1,7 @@
 """Command lines, compose file and config of a plan: that they agree, and that each is valid."""
 
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from tests.planning.deployments import LLAMA_8B, LLAMA_70B, drafting, servers
 from turnout.lab import LabError
 from turnout.lab.environment import ensure_environment
 from turnout.lab.home import LabHome, silent
-from turnout.planning.catalogue import Precision, find_gpu, find_model
+from turnout.lab.model import ensure_model
+from turnout.planning.catalogue import Precision, find_gpu, find_model, read_model
 from turnout.planning.deployment import Deployment
 from turnout.planning.drafts import speculating
 from turnout.planning.errors import PlanError
@@ -342,3 +344,57 @@ def test_the_image_is_of_the_version_that_the_lab_has(python_with_vllm: Path) ->
     )
 
     assert shown.stdout.split()[-1].partition("+")[0] == VLLM_VERSION
+
+
+BUILD_WITH_VLLM = """
+import json, sys
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+for words in json.load(sys.stdin):
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", *words])
+    built = AsyncEngineArgs.from_cli_args(args).create_engine_config()
+    drafting = built.speculative_config
+    print(built.model_config.quantization, drafting and drafting.num_speculative_tokens,
+          drafting and drafting.draft_model_config and drafting.draft_model_config.quantization)
+"""
+
+
+@pytest.mark.integration
+def test_vllm_makes_its_whole_config_of_what_was_planned(
+    python_with_vllm: Path, tmp_path: Path
+) -> None:
+    """As far as that goes without a GPU: models read, methods and quantisations looked up."""
+    home = LabHome.locate()
+    ensure_model(home, silent)
+    model = read_model(home.model)
+    plain = servers(CPU, 1, target=model)
+    own_draft = speculating(plain, Speculation.DRAFT_MODEL, model)
+    ngram = speculating(plain, Speculation.NGRAM, None)
+    kinds = [
+        server(plain),
+        server(replace(plain, precision=INT8)),
+        server(ngram, schedule=((1, 4, 5), (5, 99_999, 1))),
+        server(own_draft),
+        server(replace(own_draft, precision=FP8, draft_precision=FP8)),
+    ]
+
+    built = subprocess.run(
+        [python_with_vllm, "-c", BUILD_WITH_VLLM],
+        check=False,
+        input=json.dumps([each.arguments for each in kinds]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
+    )
+
+    assert built.returncode == 0, built.stderr[-3000:]
+    assert built.stdout.splitlines()[-5:] == [
+        "None None None",
+        "int8_per_channel_weight_only None None",
+        "None 5 None",
+        "None 4 None",
+        "fp8_per_tensor 4 fp8_per_tensor",
+    ]
