@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,20 @@ def test_the_page_on_planning_shows_what_is_printed(
 
     printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
     assert [line for line in shown if line.rstrip() not in printed] == []
+
+
+def test_memory_and_drafts_are_planned_without_the_extras() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('numpy', 'matplotlib', 'openai')))"
+    code = f"{blocked}; from turnout.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    def status(*words: str) -> int:
+        return subprocess.run(
+            [sys.executable, "-c", code, "plan", *words],
+            check=False,
+            capture_output=True,
+            cwd=Path(__file__).parents[2],
+        ).returncode
+
+    assert status("memory", "Llama-3.1-8B") == 0
+    assert status("draft", "Llama-3.1-8B") == 0
+    assert status("pools", "Llama-3.1-8B", "--rate", "1") == 1

@@ -122,7 +122,7 @@ def judge(deployment: Deployment, draft: Model) -> Judgement:
 
 def _verdict(ratio: float) -> str:
     if ratio < SWEET_SPOT[0]:
-        return "predicts well, costs too much"
+        return "costs too much"
     if ratio <= SWEET_SPOT[1]:
         return "sweet spot"
     return next(verdict for most, verdict in _SMALLER if ratio <= most)
