@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from turnout.planning import translating
 from turnout.planning.catalogue import Precision, find_gpu
@@ -24,6 +26,7 @@ from turnout.planning.translating import (
 )
 
 H100, A100 = find_gpu("H100"), find_gpu("A100")
+DATA = yaml.safe_load(Path(translating.__file__).with_name("translations.yaml").read_text())
 OLD = "python -m vllm.entrypoints.openai.api_server --model meta-llama/Llama-3.1-70B-Instruct"
 DRAFT = "--speculative-model meta-llama/Llama-3.1-8B-Instruct --num-speculative-tokens 5"
 PUBLISHED = f"{OLD} {DRAFT} --tensor-parallel-size 2 --gpu-memory-utilization 0.92"
@@ -144,6 +147,7 @@ def test_variables_before_the_command_and_options_of_today_stay() -> None:
         ("vllm serve a b", "'b' is neither an option nor an option's value"),
         (f"{OLD} --num-speculative-tokens 5", "without a model to draft"),
         (f"{OLD} --speculative-model x/y", "--num-speculative-tokens is missing"),
+        (f"{OLD} --speculative-model x/y --num-speculative-tokens 0", "which drafts nothing"),
         (f"{OLD} {DRAFT} --speculative-disable-by-batch-size 1", "would never draft"),
         (f"{OLD} --num-speculative-tokens many", "'many' is not a whole number"),
         (f"{OLD} --speculative-model", "--speculative-model has no value"),
@@ -163,7 +167,7 @@ def test_an_option_that_there_is_not_is_told_with_the_nearest() -> None:
 
 
 def test_medusa_has_no_heir_that_could_be_guessed() -> None:
-    found = translated("--speculative-model org/vicuna-medusa-head")
+    found = translated("--speculative-model org/vicuna-medusa-head --num-speculative-tokens 3")
 
     assert "EAGLE-3" in why(found, "--speculative-model")
     assert found.drafting == {}
@@ -200,6 +204,17 @@ def test_a_line_of_today_is_budgeted_too() -> None:
     assert unknown == "not budgeted: what dflash takes is not known"
 
 
+def test_a_schedule_of_today_stays_as_it_is() -> None:
+    drafts = {
+        "method": "ngram",
+        "num_speculative_tokens": 5,
+        "num_speculative_tokens_per_batch_size": [[1, 4, 5], [5, 99, 0]],
+    }
+
+    assert drafting(f"-sc '{json.dumps(drafts)}'") == drafts
+    assert budgeted('--speculative-config \'{"model":"Llama-3.1-8B"}\'').k == 1
+
+
 def test_a_checkpoint_in_four_bits_is_budgeted_as_such() -> None:
     line = "vllm serve hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4"
     found = budget(translate(shlex.split(line), H100), H100, None)
@@ -228,9 +243,7 @@ def test_a_model_that_is_not_catalogued_is_translated_without_a_budget() -> None
     assert "not budgeted: model 'org/own' is not known" in view.says[-1]
 
 
-METRICS = yaml.safe_load(Path(translating.__file__).with_name("translations.yaml").read_text())[
-    "metrics"
-]
+METRICS = DATA["metrics"]
 
 
 def test_every_metric_of_then_is_asked_for_in_series_that_there_are() -> None:
@@ -252,3 +265,23 @@ def test_options_of_today_are_known_with_whether_they_take_a_value() -> None:
     assert today()["--max-model-len"]
     assert not today()["--enforce-eager"]
     assert "--speculative-model" not in today()
+
+
+OPTIONS = [
+    *(*DATA["dropped"], *DATA["moved"], *list(today())[::20], "-tp", "--speculative-model"),
+    *("--speculative-config", "--quantization", "--load-format", "--max-model-len"),
+    *("--speculative-disable-by-batch-size", "--gpu-memory-utilization", "--metric"),
+]
+VALUES = st.one_of(
+    st.sampled_from(["4", "0", "-1", "16k", "[ngram]", "{}", '{"method":"ngram"}', "fp8"]),
+    st.text(max_size=8),
+)
+
+
+@given(st.lists(st.one_of(st.sampled_from(OPTIONS), VALUES), max_size=8))
+def test_any_line_is_translated_or_refused_in_a_sentence(words: list[str]) -> None:
+    try:
+        view = translation_view(["vllm", "serve", "Llama-3.1-8B", *words], H100, None)
+    except PlanError:
+        return
+    assert view.data["command"].startswith("vllm serve ")

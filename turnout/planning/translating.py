@@ -37,7 +37,12 @@ METRIC_FLAGS = ("--per-request-spec-decode-metrics summary", "--enable-per-reque
 _FLAGS = Path(__file__).with_name("vllm_flags.txt")
 _DATA = Path(__file__).with_name("translations.yaml")
 _SHORT = MappingProxyType(
-    {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-q": "--quantization"}
+    {
+        "-tp": "--tensor-parallel-size",
+        "-pp": "--pipeline-parallel-size",
+        "-q": "--quantization",
+        "-sc": "--speculative-config",
+    }
 )
 QUANTISATIONS = frozenset(
     {
@@ -72,8 +77,14 @@ class _Line:
     options: Mapping[str, str | None]
     gpu: Gpu
     kept: list[str] = field(default_factory=list)
+    quantisation: str | None = None
     drafting: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+
+    def note(self, name: str, now: str, why: str) -> None:
+        """Note what became of an option."""
+        value = self.options.get(name)
+        self.changes.append(Change(name if value is None else f"{name} {value}", now, why))
 
     def value(self, name: str) -> str:
         """Return the value of an option.
@@ -103,6 +114,7 @@ class Translation:
         changes: What became of each option, and what was added.
         drafting: Content of `--speculative-config`; empty without speculation.
         options: The options of then.
+        quantisation: The target's, or None.
         model: The model that it serves.
     """
 
@@ -110,6 +122,7 @@ class Translation:
     changes: Sequence[Change]
     drafting: Mapping[str, Any]
     options: Mapping[str, str | None]
+    quantisation: str | None
     model: str
 
     @property
@@ -134,8 +147,9 @@ def translate(words: Sequence[str], gpu: Gpu) -> Translation:
         rule = _rules().get(name, _other)
         rule(line, name)
     command = [*environment, "vllm", "serve", model, *line.kept]
-    if line.drafting:
+    if "--speculative-config" not in options:
         _finish_drafting(line)
+    if line.drafting:
         command += ["--speculative-config", json.dumps(line.drafting, separators=(",", ":"))]
         flags = [name for name in METRIC_FLAGS if name.split()[0] not in options]
         command += [word for flag in flags for word in flag.split()]
@@ -147,6 +161,7 @@ def translate(words: Sequence[str], gpu: Gpu) -> Translation:
         changes=line.changes,
         drafting=line.drafting,
         options=options,
+        quantisation=line.quantisation,
         model=model,
     )
 
@@ -208,11 +223,6 @@ def today() -> Mapping[str, bool]:
 _Rule = Callable[[_Line, str], None]
 
 
-def _shown(line: _Line, name: str) -> str:
-    value = line.options.get(name)
-    return name if value is None else f"{name} {value}"
-
-
 def _other(line: _Line, name: str) -> None:
     """Keep an option that there is today; refuse to guess at one that there is not."""
     if name in today():
@@ -220,12 +230,12 @@ def _other(line: _Line, name: str) -> None:
         return
     near = get_close_matches(name, list(today()), n=1)
     why = f"vLLM 0.32 has no such option; nearest: {near[0]}" if near else "no such option today"
-    line.changes.append(Change(_shown(line, name), NO_EQUIVALENT, why))
+    line.note(name, NO_EQUIVALENT, why)
 
 
 def _dropped(why: str) -> _Rule:
     def rule(line: _Line, name: str) -> None:
-        line.changes.append(Change(_shown(line, name), NO_EQUIVALENT, why))
+        line.note(name, NO_EQUIVALENT, why)
 
     return rule
 
@@ -234,7 +244,7 @@ def _replaced(flags: Callable[[str], Sequence[str]], why: str) -> _Rule:
     def rule(line: _Line, name: str) -> None:
         now = flags(line.options.get(name) or "")
         line.kept += now
-        line.changes.append(Change(_shown(line, name), shlex.join(now), why))
+        line.note(name, shlex.join(now), why)
 
     return rule
 
@@ -245,27 +255,26 @@ def _into(key: str, why: str) -> _Rule:
     def rule(line: _Line, name: str) -> None:
         line.drafting[key] = line.number(name)
         now = json.dumps({key: line.drafting[key]})
-        line.changes.append(Change(_shown(line, name), now, why))
+        line.note(name, now, why)
 
     return rule
 
 
 def _speculative_model(line: _Line, name: str) -> None:
     model = line.value(name)
-    was = _shown(line, name)
     if model.strip("[]") == "ngram":
         line.drafting["method"] = "ngram"
-        line.changes.append(Change(was, '{"method": "ngram"}', "the method is named, no model is"))
+        line.note(name, '{"method": "ngram"}', "the method is named, no model is")
         return
     lowered = model.lower()
     if "medusa" in lowered or "accelerator" in lowered or "mlp" in lowered:
         why = "Medusa and MLP speculators are gone in 0.33; take an EAGLE-3 head or a draft model"
-        line.changes.append(Change(was, NO_EQUIVALENT, why))
+        line.note(name, NO_EQUIVALENT, why)
         return
     method = "eagle3" if "eagle3" in lowered else "eagle" if "eagle" in lowered else "draft_model"
     line.drafting |= {"method": method, "model": model}
     now = json.dumps({"method": method, "model": model})
-    line.changes.append(Change(was, now, "all of speculation is one JSON value"))
+    line.note(name, now, "all of speculation is one JSON value")
 
 
 def _draft_tp(line: _Line, name: str) -> None:
@@ -273,7 +282,7 @@ def _draft_tp(line: _Line, name: str) -> None:
     why = "a draft follows the target's tensor parallelism"
     if str(wanted) != target:
         why += f" ({target}): vLLM's parser takes another, its worker refuses it"
-    line.changes.append(Change(_shown(line, name), "left out", why))
+    line.note(name, "left out", why)
 
 
 def _draft_quantisation(line: _Line, name: str) -> None:
@@ -281,7 +290,7 @@ def _draft_quantisation(line: _Line, name: str) -> None:
     why = "moves into the JSON"
     if now != line.value(name):
         why += f"; {line.value(name)} is gone, and {now} quantises while loading"
-    line.changes.append(Change(_shown(line, name), json.dumps({"quantization": now}), why))
+    line.note(name, json.dumps({"quantization": now}), why)
 
 
 def _quantisation_of(name: str, gpu: Gpu) -> str:
@@ -298,19 +307,20 @@ def _quantisation_of(name: str, gpu: Gpu) -> str:
 def _quantisation(line: _Line, name: str) -> None:
     was = line.value(name)
     now = _quantisation_of(was, line.gpu)
+    line.quantisation = now
     line.kept += ["--quantization", now]
     if now != was:
         why = (
             f"{was} is gone; 8 bits are quantised while loading. For 4 bits serve an AWQ or GPTQ "
             "checkpoint, without this option"
         )
-        line.changes.append(Change(_shown(line, name), f"--quantization {now}", why))
+        line.note(name, f"--quantization {now}", why)
 
 
 def _load_format(line: _Line, name: str) -> None:
     if line.value(name) in ("bitsandbytes", "gguf"):
         why = "gone with the quantisation of that name; the default reads safetensors"
-        line.changes.append(Change(_shown(line, name), NO_EQUIVALENT, why))
+        line.note(name, NO_EQUIVALENT, why)
     else:
         _other(line, name)
 
@@ -324,18 +334,13 @@ def _disable_by_batch(line: _Line, name: str) -> None:
         "a schedule by requests in a step, of which 0 drafts is off; a draft model's first pass "
         "still runs. The gateway's own marks move requests to a plain pool instead"
     )
-    line.changes.append(Change(_shown(line, name), "num_speculative_tokens_per_batch_size", why))
+    line.note(name, "num_speculative_tokens_per_batch_size", why)
 
 
 def _acceptance_method(line: _Line, name: str) -> None:
     typical = line.value(name) == "typical_acceptance_sampler"
-    line.changes.append(
-        Change(
-            _shown(line, name),
-            NO_EQUIVALENT if typical else "left out",
-            _TYPICAL if typical else 'the default: {"rejection_sample_method": "standard"}',
-        )
-    )
+    now = NO_EQUIVALENT if typical else "left out"
+    line.note(name, now, _TYPICAL if typical else "the default: exact rejection sampling")
 
 
 def _todays(line: _Line, name: str) -> None:
@@ -394,20 +399,26 @@ def _rules() -> Mapping[str, _Rule]:
 def _finish_drafting(line: _Line) -> None:
     """Put in what the JSON needs as a whole, or say why it cannot be."""
     drafting = line.drafting
+    if not drafting:
+        return
     if "method" not in drafting:
+        if "--speculative-model" in line.options:  # of a kind that is gone, as was said
+            drafting.clear()
+            return
         raise PlanError(
             f"options of speculation without a model to draft: {', '.join(drafting)}; "
             "add --speculative-model MODEL, or [ngram]"
         )
     k = drafting.get("num_speculative_tokens")
-    if k is None:
-        raise PlanError("--num-speculative-tokens is missing; 4 suits a draft model, 5 n-gram")
+    if not k:
+        what = "is missing" if k is None else "is 0, which drafts nothing"
+        raise PlanError(f"--num-speculative-tokens {what}; 4 suits a draft model, 5 n-gram")
     if (size := drafting.get("num_speculative_tokens_per_batch_size")) is not None:
         schedule = [[1, size - 1, k], [size, LARGEST_BATCH, 0]]
         drafting["num_speculative_tokens_per_batch_size"] = schedule
     if "--max-num-batched-tokens" in line.options and "--enable-lora" in line.options:
         why = f"with LoRA, at least max_num_seqs x {k + 1}, or vLLM refuses to draft"
-        line.changes.append(Change(_shown(line, "--max-num-batched-tokens"), "kept", why))
+        line.note("--max-num-batched-tokens", "kept", why)
 
 
 def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
@@ -423,7 +434,8 @@ def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
         draft = find_model(drafted) if drafted and not head else None
     except PlanError as error:
         return f"not budgeted: {error}"
-    named = "eagle3" if head else str(found.drafting.get("method", "none"))
+    own = "draft_model" if draft else "none"  # vLLM's guess, where a line of today names none
+    named = "eagle3" if head else str(found.drafting.get("method", own))
     if named not in list(Speculation):
         return f"not budgeted: what {named} takes is not known"
     longest = target.architecture.context
@@ -431,12 +443,12 @@ def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
     context = int(_amount(found.options, "--max-model-len", min(DEFAULT_CONTEXT, longest)))
     return Deployment(
         target=target,
-        precision=_precision(target, _flag(found.command, "--quantization")),
+        precision=_precision(target, found.quantisation),
         gpu=gpu,
         count=tp if count is None else count,
         tp=tp,
         speculation=Speculation(named),
-        k=int(found.drafting.get("num_speculative_tokens", 0)),
+        k=int(found.drafting.get("num_speculative_tokens") or (named != "none")),
         draft=draft,
         draft_precision=_precision(draft, found.drafting.get("quantization")),
         utilisation=_amount(found.options, "--gpu-memory-utilization", DEFAULT_UTILISATION),
@@ -454,10 +466,6 @@ def _amount(options: Mapping[str, str | None], name: str, default: float) -> flo
     if found is None:
         raise PlanError(f"{name} {text!r} is not a number")
     return float(found[1]) * {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}[found[2]]
-
-
-def _flag(command: Sequence[str], name: str) -> str | None:
-    return command[command.index(name) + 1] if name in command else None
 
 
 def _precision(model: Model | None, quantisation: str | None) -> Precision:
