@@ -112,6 +112,14 @@ def test_a_server_runs_as_many_requests_as_its_cache_holds() -> None:
     assert 8 <= max_num_seqs(tight, DEMAND) < max_num_seqs(FOUR_GPUS, DEMAND) <= 256
 
 
+def test_requests_are_no_longer_than_the_context() -> None:
+    """A cache that holds little more than one request of the context still serves them all."""
+    tight = servers(count=2, precision=Precision.BF16, context=2048, utilisation=0.905)
+    assert tight.account.kv_tokens < 8000
+
+    assert splits(tight, replace(DEMAND, rate_per_s=0.2))[0].mean_e2e_s > 0
+
+
 def refused(deployment: Deployment = FOUR_GPUS, **changes: object) -> None:
     splits(deployment, replace(DEMAND, **changes))  # type: ignore[arg-type]  # by name
 

@@ -127,7 +127,7 @@ def splits(deployment: Deployment, demand: Demand) -> list[Split]:
     plain = deployment.plain
     if not fits(plain):
         raise PlanError(f"{named(plain)} does not fit; turnout plan memory says what would")
-    worlds = [_arrivals(demand, seed) for seed in range(demand.seeds)]
+    worlds = [_arrivals(demand, seed, context_of(plain)) for seed in range(demand.seeds)]
     found = [_simulate(plain, 0, demand, worlds)]
     found += [
         _simulate(method, speculating, demand, worlds)
@@ -177,12 +177,19 @@ def best_of(found: Sequence[Split]) -> Split:
     return min(equal, key=lambda split: (split.speculating, split.mean_e2e_s))
 
 
-def _arrivals(demand: Demand, seed: int) -> list[SimulatedRequest]:
+def _arrivals(demand: Demand, seed: int, context: int) -> list[SimulatedRequest]:
+    """Return requests that fit the context, outputs to half of it."""
     server = ServerKind(speculation="eagle3", k=3)  # of odds that are drawn anew for each method
     steady = Load(name="planned", share=0.4)
-    return Workload(mix=demand.mix).requests(
+    requests = Workload(mix=demand.mix).requests(
         server, steady, rate=demand.rate_per_s, count=demand.requests, seed=seed
     )
+    found = []
+    for each in requests:
+        output = min(each.output_tokens, context // 2)
+        prompt = min(each.prompt_tokens, context - output)
+        found.append(replace(each, prompt_tokens=prompt, output_tokens=output))
+    return found
 
 
 def _with_odds(requests: Sequence[SimulatedRequest], method: Simulated) -> list[SimulatedRequest]:
@@ -243,9 +250,9 @@ def engine(deployment: Deployment, demand: Demand) -> EngineSettings:
 
 def max_num_seqs(deployment: Deployment, demand: Demand) -> int:
     """Return how many requests of the demand's mean length the KV cache holds, within `_SEQS`."""
-    requests = _arrivals(demand, 0)
-    tokens = sum(each.prompt_tokens + each.output_tokens for each in requests) / len(requests)
-    most = int(deployment.account.kv_tokens / min(tokens, context_of(deployment)))
+    requests = _arrivals(demand, 0, context_of(deployment))
+    tokens = sum(each.prompt_tokens + each.output_tokens for each in requests)
+    most = int(deployment.account.kv_tokens * len(requests) / tokens)
     return min(max(most, _SEQS[0]), _SEQS[1])
 
 
