@@ -20,6 +20,10 @@ TTFT_BOUND = 0.5
 """Of a request's time, what its first token may take before TTFT is what matters; assumed."""
 
 
+NOISE = 0.05
+"""Of a ratio of percentiles, what means nothing; assumed."""
+
+
 class Answer(StrEnum):
     """What a condition says."""
 
@@ -156,9 +160,10 @@ def _tail(evidence: Evidence) -> _Finding:
     because = (
         f"TPOT over the plain pool's, as requests were routed: P50 {middle:.2f}, P99 {tail:.2f}"
     )
-    if middle < 1.0 < tail:
+    widens = tail > 1.0 + NOISE
+    if widens and middle < 1.0:
         because += ": the mixed-workload effect; route by class"
-    return Answer.YES if tail <= 1.0 else Answer.MEASURE, because
+    return Answer.MEASURE if widens else Answer.YES, because
 
 
 def _temperature(evidence: Evidence) -> _Finding:
