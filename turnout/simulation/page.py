@@ -5,9 +5,6 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -36,6 +33,9 @@ def svg(
         fill: Draws into them.
         salt: Makes ids differ from those of the page's other plots.
     """
+    import matplotlib as mpl  # an extra, that tables and pages do without
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(
         {
             "font.size": 9,

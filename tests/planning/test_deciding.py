@@ -1,0 +1,270 @@
+"""The checklist against what a gateway says, and the verdict it comes to."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+
+from config.settings import Learning, Settings
+from proxy.fleet import Fleet
+from proxy.memory import Memory
+from routing.decision import Outcome
+from routing.learner import Learner
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket, TrafficClass
+from turnout.planning.deciding import Answer, Condition, Verdict, checklist, decision_view, verdict
+from turnout.planning.errors import PlanError
+from turnout.planning.evidence import (
+    Distribution,
+    Evidence,
+    SpeedUp,
+    of_gateway,
+    of_learnt,
+    of_metrics,
+)
+
+
+def spread(p10: float, p50: float, p90: float = 0.9, p99: float = 0.95) -> Distribution:
+    return Distribution(p10=p10, p50=p50, p90=p90, p99=p99, count=100)
+
+
+GOOD = Evidence(
+    source="here",
+    acceptance={"": spread(0.6, 0.75), "T<=0.5": spread(0.6, 0.75)},
+    temperature=spread(0.0, 0.2, 0.4),
+    predictable=0.8,
+    spec_tpot_s=spread(0.01, 0.02, 0.03, 0.04),
+    plain_tpot_s=spread(0.02, 0.03, 0.04, 0.05),
+    ttft_share=0.2,
+    kv_usage=0.4,
+    preemptions=0.0,
+    watched=True,
+)
+
+
+def answers(evidence: Evidence) -> Mapping[str, Condition]:
+    names = (
+        "gain",
+        "acceptance",
+        "memory",
+        "per token",
+        "tail",
+        "temperature",
+        "tasks",
+        "watched",
+    )
+    return dict(zip(names, checklist(evidence), strict=True))
+
+
+def decided(**changes: object) -> Verdict:
+    return verdict(checklist(replace(GOOD, **changes)))  # type: ignore[arg-type]  # by name
+
+
+def test_what_meets_every_condition_is_used() -> None:
+    assert decided() is Verdict.USE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"acceptance": {"": spread(0.2, 0.45)}},
+        {"kv_usage": 0.95},
+        {"ttft_share": 0.7},
+        {"speed_ups": [SpeedUp(label="chat@T<=0.7", ratio=0.8, low=0.7, high=0.9)]},
+    ],
+)
+def test_one_condition_that_fails_leaves_it_off(changes: Mapping[str, object]) -> None:
+    assert decided(**changes) is Verdict.OFF
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"acceptance": {"": spread(0.55, 0.60)}},
+        {"acceptance": {"": spread(0.40, 0.75)}},
+        {"acceptance": {}},
+        {"kv_usage": 0.8},
+        {"kv_usage": None},
+        {"preemptions": 3.0},
+        {"spec_tpot_s": None},
+        {"ttft_share": None},
+    ],
+)
+def test_one_condition_that_is_open_is_measured_first(changes: Mapping[str, object]) -> None:
+    assert decided(**changes) is Verdict.MEASURE
+
+
+def test_a_gain_shown_by_chance_outweighs_what_foretells_it() -> None:
+    gain = SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.2, high=1.6)
+
+    assert decided(speed_ups=[gain], acceptance={"": spread(0.2, 0.45)}) is Verdict.USE
+
+
+def test_classes_that_gain_beside_classes_that_lose_are_to_be_routed() -> None:
+    gain = SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.2, high=1.6)
+    loss = SpeedUp(label="creative@T<=1.0", ratio=0.8, low=0.7, high=0.9)
+
+    found = answers(replace(GOOD, speed_ups=[gain, loss]))["gain"]
+
+    assert found.answer is Answer.YES
+    assert "route by class" in found.because
+
+
+def test_an_average_that_hides_losers_is_said_to() -> None:
+    """60 % at 0.82 and 40 % at 0.38 average to a healthy-looking 0.65."""
+    acceptance = {"": spread(0.35, 0.70), "T<=0.5": spread(0.7, 0.82), "T<=1.0": spread(0.2, 0.38)}
+
+    found = answers(replace(GOOD, acceptance=acceptance))["acceptance"]
+
+    assert found.answer is Answer.MEASURE
+    assert "under 0.5 at T<=1.0 0.38" in found.because
+    assert "hides requests that lose" in found.because
+
+
+def test_a_median_that_gains_and_a_tail_that_loses_is_the_mixed_workload_effect() -> None:
+    mixed = replace(GOOD, spec_tpot_s=spread(0.01, 0.02, 0.05, 0.07))
+
+    assert "mixed-workload effect" in answers(mixed)["tail"].because
+
+
+def test_methods_that_copy_are_judged_by_tokens_per_step_and_not_by_acceptance() -> None:
+    copying = replace(
+        GOOD, drafts_every_step=False, acceptance={"": spread(0.1, 0.24)},
+        tau={"extraction@T<=0.2": 2.4, "creative@T<=1.0": 1.02}, bar=1.2,
+    )  # fmt: skip
+
+    assert answers(copying)["acceptance"].answer is Answer.MEASURE
+    assert answers(replace(copying, bar=1.01))["acceptance"].answer is Answer.YES
+    assert answers(replace(copying, bar=3.0))["acceptance"].answer is Answer.NO
+    assert answers(replace(copying, tau={}))["acceptance"].answer is Answer.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("temperature", "answer"),
+    [
+        (spread(0.0, 0.2, 0.4), Answer.YES),
+        (spread(0.0, 0.2, 1.0), Answer.MEASURE),
+        (spread(0.7, 0.9, 1.0), Answer.NO),
+        (None, Answer.UNKNOWN),
+    ],
+)
+def test_temperature_is_asked_for_its_median_and_its_spread(
+    temperature: Distribution | None, answer: Answer
+) -> None:
+    assert answers(replace(GOOD, temperature=temperature))["temperature"].answer is answer
+
+
+def test_every_condition_carries_its_evidence() -> None:
+    view = decision_view(replace(GOOD, watched=False, predictable=None))
+
+    assert all(each.because for each in checklist(Evidence(source="nothing")))
+    assert view.data["verdict"] == "use it"
+    assert "Verdict by here: use it" in view.says[-1]
+
+
+def metrics() -> bytes:
+    registry = CollectorRegistry()
+    info = Gauge("turnout_pool_info", "", ["pool", "model", "speculation", "k"], registry=registry)
+    info.labels("spec", "m", "eagle3", "3").set(1)
+    info.labels("plain", "m", "none", "0").set(1)
+    accepted = Histogram(
+        "turnout_acceptance_ratio", "", ["pool", "temperature"],
+        buckets=[step / 10 for step in range(1, 11)], registry=registry,
+    )  # fmt: skip
+    for step in range(100):
+        accepted.labels("spec", "T<=0.2").observe(step / 100)
+    tpot = Histogram(
+        "turnout_tpot_seconds", "", ["pool", "task"], buckets=[0.01, 0.02, 0.04], registry=registry
+    )
+    for pool, seconds in (("spec", 0.015), ("plain", 0.03)):
+        tpot.labels(pool, "chat").observe(seconds)
+    for name, seconds in (("turnout_ttft_seconds", 0.1), ("turnout_request_duration_seconds", 1)):
+        Histogram(name, "", registry=registry).observe(seconds)
+    usage = Gauge(
+        "turnout_backend_kv_cache_usage_ratio", "", ["pool", "backend"], registry=registry
+    )
+    usage.labels("spec", "a").set(0.3)
+    usage.labels("plain", "b").set(0.99)
+    causal = Gauge(
+        "turnout_causal_speed_up_ratio", "", ["pool", "than", "task", "temperature", "bound"],
+        registry=registry,
+    )  # fmt: skip
+    for bound, value in (("mean", 1.4), ("low", 1.1), ("high", 1.8)):
+        causal.labels("spec", "plain", "code", "T<=0.2", bound).set(value)
+    return generate_latest(registry)
+
+
+def test_a_gateways_metrics_are_read_for_their_speculating_pools() -> None:
+    found = of_metrics(metrics().decode(), source="here")
+
+    whole = found.acceptance[""]
+    assert (whole.p10, whole.p50, whole.p90) == pytest.approx((0.1, 0.5, 0.9), abs=0.011)
+    assert found.kv_usage == 0.3
+    assert found.ttft_share == pytest.approx(0.1)
+    assert found.spec_tpot_s is not None
+    assert found.plain_tpot_s is not None
+    assert found.spec_tpot_s.p50 < found.plain_tpot_s.p50
+    assert found.speed_ups == [SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.1, high=1.8)]
+    assert found.temperature is None
+
+
+def test_a_running_gateway_is_asked() -> None:
+    answering = httpx.MockTransport(lambda _: httpx.Response(200, content=metrics()))
+
+    assert of_gateway("http://gateway:8080/", transport=answering).kv_usage == 0.3
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (httpx.Response(404), "no answer from http://gateway:8080/metrics"),
+        (httpx.Response(200, text="up 1\n"), "is it a Turnout gateway"),
+        (httpx.Response(200, text="{not metrics"), "is no Prometheus text"),
+    ],
+)
+def test_what_is_no_gateway_is_refused(response: httpx.Response, message: str) -> None:
+    transport = httpx.MockTransport(lambda _: response)
+
+    with pytest.raises(PlanError, match=message):
+        of_gateway("http://gateway:8080", transport=transport)
+
+
+ECHO = TrafficClass("m", TaskType.EXTRACTION, TemperatureBucket.UP_TO_02)
+
+
+def test_what_a_gateway_has_learnt_is_read(tmp_path: Path) -> None:
+    fleet = Fleet(Settings.model_validate({"auth": {"open": True}, "pools": [
+        {"name": "spec", "backends": ["http://a:1"], "model": "m", "speculation": "ngram", "k": 5},
+        {"name": "plain", "backends": ["http://b:1"], "model": "m", "speculation": "none"},
+    ]}))  # fmt: skip
+    learner = Learner()
+    for pool, tpot_s in zip(fleet.pools, (0.01, 0.02), strict=True):
+        for _ in range(20):
+            learner.observe(
+                Outcome(pool=pool, traffic_class=ECHO, tokens=80, accepted=50, drafted=100,
+                        ttft_s=0.2, tpot_s=tpot_s, backend=pool.backends[0], in_flight=1,
+                        prompt_tokens=100, randomised=True),
+                now=0.0,
+            )  # fmt: skip
+    file = tmp_path / "learnt.json"
+    Memory(learner, fleet, settings=Learning(state_file=file), clock=lambda: 60.0).save()
+
+    found = of_learnt(file)
+
+    assert not found.drafts_every_step
+    assert found.tau[ECHO.label] > 2
+    assert found.predictable == 1.0
+    assert [each.ratio for each in found.speed_ups] == [pytest.approx(2.0)]
+    assert decision_view(found).data["verdict"] == "use it"
+
+
+def test_what_is_no_learnt_state_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    with pytest.raises(PlanError, match="cannot be read"):
+        of_learnt(file)
+    file.write_text("{}")
+    with pytest.raises(PlanError, match="is not what a gateway"):
+        of_learnt(file)

@@ -1,0 +1,409 @@
+"""A deployment and its memory: what fits beside the weights, by the rule and as vLLM counts.
+
+Two accounts are kept apart. The rule of thumb, `total x gpu_memory_utilization - weights`, counts
+gigabytes as makers do and sizes as names do (70B in BF16 is 140 GB); its published figures come
+out of `Rule`. `Account` is one GPU's memory in GiB as vLLM's log has it: what the driver reports,
+exact parameters, and what a server needs beside weights and cache.
+
+Rules and published figures are those of "Speculative Decoding on vLLM: A Configuration and
+Decision Framework", 2 July 2026, called the framework below and in the modules beside this one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import floor
+
+from routing.pools import Speculation
+from turnout.planning.catalogue import Architecture, Gpu, Model, Precision, gpus
+from turnout.planning.errors import PlanError
+
+GIB = 2**30
+DEFAULT_UTILISATION = 0.92
+"""vLLM 0.32's `gpu_memory_utilization`."""
+DEFAULT_CONTEXT = 8192
+DRAFT_SHARE = 0.15
+"""Of all memory, the most that a draft should take: its weights come out of the KV cache (the
+framework)."""
+TARGET_SHARE = 0.70
+"""Of all memory, the most that a target should take for a draft beside it to leave concurrency
+(the framework)."""
+
+# What a server takes beside weights and cache, GiB per GPU: measured with vLLM 0.19 on H100 by the
+# llm-d planner (accuracy report, 54 runs; 8,192 tokens per step). Activations, dense and MoE, are
+# the largest seen of a text model without Gemma: Qwen2 2.25, Qwen3-MoE 2.68. Beside torch: .27 on
+# one GPU, 2.10 with NCCL's buffers. CUDA graphs: 1.04 on average; vLLM 0.32 reckons with them.
+_ACTIVATION_GIB = {False: 2.25, True: 2.68}
+_BESIDE_TORCH_GIB = {False: 0.27, True: 2.10}
+_CUDA_GRAPHS_GIB = 1.04
+
+_HEAD_VOCAB = 32_000
+"""Entries of an EAGLE-3 head's own vocabulary, as the heads for Llama 3 have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Servers of one target on GPUs of one kind.
+
+    Attributes:
+        target: The model whose output is served.
+        precision: What its weights are in.
+        gpu: The kind of GPU.
+        count: GPUs in all.
+        tp: GPUs that one server's tensor parallelism takes.
+        speculation: How the servers draft.
+        k: Draft tokens per step; 0 without speculation.
+        draft: The draft model; None for other methods.
+        draft_precision: What its weights are in.
+        utilisation: vLLM's `gpu_memory_utilization`, a share of each GPU's memory.
+        context: Longest prompt and output of a request, tokens.
+        kv_bytes: Bytes per element of the KV cache: 2 in BF16, 1 in FP8.
+
+    Raises:
+        PlanError: If vLLM would refuse the combination, or a number is out of its range.
+    """
+
+    target: Model
+    precision: Precision = Precision.BF16
+    gpu: Gpu
+    count: int = 1
+    tp: int = 1
+    speculation: Speculation = Speculation.NONE
+    k: int = 0
+    draft: Model | None = None
+    draft_precision: Precision = Precision.BF16
+    utilisation: float = DEFAULT_UTILISATION
+    context: int = DEFAULT_CONTEXT
+    kv_bytes: int = 2
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.tp < 1 or self.count % self.tp:
+            tps = [tp for tp in range(1, max(1, self.count) + 1) if self.count % tp == 0]
+            near = min(tps, key=lambda tp: abs(tp - self.tp))
+            raise PlanError(
+                f"tensor parallel {self.tp} does not divide {self.count} GPUs; nearest: {near}"
+            )
+        for model in filter(None, (self.target, self.draft)):
+            if problem := model.architecture.tp_problem(self.tp):
+                fits = [tp for tp in range(1, 129) if not model.architecture.tp_problem(tp)]
+                near = min(fits, key=lambda tp: abs(tp - self.tp))
+                raise PlanError(
+                    f"tensor parallel {self.tp}: {problem} ({model.short}); nearest: {near}"
+                )
+        if not 0.0 < self.utilisation <= 1.0:
+            raise PlanError(
+                f"utilisation {self.utilisation:g} is not a share of memory; "
+                f"write 0.1 to 1, as {DEFAULT_UTILISATION}"
+            )
+        if not 1 <= self.context <= self.target.architecture.context:
+            raise PlanError(
+                f"context {self.context} is not in 1 to {self.target.architecture.context}, "
+                f"what {self.target.short} was made for"
+            )
+        if (self.draft is not None) != (self.speculation is Speculation.DRAFT_MODEL):
+            raise PlanError(
+                f"method {self.speculation} "
+                + ("takes no draft model" if self.draft else "needs a draft model")
+                + "; leave one of the two out, or write --draft MODEL --method draft_model"
+            )
+        if self.speculation is Speculation.MTP and not self.target.architecture.mtp:
+            raise PlanError(
+                f"method mtp: {self.target.short} has no prediction layers; nearest: eagle3"
+            )
+        if (self.k > 0) != (self.speculation is not Speculation.NONE):
+            raise PlanError(f"k = {self.k} draft tokens do not go with method {self.speculation}")
+
+    @property
+    def servers(self) -> int:
+        """How many servers the GPUs make."""
+        return self.count // self.tp
+
+    @property
+    def plain(self) -> "Deployment":
+        """The same without speculation."""
+        return replace(self, speculation=Speculation.NONE, k=0, draft=None)
+
+    @property
+    def rule(self) -> "Rule":
+        """One server's memory by the rule of thumb."""
+        drafted = self.draft.billions * self.draft_precision.rule_bytes if self.draft else 0.0
+        return Rule(
+            total_gb=self.tp * self.gpu.gb,
+            target_gb=self.target.billions * self.precision.rule_bytes,
+            draft_gb=drafted + head(self).weight_bytes / 1e9,
+            utilisation=self.utilisation,
+        )
+
+    @property
+    def account(self) -> "Account":
+        """One GPU's memory as vLLM counts it."""
+        target, tp = self.target.architecture, self.tp
+        extra = head(self)
+        drafted = extra.weight_bytes
+        kv = target.kv_bytes(tp, self.kv_bytes)
+        kv += extra.layers * target.kv_bytes(tp, self.kv_bytes, layers=1)
+        if self.draft is not None:
+            drafted = weight_bytes(self.draft.architecture, self.draft_precision)
+            kv += self.draft.architecture.kv_bytes(tp, self.kv_bytes)
+        return Account(
+            reported=self.gpu.reported_gib,
+            usable=self.gpu.reported_gib * self.utilisation,
+            target=weight_bytes(target, self.precision) / tp / GIB,
+            draft=drafted / tp / GIB,
+            activations=_ACTIVATION_GIB[target.linear != target.active],
+            other=_BESIDE_TORCH_GIB[tp > 1] + _CUDA_GRAPHS_GIB,
+            kv_bytes_per_token=kv,
+            saved_bytes=target.kv_bytes(tp, self.kv_bytes, layers=target.sliding),
+            window=target.window,
+            max_context=target.context,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A server's memory by the rule of thumb, GB.
+
+    Attributes:
+        total_gb: Of all its GPUs, as their maker counts.
+        target_gb: The target's weights, by the size in its name.
+        draft_gb: The draft's.
+        utilisation: Share of the total that vLLM may take.
+    """
+
+    total_gb: float
+    target_gb: float
+    draft_gb: float
+    utilisation: float
+
+    @property
+    def weights_gb(self) -> float:
+        """All weights."""
+        return self.target_gb + self.draft_gb
+
+    @property
+    def usable_gb(self) -> float:
+        """What vLLM may take."""
+        return self.total_gb * self.utilisation
+
+    @property
+    def left_gb(self) -> float:
+        """Memory beside the weights, before `gpu_memory_utilization`; the published figures."""
+        return self.total_gb - self.weights_gb
+
+    @property
+    def kv_gb(self) -> float:
+        """The published formula: total x utilisation - weights."""
+        return self.usable_gb - self.weights_gb
+
+    @property
+    def target_share(self) -> float:
+        """Of the total, what the target takes."""
+        return self.target_gb / self.total_gb
+
+    @property
+    def draft_share(self) -> float:
+        """Of the total, what the draft takes."""
+        return self.draft_gb / self.total_gb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One GPU's memory, GiB, as vLLM's log counts it.
+
+    Attributes:
+        reported: What the driver reports.
+        usable: What vLLM may take of it.
+        target: The target's weights.
+        draft: The draft's weights.
+        activations: Of a full step, assumed.
+        other: Beside torch, and CUDA graphs, assumed.
+        kv_bytes_per_token: Bytes per token of context, the draft's own included.
+        saved_bytes: Those of them that tokens older than `window` do not take.
+        window: Tokens that sliding layers keep; 0 where there are none.
+        max_context: Longest context of the target, tokens.
+    """
+
+    reported: float
+    usable: float
+    target: float
+    draft: float
+    activations: float
+    other: float
+    kv_bytes_per_token: float
+    saved_bytes: float = 0.0
+    window: int = 0
+    max_context: int
+
+    @property
+    def kv(self) -> float:
+        """What is left for the KV cache; negative where the server cannot start."""
+        return self.usable - self.target - self.draft - self.activations - self.other
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds, each with the whole of its context."""
+        return max(0, floor(self.kv * GIB / self.kv_bytes_per_token))
+
+    def request_bytes(self, context: int) -> float:
+        """Return the cache of a request of `context` tokens, bytes."""
+        outside = max(0, context - self.window) if self.window else 0
+        return context * self.kv_bytes_per_token - outside * self.saved_bytes
+
+    def concurrent(self, context: int) -> int:
+        """Return how many requests of `context` tokens the cache holds at a time."""
+        return max(0, floor(self.kv * GIB / self.request_bytes(context)))
+
+    @property
+    def longest(self) -> int:
+        """The longest context that one request can have, tokens; 0 where none fits."""
+        if self.kv <= 0.0:
+            return 0
+        low, high = 0, self.max_context
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.request_bytes(middle) <= self.kv * GIB:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def weight_bytes(architecture: Architecture, precision: Precision) -> float:
+    """Return what a model's weights take, bytes.
+
+    Quantised checkpoints keep embedding and output head in 16 bits.
+    """
+    linear = architecture.linear * precision.linear_bytes
+    return linear + architecture.embedding * Precision.BF16.rule_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a method without a draft model adds: weights, bytes, and layers with a KV cache."""
+
+    weight_bytes: float
+    layers: int
+
+
+def head(deployment: Deployment) -> Head:
+    """Return what the method adds by itself.
+
+    An EAGLE-3 head is one layer of the target whose attention reads twice the width, a projection
+    of three hidden states and an output head over `_HEAD_VOCAB` entries, in BF16. MTP layers are
+    the target's own, in its precision, with a projection of two hidden states.
+    """
+    target = deployment.target.architecture
+    match deployment.speculation:
+        case Speculation.EAGLE3:
+            wider = target.hidden * target.head_dim * (target.heads + 2 * target.kv_heads)
+            parameters = 3 * target.hidden**2 + target.layer + wider + _HEAD_VOCAB * target.hidden
+            return Head(parameters * Precision.BF16.rule_bytes, 1)
+        case Speculation.MTP:
+            parameters = target.layer + 2 * target.hidden**2
+            return Head(target.mtp * parameters * deployment.precision.linear_bytes, target.mtp)
+        case _:
+            return Head(0.0, 0)
+
+
+def fits(deployment: Deployment) -> bool:
+    """Return whether a server starts and serves one request of the context."""
+    return deployment.rule.kv_gb > 0.0 and deployment.account.concurrent(deployment.context) > 0
+
+
+def eight_bits(gpu: Gpu) -> Precision:
+    """Return the 8-bit precision for a GPU: FP8 where it computes in it, else INT8."""
+    return Precision.FP8 if gpu.fp8 else Precision.INT8
+
+
+def precisions(model: Model, gpu: Gpu) -> list[Precision]:
+    """Return what a model can be served in on a GPU: as it is stored, then ever lighter."""
+    stored = model.precision
+    lighter = (eight_bits(gpu), Precision.INT4)
+    return [stored, *(each for each in lighter if each.rule_bytes < stored.rule_bytes)]
+
+
+def alternatives(deployment: Deployment) -> Iterator[Deployment]:
+    """Yield what would fit instead, each with one thing changed, the least change first."""
+    own = deployment.precision.rule_bytes
+    lighter = [p for p in precisions(deployment.target, deployment.gpu) if p.rule_bytes < own]
+    yield from _first(replace(deployment, precision=precision) for precision in lighter)
+    if deployment.speculation is not Speculation.NONE:
+        yield from _first([deployment.plain])
+    yield from _first(_wider(deployment))
+    larger = sorted(gpus().values(), key=lambda gpu: gpu.gb)
+    yield from _first(replace(deployment, gpu=gpu) for gpu in larger if gpu.gb > deployment.gpu.gb)
+
+
+def _wider(deployment: Deployment) -> Iterator[Deployment]:
+    for tp in (2, 4, 8):
+        if tp > deployment.tp:
+            try:
+                yield replace(deployment, tp=tp, count=tp * deployment.servers)
+            except PlanError:
+                continue
+
+
+def _first(candidates: Iterator[Deployment] | list[Deployment]) -> Iterator[Deployment]:
+    found = next(filter(fits, candidates), None)
+    if found is not None:
+        yield found
+
+
+RECOMMENDED = "recommended"
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """A target and a draft precision, and what the pair is worth on these GPUs."""
+
+    deployment: Deployment
+    verdict: str
+
+
+def pairings(deployment: Deployment) -> list[Pairing]:
+    """Return the precisions of target and draft, heaviest first, with a verdict on each.
+
+    The first that fits within both shares is recommended: quantising the target moves acceptance
+    most, so it is quantised last, to 8 bits before 4, and the draft only where its share asks.
+    """
+    gpu, own = deployment.gpu, deployment.draft
+    drafts = precisions(own, gpu) if own else [Precision.BF16]
+    pairs = [
+        replace(deployment, precision=target, draft_precision=draft)
+        for target in precisions(deployment.target, gpu)
+        for draft in drafts
+        if draft is not Precision.INT4 or target is Precision.INT4
+    ]
+    best = next((pair for pair in pairs if fits(pair) and not shares(pair)), None)
+    return [Pairing(pair, _verdict(pair, recommended=pair is best)) for pair in pairs]
+
+
+def shares(deployment: Deployment) -> list[str]:
+    """Return the shares of memory that are too large, each in a sentence."""
+    rule = deployment.rule
+    found: list[str] = []
+    if deployment.speculation is Speculation.NONE:
+        return found
+    if rule.target_share > TARGET_SHARE:
+        found.append(
+            f"the target takes {rule.target_share:.0%} of memory, more than {TARGET_SHARE:.0%}: "
+            "a draft costs concurrency; test under load"
+        )
+    if rule.draft_share > DRAFT_SHARE:
+        found.append(
+            f"the draft takes {rule.draft_share:.0%} of memory, more than {DRAFT_SHARE:.0%}: "
+            "quantise it, or take a smaller one"
+        )
+    return found
+
+
+def _verdict(deployment: Deployment, *, recommended: bool) -> str:
+    rule = deployment.rule
+    if not fits(deployment):
+        return "does not fit"
+    if recommended:
+        return RECOMMENDED
+    if rule.target_share > TARGET_SHARE:
+        return f"target over {TARGET_SHARE:.0%}"
+    if rule.draft_share > DRAFT_SHARE:
+        return f"draft over {DRAFT_SHARE:.0%}"
+    return "costs acceptance" if deployment.precision is Precision.INT4 else "fits"

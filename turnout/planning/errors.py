@@ -1,0 +1,18 @@
+"""What a plan cannot be made of."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PlanError(Exception):
+    """The plan asks for what does not exist or cannot be; the message says what to write."""
+
+
+def unknown(what: str, value: str, known: Iterable[str]) -> PlanError:
+    """Return the error for a name that is not `known`, with the nearest one that is."""
+    names = list(known)
+    by_short = {name.rpartition("/")[2].lower(): name for name in names}
+    short = value.rpartition("/")[2].lower()
+    near = get_close_matches(short, list(by_short), n=1, cutoff=0.4)
+    meant = f"did you mean {by_short[near[0]]!r}?" if near else f"known: {', '.join(names)}"
+    return PlanError(f"{what} {value!r} is not known; {meant}")

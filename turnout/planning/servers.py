@@ -1,0 +1,313 @@
+"""What starts a plan: vLLM's command lines, a compose file and the gateway's config, that agree.
+
+All three are written from the same `Server` values. Servers listen on 127.0.0.1, in containers as
+well, which share the host's network: one config serves both.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from routing.pools import Speculation
+from turnout.planning.catalogue import Model, Precision
+from turnout.planning.deployment import Deployment
+from turnout.planning.errors import PlanError
+from turnout.planning.translating import LARGEST_BATCH, METRIC_FLAGS, online
+
+FIRST_PORT = 8001
+GATEWAY_PORT = 8080
+VLLM_VERSION = "0.32.0"
+_QUEUED_PER_RUNNING = 4
+"""Requests that may wait in a server for each that runs; the gateway sends fewer."""
+_SHUTDOWN_S = 30
+_PLUGIN = "turnout/lab/vllm_plugin"  # vLLM #55005: drafts above T = 0 need it on CPU
+_CPU_CONTEXT = 2048
+_MODULE = "vllm.entrypoints.openai.api_server"
+_LOOKUP = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
+
+Schedule = Sequence[tuple[int, int, int]]
+"""Draft tokens by requests in a step: from, to (both included), tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One vLLM server.
+
+    Attributes:
+        pool: The pool it is in.
+        number: Its number in the pool, from 1.
+        port: Where it listens.
+        gpus: Numbers of its GPUs, or its CPU core.
+        deployment: What it runs, its `speculation` of the pool.
+        schedule: Draft tokens by batch size; empty for `k` at every size.
+        max_num_seqs: Requests that run at once.
+    """
+
+    pool: str
+    number: int
+    port: int
+    gpus: tuple[int, ...]
+    deployment: Deployment
+    schedule: Schedule = ()
+    max_num_seqs: int
+
+    @property
+    def name(self) -> str:
+        """Its name in the compose file."""
+        return f"vllm-{self.pool}-{self.number}"
+
+    @property
+    def url(self) -> str:
+        """Where the gateway finds it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `vllm serve`, the model first."""
+        plan = self.deployment
+        model, quantisation = checkpoint(plan.target, plan.precision)
+        words = [model]
+        if model != served_name(plan.target):
+            words += ["--served-model-name", served_name(plan.target)]
+        words += ["--host", "127.0.0.1", "--port", str(self.port)]
+        if plan.gpu.is_cpu:
+            words += ["--dtype", "bfloat16", "--enforce-eager"]
+        else:
+            words += ["--tensor-parallel-size", str(plan.tp)]
+            words += ["--gpu-memory-utilization", f"{plan.utilisation:g}"]
+        words += ["--max-model-len", str(context_of(plan))]
+        words += ["--max-num-seqs", str(self.max_num_seqs)]
+        words += ["--max-num-queued-reqs", str(_QUEUED_PER_RUNNING * self.max_num_seqs)]
+        if quantisation:
+            words += ["--quantization", quantisation]
+        if plan.kv_bytes == 1:
+            words += ["--kv-cache-dtype", "fp8"]
+        words += ["--generation-config", "vllm", "--enable-request-id-headers"]
+        words += ["--shutdown-timeout", str(_SHUTDOWN_S)]
+        drafting = speculative_config(plan, self.schedule)
+        if drafting is None:
+            return [*words, METRIC_FLAGS[1]]
+        words += ["--speculative-config", json.dumps(drafting, separators=(",", ":"))]
+        return [*words, *(word for flag in METRIC_FLAGS for word in flag.split())]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it needs beside its arguments."""
+        build, numbers = self.deployment.gpu.build, ",".join(map(str, self.gpus))
+        if build != "cpu":
+            return {"CUDA_VISIBLE_DEVICES" if build == "cuda" else "HIP_VISIBLE_DEVICES": numbers}
+        found = {
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, int(self.deployment.account.kv))),
+            "VLLM_CPU_OMP_THREADS_BIND": numbers,
+        }
+        if self.deployment.speculation is not Speculation.NONE:
+            found["PYTHONPATH"] = _PLUGIN
+        return found
+
+    @property
+    def words(self) -> list[str]:
+        """Its command line without variables.
+
+        On a CPU it is the module: the command `vllm` looks for a distribution of that name, and
+        finds vllm-cpu.
+        """
+        if self.deployment.gpu.is_cpu:
+            return ["python", "-m", _MODULE, "--model", *self.arguments]
+        return ["vllm", "serve", *self.arguments]
+
+    @property
+    def command(self) -> str:
+        """Its command line, for a shell."""
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return shlex.join([*variables, *self.words])
+
+
+def served_name(model: Model) -> str:
+    """Return the name that clients use: the folder's own where the model is in one."""
+    return model.folder.resolve().name if model.folder else model.name
+
+
+def context_of(deployment: Deployment) -> int:
+    """Return `--max-model-len`: what was planned, on a CPU no more than is sensible there."""
+    return min(deployment.context, _CPU_CONTEXT) if deployment.gpu.is_cpu else deployment.context
+
+
+def checkpoint(model: Model, precision: Precision) -> tuple[str, str | None]:
+    """Return the checkpoint of a model in a precision, and what vLLM quantises while loading.
+
+    Raises:
+        PlanError: If there is no such checkpoint and vLLM cannot make it.
+    """
+    if precision.rule_bytes >= model.precision.rule_bytes:
+        return model.name, None
+    if precision is not Precision.INT4:
+        return model.name, online(precision)
+    if not model.int4:
+        raise PlanError(
+            f"{model.short} in int4: vLLM does not quantise to 4 bits, and no checkpoint is "
+            "catalogued; give the folder of one, or write int8"
+        )
+    return model.int4, None
+
+
+def speculative_config(deployment: Deployment, schedule: Schedule = ()) -> dict[str, Any] | None:
+    """Return the content of `--speculative-config`, or None where nothing speculates.
+
+    A draft model's tensor parallelism is left out: it follows the target's.
+
+    Raises:
+        PlanError: If the method's head or the draft's checkpoint is not known.
+    """
+    method = deployment.speculation
+    if method is Speculation.NONE:
+        return None
+    config: dict[str, Any] = {"method": method.value, "num_speculative_tokens": deployment.k}
+    if method is Speculation.NGRAM:
+        config |= _LOOKUP
+    elif method is Speculation.EAGLE3:
+        if not deployment.target.eagle3:
+            raise PlanError(
+                f"no EAGLE-3 head is catalogued for {deployment.target.short}; nearest: ngram"
+            )
+        config["model"] = deployment.target.eagle3
+    elif deployment.draft is not None:
+        config["model"], quantisation = checkpoint(deployment.draft, deployment.draft_precision)
+        if quantisation:
+            config["quantization"] = quantisation
+    if schedule:
+        config["num_speculative_tokens_per_batch_size"] = [list(each) for each in schedule]
+    return config
+
+
+def schedule_of(pairs: Sequence[tuple[int, int]]) -> Schedule:
+    """Return vLLM's schedule for the largest batch of each number of draft tokens, rising."""
+    found, first = [], 1
+    for last, tokens in pairs:
+        found.append((first, last, tokens))
+        first = last + 1
+    from_batch, _, tokens = found[-1]
+    return (*found[:-1], (from_batch, LARGEST_BATCH, tokens))
+
+
+def commands(servers: Sequence[Server]) -> str:
+    """Return a shell script's lines: each server, and the gateway in front of them."""
+    lines = (f"{server.command} &" for server in servers)
+    return "\n".join((*lines, "turnout serve --config turnout.yaml")) + "\n"
+
+
+def gateway_config(servers: Sequence[Server], assumed: str) -> str:
+    """Return the gateway's config; what rests on no measurement says so in a comment."""
+    pools: dict[str, dict[str, Any]] = {}
+    for server in servers:
+        plan = server.deployment
+        pool = pools.setdefault(
+            server.pool,
+            {
+                "name": server.pool,
+                "model": served_name(plan.target),
+                "speculation": plan.speculation.value,
+                "k": plan.k or None,
+                "max_num_seqs": server.max_num_seqs,
+                "backends": [],
+            },
+        )
+        pool["backends"].append(server.url)
+    config = {
+        "listen": {"host": "127.0.0.1", "port": GATEWAY_PORT},
+        "policy": "adaptive",
+        "pools": [_without_none(pool) for pool in pools.values()],
+        "models": [
+            # of vLLM under --generation-config vllm
+            {"name": served_name(servers[0].deployment.target), "default_temperature": 1.0}
+        ],
+        "learning": {"state_file": "learnt.json"},
+        "auth": {"open": True},
+    }
+    comment = "".join(f"# {line}\n" for line in assumed.splitlines())
+    return comment + yaml.safe_dump(config, sort_keys=False, width=99)
+
+
+def _without_none(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if value is not None}
+
+
+def compose(servers: Sequence[Server], assumed: str) -> str:
+    """Return a compose file of the servers and the gateway, on the host's network."""
+    services: dict[str, Any] = {
+        "gateway": {
+            "image": "turnout:0.1.0",
+            "network_mode": "host",
+            "restart": "unless-stopped",
+            "stop_grace_period": f"{_SHUTDOWN_S + 15}s",
+            "volumes": ["./turnout.yaml:/etc/turnout/config.yaml:ro"],
+            # The image's user may write nowhere; what is learnt lasts as long as the container.
+            "environment": {"TURNOUT_LEARNING__STATE_FILE": "null"},
+            "depends_on": {server.name: {"condition": "service_healthy"} for server in servers},
+        }
+    }
+    for server in servers:
+        services[server.name] = _service(server)
+    content = {"name": "turnout", "services": services, "volumes": {"hf-cache": {}}}
+    comment = "".join(f"# {line}\n" for line in assumed.splitlines())
+    image = "# The gateway's image: docker build -t turnout:0.1.0 -f deploy/Dockerfile .\n"
+    return comment + image + yaml.safe_dump(content, sort_keys=False, width=10_000)
+
+
+_IMAGES = {"cuda": "vllm-openai", "rocm": "vllm-openai-rocm", "cpu": "vllm-openai-cpu"}
+
+
+def _service(server: Server) -> dict[str, Any]:
+    """Return one server's part of the compose file; a folder is mounted where it is."""
+    plan = server.deployment
+    folders = [m.folder.resolve() for m in (plan.target, plan.draft) if m and m.folder]
+    volumes = ["hf-cache:/root/.cache/huggingface"]
+    volumes += [f"{folder}:{folder}:ro" for folder in dict.fromkeys(folders)]
+    environment = {"HF_TOKEN": "${HF_TOKEN:-}", "VLLM_NO_USAGE_STATS": "1"}
+    found: dict[str, Any] = {
+        "image": f"vllm/{_IMAGES[plan.gpu.build]}:v{VLLM_VERSION}",
+        "network_mode": "host",
+        "ipc": "host",
+        "restart": "unless-stopped",
+        "stop_grace_period": f"{_SHUTDOWN_S + 15}s",
+        "command": ["--model", *(_absolute(word) for word in server.arguments)],
+        "healthcheck": {
+            "test": ["CMD", "python3", "-c", _HEALTH.format(port=server.port)],
+            "interval": "10s",
+            "timeout": "10s",
+            "retries": 3,
+            "start_period": "30m",
+        },
+    }
+    own = server.environment
+    if plan.gpu.build == "cpu":
+        if "PYTHONPATH" in own:
+            volumes.append(f"${{TURNOUT_CHECKOUT:-.}}/{_PLUGIN}:/opt/turnout/plugin:ro")
+            own["PYTHONPATH"] = "/opt/turnout/plugin"
+        environment |= own
+        found |= {"cap_add": ["SYS_NICE"], "security_opt": ["seccomp=unconfined"]}
+    elif plan.gpu.build == "rocm":
+        environment |= own
+        found |= {"devices": ["/dev/kfd", "/dev/dri"], "group_add": ["video"]}
+        found |= {"security_opt": ["seccomp=unconfined"]}
+    else:
+        device = {
+            "driver": "nvidia",
+            "device_ids": [str(gpu) for gpu in server.gpus],
+            "capabilities": ["gpu"],
+        }
+        found["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    return found | {"environment": environment, "volumes": volumes}
+
+
+_HEALTH = "import urllib.request as r; r.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
+
+
+def _absolute(word: str) -> str:
+    """Return a folder's path as it is mounted; another word as it is, `$` kept from Compose."""
+    path = Path(word)
+    return str(path.resolve()) if "/" in word and path.is_dir() else word.replace("$", "$$")

@@ -1,0 +1,131 @@
+"""How a plan is shown: tables and sentences in the terminal, JSON, or one HTML file."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from turnout.simulation.page import (
+    Drawn,
+    Panels,
+    Table,
+    html_figure,
+    html_page,
+    html_table,
+    svg,
+)
+
+Segments = Mapping[str, float]
+"""Parts of a GPU's memory, GiB, from the bottom up; `FREE` is what no part takes."""
+FREE = "left to others"
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d9d9d9", "#8c6d1f")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a subcommand has to say.
+
+    Attributes:
+        title: Of the page.
+        tables: In their order.
+        says: Sentences after them: verdicts, warnings, what to do next.
+        data: The same as JSON.
+        bars: Memory of a GPU, by label, for the page's picture.
+        files: Contents of files, by name, that belong to the plan.
+        failed: Whether the plan cannot work as asked, for the exit status.
+    """
+
+    title: str
+    tables: Sequence[Table]
+    says: Sequence[str] = ()
+    data: Mapping[str, Any]
+    bars: Mapping[str, Segments] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    failed: bool = False
+
+
+def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = None) -> int:
+    """Print a view and write what it should be written to; return the exit status.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    if as_json:
+        text = orjson.dumps(view.data, option=orjson.OPT_INDENT_2).decode()
+        sys.stdout.write(text + "\n")
+    else:
+        console = Console(markup=False, highlight=False)
+        for table in view.tables:
+            console.print(table.heading, style="bold")
+            console.print(rich_table(table))
+        for sentence in view.says:
+            console.print(sentence, soft_wrap=True)
+    if html is not None:
+        html.write_text(page(view), encoding="utf-8")
+        print(f"Report: {html}", file=sys.stderr if as_json else sys.stdout)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in view.files.items():
+            (out / name).write_text(content, encoding="utf-8")
+        print(f"Wrote {', '.join(view.files)} to {out}", file=sys.stderr)
+    return int(view.failed)
+
+
+def rich_table(table: Table) -> RichTable:
+    """Return a table for the terminal, without its heading."""
+    drawn = RichTable(box=box.SIMPLE_HEAD)
+    for number, head in enumerate(table.heads):
+        drawn.add_column(head, justify="left" if number < table.labels else "right", no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(*row, style="bold" if table.strong and row[0] == table.strong else None)
+    return drawn
+
+
+def page(view: View) -> str:
+    """Return a view as one HTML file that needs nothing else."""
+    sentences = "".join(f"<li>{_escaped(sentence)}</li>" for sentence in view.says)
+    files = "".join(
+        f"<h2>{_escaped(name)}</h2><pre>{_escaped(text)}</pre>"
+        for name, text in view.files.items()
+    )
+    picture = html_figure(_picture(view.bars)) if view.bars else ""
+    tables = "".join(map(html_table, view.tables))
+    return html_page(
+        view.title, (f'<ul style="white-space: pre-line">{sentences}</ul>', picture, tables, files)
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _picture(bars: Mapping[str, Segments]) -> Drawn:
+    """Return stacked bars, one GPU each."""
+    names = list(dict.fromkeys(name for segments in bars.values() for name in segments))
+    colours = dict(zip(names, _COLOURS, strict=False))
+
+    def fill(grid: Panels) -> None:
+        axes = grid[0][0]
+        for place, segments in enumerate(reversed(list(bars.values()))):
+            at = 0.0
+            for name, size in segments.items():
+                axes.barh(place, size, 0.6, left=at, color=colours[name])
+                if size > 0.05 * sum(segments.values()):
+                    axes.text(at + size / 2, place, f"{size:.1f}", ha="center", va="center")
+                at += size
+        for name, colour in colours.items():
+            axes.bar(0, 0, color=colour, label=name)
+        axes.set_yticks(range(len(bars)), list(reversed(list(bars))))
+        axes.set_xlabel("GiB of one GPU")
+        axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+
+    caption = "Memory of each GPU as vLLM's log counts it; activations and the rest are assumed."
+    return Drawn(svg((8.5, 1.1 + 0.5 * len(bars)), (1, 1), fill, "memory"), caption)
