@@ -217,3 +217,15 @@ def test_every_short_order_of_events_goes_as_the_model_says() -> None:
 
 def test_it_says_how_it_stands() -> None:
     assert repr(Circuit()) == "<Circuit closed, 0 failures, opened 0 times>"
+
+
+def test_a_circuit_can_know_what_another_knew() -> None:
+    one, other = Circuit(), Circuit()
+    for _ in range(5):
+        one.fail(3.0, trial=False, draw=0.5)
+
+    other.take(*one.numbers())
+
+    assert other.numbers() == one.numbers()
+    assert not other.admits(3.5)
+    assert "open" in repr(other)
