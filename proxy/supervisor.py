@@ -76,6 +76,9 @@ class Supervisor:
         try:
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which passes it on
             os.close(self._alive)
+            signal.signal(
+                signal.SIGHUP, signal.SIG_IGN
+            )  # until it serves: it reads the config now
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             status = self._work(Team(self._commons, seat), self._life)
         except SystemExit as stop:
@@ -112,7 +115,8 @@ class Supervisor:
             pid, waited = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            seat = self._seats.pop(pid)
+            if (seat := self._seats.pop(pid, None)) is None:
+                continue  # as the first process of a container it inherits others' children
             release(self._commons, seat)
             status = os.waitstatus_to_exitcode(waited)
             if not self._stopping:
