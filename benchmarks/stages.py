@@ -24,8 +24,10 @@ from proxy.downstream import Downstream
 from proxy.keys import digest
 from proxy.links import Link, Links
 from proxy.parsing import parse
-from routing.features import Route, extract
+from routing.decision import Draws, RoutingRequest
+from routing.features import RequestFeatures, Route, extract
 from routing.tasks import classify
+from routing.traffic import TemperatureBucket, TrafficClass
 
 KEY = "turnout-benchmark"
 TEXT = (
@@ -61,6 +63,7 @@ STAGES = (
     Stage("parse", 2.0),
     Stage("features", 9.0),
     Stage("classify", 15.0),
+    Stage("decide", 30.0),
     Stage("a request, whole", 200.0),
     Stage("a chunk of a stream", 12.0, of=CHUNKS),
 )
@@ -165,6 +168,17 @@ def gateway() -> Iterator[Gateway]:
         yield app
 
 
+def deciding(app: Gateway, features: RequestFeatures) -> Callable[[], object]:
+    """Return what decides a request of two pools whose step times are known."""
+    router, pools = app.router, app.fleet.pools
+    for pool, gap_s in zip(pools, (0.012, 0.010), strict=True):
+        router.learner.stepped(pool, pool.backends[0], gap_s, in_flight=1, now=1.0, count=99)
+    task = TrafficClass("m", classify(features).task, TemperatureBucket.of(features.temperature))
+    request = RoutingRequest(features=features, traffic_class=task)
+    draws = Draws(0.5, 0.5, (0.5, 0.5), 0.5)
+    return lambda: router.decide(request, pools, now=1.0, draws=draws)
+
+
 async def asked(app: Gateway, raw: bytes) -> None:
     """Have a request served to its end."""
     client = Client()
@@ -222,6 +236,7 @@ async def measured(rounds: int) -> dict[str, tuple[float, float]]:
             "parse": lambda: parse(raw),
             "features": lambda: extract(Route.CHAT, request.body),
             "classify": lambda: classify(features),
+            "decide": deciding(app, features),
             "a request, whole": lambda: asked(app, raw),
             "a chunk of a stream": lambda: asked(app, stream),
         }

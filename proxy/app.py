@@ -57,6 +57,7 @@ class Gateway:
         fleet: Pools and backends.
         lifecycle: Readiness and drain.
         pipeline: The hot path.
+        router: Decides.
         settings: What applies at present.
         applier: Changes it while it runs.
         reloader: Reads its config again.
@@ -71,6 +72,7 @@ class Gateway:
         fleet: Fleet,
         lifecycle: Lifecycle,
         pipeline: Pipeline,
+        router: Router,
         keyring: Keyring,
         applier: Applier,
         reloader: Reloader,
@@ -81,6 +83,7 @@ class Gateway:
         self.fleet = fleet
         self.lifecycle = lifecycle
         self.pipeline = pipeline
+        self.router = router
         self.applier = applier
         self.reloader = reloader
         self.admin = admin
@@ -336,6 +339,7 @@ def create_app(
         fleet=fleet,
         lifecycle=lifecycle,
         pipeline=pipeline,
+        router=router,
         keyring=keyring,
         applier=applier,
         reloader=reloader,

@@ -42,12 +42,15 @@ class PrefixMap:
         self._entries = entries
         self._sent: dict[str, OrderedDict[int, None]] = {}
         self._holders: dict[int, dict[str, None]] = {}
+        self._asked: PrefixKeys | None = None  # a decision asks once for each pool
+        self._found: dict[str, int] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._sent.values()))
 
     def note(self, backend: str, keys: PrefixKeys) -> None:
         """Remember that a prompt with these prefixes was sent to `backend`."""
+        self._asked = None
         sent = self._sent.setdefault(backend, OrderedDict())
         for key, tokens in keys:
             if tokens >= LEAST_SHARED:
@@ -77,15 +80,19 @@ class PrefixMap:
         A backend that shares fewer than `LEAST_SHARED` tokens is left out, and so is one after
         which `HOLDERS` others were sent the same.
         """
+        if keys is self._asked:
+            return self._found
         found: dict[str, int] = {}
         for key, tokens in reversed(keys):
             if tokens >= LEAST_SHARED:
                 for backend in self._holders.get(key, ()):
                     found.setdefault(backend, tokens)
+        self._asked, self._found = keys, found
         return found
 
     def forget(self, backend: str) -> None:
         """Drop what was sent to `backend`: it has started anew, its cache is empty."""
+        self._asked = None
         for key in self._sent.pop(backend, ()):
             self._drop(key, backend)
 

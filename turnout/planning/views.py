@@ -52,6 +52,10 @@ class View:
     failed: bool = False
 
 
+FILE_COLUMNS = 120
+"""Width of tables where there is no terminal."""
+
+
 def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = None) -> int:
     """Print a view and write what it should be written to; return the exit status.
 
@@ -62,7 +66,8 @@ def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = Non
         text = orjson.dumps(view.data, option=orjson.OPT_INDENT_2).decode()
         sys.stdout.write(text + "\n")
     else:
-        console = Console(markup=False, highlight=False)
+        width = None if sys.stdout.isatty() else FILE_COLUMNS
+        console = Console(markup=False, highlight=False, width=width)
         for table in view.tables:
             console.print(table.heading, style="bold")
             console.print(rich_table(table))
