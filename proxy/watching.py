@@ -3,6 +3,9 @@
 from routing.decision import Decision
 from routing.learner import Learner
 
+TOLD_ONE_IN = 8
+"""Gaps of a stream of which the learner is told one, with as many streams or more beside it."""
+
 
 class Watch:
     """Keeps a backend's load current for one request, and tells the learner of its steps.
@@ -25,6 +28,7 @@ class Watch:
         self._decision = decision
         self._unread = round(prompt_tokens)  # whole numbers leave nothing when they are taken away
         self._stalled = False
+        self._untold = 0
         backend = decision.backend
         self.pending_tokens = backend.pending_tokens
         backend.change(1, self._unread)
@@ -36,16 +40,24 @@ class Watch:
         self._stalled = self._decision.backend.pending_tokens > 0.0
 
     def gap(self, gap_s: float, now: float) -> None:
-        """A chunk came `gap_s` after the one before, at `now` (s, monotonic)."""
+        """A chunk came `gap_s` after the one before, at `now` (s, monotonic).
+
+        Every stream in a batch shows the same step, so of many streams each tells of some steps
+        only, for the rest of them too.
+        """
         backend = self._decision.backend
-        self._learner.stepped(
-            self._decision.pool,
-            backend,
-            gap_s,
-            in_flight=backend.in_flight,
-            now=now,
-            stalled=self._stalled,
-        )
+        in_flight, self._untold = backend.in_flight, self._untold + 1
+        if self._untold >= min(in_flight, TOLD_ONE_IN):
+            self._learner.stepped(
+                self._decision.pool,
+                backend,
+                gap_s,
+                in_flight=in_flight,
+                now=now,
+                count=self._untold,
+                stalled=self._stalled,
+            )
+            self._untold = 0
         self._stalled = backend.pending_tokens > 0.0
 
     def close(self) -> None:
