@@ -147,7 +147,7 @@ class Team:
         self.common = Ledger(commons.common)
         self._journal = Journal(commons.journal)
         self._heard: dict[bytes, Callable[[str], object]] = {}
-        self._obey: Callable[[Order], Awaitable[None]] | None = None
+        self._signature = os.urandom(8).hex()
         self._changed = asyncio.Event()
 
     @property
@@ -222,14 +222,14 @@ class Team:
         if self.alone:
             return
         with self.lock():
-            self._journal.add({"order": order, "by": os.getpid(), **more})
+            self._journal.add({"order": order, "by": self._signature, **more})
         self.tell(_ORDER)
 
     def orders(self) -> list[Order]:
         """Return what others have ordered since the last call."""
         with self.lock():
             unread = self._journal.unread()
-        return [each for each in unread if each["by"] != os.getpid()]
+        return [each for each in unread if each["by"] != self._signature]
 
     # Its run
 

@@ -381,11 +381,10 @@ def test_a_conversation_is_followed_by_the_worker_that_did_not_begin_it(
 
 
 def test_an_order_is_read_by_others_once_and_by_those_that_start_later(
-    commons: Commons, teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch
+    commons: Commons, teams: tuple[Team, Team]
 ) -> None:
     one, other = teams
     one.order("drain", backend="a", drained=True)
-    monkeypatch.setattr("os.getpid", lambda: 1)
 
     assert [each["order"] for each in other.orders()] == ["drain"]
     assert other.orders() == []
@@ -393,7 +392,7 @@ def test_an_order_is_read_by_others_once_and_by_those_that_start_later(
 
 
 def test_a_config_that_was_read_anew_leaves_only_drains(
-    commons: Commons, teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch
+    commons: Commons, teams: tuple[Team, Team]
 ) -> None:
     one, other = teams
     one.order("add", pool="p", url="u")
@@ -401,7 +400,6 @@ def test_a_config_that_was_read_anew_leaves_only_drains(
     for drained in (True, False, True):
         one.order("drain", backend="a", drained=drained)
     one.order("reload")
-    monkeypatch.setattr("os.getpid", lambda: 1)
 
     assert [each["order"] for each in other.orders()] == ["drain", "reload"]
     assert [each.get("drained") for each in Team(commons, 1).orders()] == [True, None]
@@ -416,7 +414,7 @@ def test_too_many_orders_are_an_error_that_says_what_to_do(teams: tuple[Team, Te
 
 
 async def test_messages_and_orders_reach_a_worker_that_runs(
-    teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    teams: tuple[Team, Team], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = teams
     heard: list[str] = []
@@ -437,7 +435,6 @@ async def test_messages_and_orders_reach_a_worker_that_runs(
         one.tell(b"?", "nobody listens")
         one.order("odd")
         one.order("drain")
-        monkeypatch.setattr("os.getpid", lambda: 1)
         async with asyncio.timeout(10):
             await looked.wait()
             looked.clear()
