@@ -12,11 +12,13 @@ import os
 import platform
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -284,11 +286,15 @@ def started(command: Sequence[str | Path], *, cores: str, log: Path) -> Iterator
         try:
             yield process.pid
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            for each in processes(process.pid):  # some take ten seconds to end by themselves
+                with suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+
+
+def is_taken(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def await_answer(port: int, log: Path, *, within_s: float = 90.0) -> None:
@@ -389,6 +395,8 @@ def measured(
         await_answer(MOCK, log)
         root, port = 0, MOCK
         if contestant is not None:
+            if is_taken(PORT):
+                raise Unfit(f"something else listens on port {PORT}")
             command = contestant.command(folder)
             root = stack.enter_context(started(command, cores=GATEWAYS, log=log))
             port = PORT
@@ -397,7 +405,7 @@ def measured(
         sent = json.dumps(asked, separators=(",", ":"))
         spread_s = CHUNKS * phase.gap_us / 1e6
         load = partial(loaded, wire, port, phase.connections, sent=sent, spread_s=spread_s)
-        warm = load(min(2.0, seconds))
+        warm = load(min(1.0, seconds))
         idle_mib = memory_mib(root) if root else 0.0
         began = cpu_s(root) if root else 0.0
         told = load(seconds)
@@ -517,7 +525,7 @@ def _cell(figure: Figure, results: Results, name: str) -> str:
     if figure.ratios:
         for short, peer in (("n", "nginx"), ("v", "vllm-router")):
             against = _values(figure, results, peer)
-            if against and peer != name:
+            if against and peer != name and median(against):
                 shown += f", {median(rounds) / median(against):.2f} {short}"
     return shown
 

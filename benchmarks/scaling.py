@@ -146,7 +146,7 @@ def measured(wire: Path, load: Load, seconds: float) -> Cost:
         asking = partial(
             loaded, wire, PORT, load.connections, sent=sent, spread_s=spread_s, cores=cores
         )
-        asking(min(2.0, seconds))
+        asking(min(1.0, seconds))
         began = cpu_s(root)
         told = asking(seconds)
         spent = cpu_s(root) - began
