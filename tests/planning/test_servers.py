@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -209,13 +210,16 @@ def test_the_compose_file_has_composes_form(planned: list[Server], tmp_path: Pat
     file.write_text(compose(planned, "Assumed."))
 
     checked = subprocess.run(
-        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)],
+        [
+            *(sys.executable, "-m", "check_jsonschema"),
+            *("--builtin-schema", "vendor.compose-spec", str(file)),
+        ],
         check=False,
         capture_output=True,
         text=True,
     )
 
-    assert checked.returncode == 0, checked.stdout
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_the_script_starts_every_server_and_the_gateway(planned: list[Server]) -> None:

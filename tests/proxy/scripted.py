@@ -153,13 +153,21 @@ SPEC, SPEC_2, PLAIN = "http://spec:8001", "http://spec2:8003", "http://plain:800
 
 
 def fleet(*pools: dict[str, Any], **settings: Any) -> Fleet:
-    """Return a fleet of the pools given; `spec` and `plain` with a backend each by default."""
+    """Return a fleet of the pools given; `spec` and `plain` with a backend each by default.
+
+    Its probes have a minute: scripted answers come at once, but a busy machine may stall.
+    """
     default = (
         {"name": "spec", "backends": [SPEC]},
         {"name": "plain", "backends": [PLAIN]},
     )
     declared = Settings.model_validate(
-        {"pools": pools or default, "auth": {"open": True}, **settings}
+        {
+            "pools": pools or default,
+            "auth": {"open": True},
+            "probes": {"timeout_s": 60},
+            **settings,
+        }
     )
     return Fleet(declared, api_keys={"locked": "sk-1"})
 

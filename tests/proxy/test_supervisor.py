@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,9 @@ def test_signals_are_passed_on(tmp_path: Path, sign: signal.Signals, to: set[str
         """
         def work(team: Team, life: int) -> int:
             def heard(number: int, _: object) -> None:
-                (folder / str(team.seat)).write_text(str(number))
+                written = folder / f"heard {team.seat}"
+                written.write_text(str(number))
+                written.rename(folder / str(team.seat))  # whole, to whoever sees it
                 if number != signal.SIGHUP:
                     os._exit(0)
             for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -92,10 +95,12 @@ def test_signals_are_passed_on(tmp_path: Path, sign: signal.Signals, to: set[str
     )
     while len(list(tmp_path.glob("ready *"))) < 2:
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(sign)
     if sign == signal.SIGHUP:
         while not (tmp_path / "0").exists():
             assert process.poll() is None
+            time.sleep(0.01)
         assert (tmp_path / "0").read_text() == str(sign.value)
         assert not (tmp_path / "1").exists()
         process.send_signal(signal.SIGTERM)
