@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from turnout.simulation.page import (
     Drawn,
@@ -20,6 +18,7 @@ from turnout.simulation.page import (
     html_table,
     svg,
 )
+from turnout.tuning.report import COLUMNS, rich_table
 
 Segments = Mapping[str, float]
 """Parts of a GPU's memory, GiB, from the bottom up; `FREE` is what no part takes."""
@@ -52,10 +51,6 @@ class View:
     failed: bool = False
 
 
-FILE_COLUMNS = 120
-"""Width of tables where there is no terminal."""
-
-
 def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = None) -> int:
     """Print a view and write what it should be written to; return the exit status.
 
@@ -66,7 +61,7 @@ def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = Non
         text = orjson.dumps(view.data, option=orjson.OPT_INDENT_2).decode()
         sys.stdout.write(text + "\n")
     else:
-        width = None if sys.stdout.isatty() else FILE_COLUMNS
+        width = None if sys.stdout.isatty() else COLUMNS
         console = Console(markup=False, highlight=False, width=width)
         for table in view.tables:
             console.print(table.heading, style="bold")
@@ -82,16 +77,6 @@ def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = Non
             (out / name).write_text(content, encoding="utf-8")
         print(f"Wrote {', '.join(view.files)} to {out}", file=sys.stderr)
     return int(view.failed)
-
-
-def rich_table(table: Table) -> RichTable:
-    """Return a table for the terminal, without its heading."""
-    drawn = RichTable(box=box.SIMPLE_HEAD)
-    for number, head in enumerate(table.heads):
-        drawn.add_column(head, justify="left" if number < table.labels else "right", no_wrap=True)
-    for row in table.rows:
-        drawn.add_row(*row, style="bold" if table.strong and row[0] == table.strong else None)
-    return drawn
 
 
 def page(view: View) -> str:
