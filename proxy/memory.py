@@ -7,7 +7,7 @@ only if that pool still drafts the same way for the same model.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,9 @@ class Memory:
         file = self._settings.state_file
         if file is None:
             return
-        state = {
-            "format": FORMAT,
-            "version": VERSION,
-            "saved_at": self._wall().isoformat(),
-            "pools": {pool.name: _described(pool) for pool in self._fleet.pools},
-            **dump(self._learner, now=self._clock()),
-        }
+        state = state_of(
+            self._learner, self._fleet.pools, now=self._clock(), saved_at=self._wall()
+        )
         fresh = file.with_name(file.name + ".part")
         try:
             fresh.write_bytes(orjson.dumps(state))
@@ -128,6 +124,26 @@ class Memory:
         while self._settings.state_file is not None:
             await asyncio.sleep(self._settings.save_interval_s)
             self.save()
+
+
+def state_of(
+    learner: Learner, pools: Iterable[Pool], *, now: float, saved_at: datetime
+) -> dict[str, Any]:
+    """Return what the file holds.
+
+    Args:
+        learner: Whose knowledge it is.
+        pools: Those it is about.
+        now: Seconds, on the clock of what was learnt.
+        saved_at: The same moment by the wall clock.
+    """
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "saved_at": saved_at.isoformat(),
+        "pools": {pool.name: _described(pool) for pool in pools},
+        **dump(learner, now=now),
+    }
 
 
 def _described(pool: Pool) -> dict[str, str | int]:

@@ -28,6 +28,9 @@ COMMANDS = {
     "lab": _Command("turnout.lab.commands", "start and stop vLLM servers on this machine"),
     "demo": _Command("turnout.tuning.demo", "show the gateway at work on the lab's servers"),
     "compare": _Command("turnout.tuning.compare.commands", "measure ways to route"),
+    "sweep": _Command(
+        "turnout.tuning.sweep.commands", "measure speculation by task and temperature"
+    ),
     "plan": _Command("turnout.planning.commands", "plan memory, drafts and servers"),
     "simulate": _Command("turnout.simulation.commands", "simulate ways to route"),
 }

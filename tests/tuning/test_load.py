@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.tuning.samples import job
+from turnout.tuning.arrivals import poisson
 from turnout.tuning.load import LoadGenerator
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ async def test_an_open_loop_does_not_wait_for_answers() -> None:
         return await good(request, body)
 
     async with serving(together) as (server, load):
-        await load.open(repeat(job(), 5), rate_per_s=1000.0, seed=1, on_sample=samples.append)
+        await load.open(repeat(job(), 5), arrivals=poisson(1000, seed=1), on_sample=samples.append)
 
     assert [seen.outcome for seen in samples] == ["ok"] * 5
 
@@ -243,7 +244,10 @@ async def test_an_open_loop_over_its_bound_sends_late_and_says_so() -> None:
     samples: list[Sample] = []
     async with serving(good) as (server, load):
         await load.open(
-            repeat(job(), 4), rate_per_s=1e6, seed=1, on_sample=samples.append, max_in_flight=1
+            repeat(job(), 4),
+            arrivals=poisson(1e6, seed=1),
+            on_sample=samples.append,
+            max_in_flight=1,
         )
 
     assert server.most == 1
@@ -256,7 +260,9 @@ async def test_the_same_seed_gives_the_same_arrivals() -> None:
         async with serving(good) as (_, load):
             start = load.clock()
             await load.open(
-                repeat(job(stream=False), 4), rate_per_s=200, seed=seed, on_sample=samples.append
+                repeat(job(stream=False), 4),
+                arrivals=poisson(200, seed=seed),
+                on_sample=samples.append,
             )
         return sorted(round(seen.sent_s - seen.late_s - start, 2) for seen in samples)
 

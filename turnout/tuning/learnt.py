@@ -1,11 +1,12 @@
-"""What a gateway has learnt, read from the file that it keeps it in."""
+"""What a gateway has learnt, read from the file that it keeps it in, or written for one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proxy.memory import FORMAT
+from proxy.memory import FORMAT, state_of
 from routing.learner import Learner
 from routing.pools import Backend, Pool, Speculation
 from routing.state import VERSION, UnusableState, load
@@ -45,6 +46,19 @@ def read_learnt(file: Path) -> Learnt:
     for pool, backend in learner.steps.sums:
         pools[pool].place([*pools[pool].backends, Backend(name=backend)])
     return Learnt(learner, pools)
+
+
+def write_learnt(file: Path, learner: Learner, pools: Iterable[Pool], *, now: float) -> None:
+    """Write `file` as a gateway would, for `learning.state_file`.
+
+    Args:
+        file: Where.
+        learner: What is known.
+        pools: Those it is about; the gateway's must draft the same way for the same model.
+        now: Seconds, on the clock of what was learnt.
+    """
+    state = state_of(learner, pools, now=now, saved_at=datetime.now(UTC))
+    file.write_text(json.dumps(state), encoding="utf-8")
 
 
 def _pool(name: str, described: Mapping[str, Any]) -> Pool:

@@ -1,13 +1,13 @@
 """The load generator: sends jobs with the `openai` client and reports each one's `Sample`.
 
-A closed loop holds a number of requests in flight, an open loop sends at Poisson times whatever
-comes back. Both take jobs from an iterable and end when it does, so that a generator which looks
-at the clock, a count or an event decides how long a run is. Samples go to a callback as they
-arrive; nothing is kept. A cancelled run closes its connections, so that the engines stop.
+A closed loop holds a number of requests in flight, an open loop sends at given times whatever
+comes back (`turnout.tuning.arrivals`). Both take jobs from an iterable and end when it does, so
+that a generator which looks at the clock, a count or an event decides how long a run is. Samples
+go to a callback as they arrive; nothing is kept. A cancelled run closes its connections, so that
+the engines stop.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -40,6 +40,7 @@ class _Seen:
     headers: Mapping[str, str] = field(default_factory=dict)
     first_at: float | None = None
     last_at: float | None = None
+    gaps_s: list[float] = field(default_factory=list)
     tokens: int | None = None
     accepted: int | None = None
     drafted: int | None = None
@@ -48,7 +49,10 @@ class _Seen:
         self.status, self.headers = status, headers
 
     def note_text(self, now: float) -> None:
-        self.first_at = now if self.first_at is None else self.first_at
+        if self.last_at is None:
+            self.first_at = now
+        else:
+            self.gaps_s.append(now - self.last_at)
         self.last_at = now
 
     def note_usage(self, answer: ChatCompletion | ChatCompletionChunk) -> None:
@@ -83,6 +87,7 @@ class _Seen:
             tokens=self.tokens,
             accepted=self.accepted,
             drafted=self.drafted,
+            gaps_s=self.gaps_s if job.stream else None,
         )
 
 
@@ -141,15 +146,20 @@ class LoadGenerator:
         self,
         jobs: Iterable[Job],
         *,
-        rate_per_s: float,
-        seed: int,
+        arrivals: Iterable[float],
         on_sample: OnSample,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
-        """Send `jobs` at Poisson times, `rate_per_s` on average, and wait for the last."""
+        """Send each of `jobs` when it is due, and wait for the last.
+
+        Args:
+            jobs: What to send; the run ends with them, or with `arrivals`.
+            arrivals: When each is due, seconds from now, rising.
+            on_sample: Called at each request's end.
+            max_in_flight: Beyond it requests leave late.
+        """
         room = asyncio.Semaphore(max_in_flight)
-        gaps = random.Random(seed)  # noqa: S311 - arrival times, not secrets
-        due = self.clock()
+        began = self.clock()
 
         async def fire(job: Job, due: float) -> None:
             try:
@@ -158,8 +168,8 @@ class LoadGenerator:
                 room.release()
 
         async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                due += gaps.expovariate(rate_per_s)
+            for job, arrives_s in zip(jobs, arrivals, strict=False):
+                due = began + arrives_s
                 await asyncio.sleep(max(0.0, due - self.clock()))
                 await room.acquire()
                 group.create_task(fire(job, due))

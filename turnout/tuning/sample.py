@@ -51,6 +51,8 @@ class Sample:
         tokens: `usage.completion_tokens`; chunks are never counted, they carry several tokens.
         accepted: Draft tokens accepted; None where the server did not tell.
         drafted: Draft tokens proposed; likewise.
+        gaps_s: Between chunks that brought text: inter-token latency as vLLM counts it, which is
+            per engine step, not per token; None unless streamed.
     """
 
     job: Job
@@ -70,6 +72,12 @@ class Sample:
     tokens: int | None = None
     accepted: int | None = None
     drafted: int | None = None
+    gaps_s: Sequence[float] | None = None
+
+    @property
+    def e2e_s(self) -> float:
+        """From when it was due to its end: waiting for the generator counts."""
+        return self.ended_s - self.sent_s + self.late_s
 
     @property
     def outcome(self) -> Outcome:

@@ -11,11 +11,12 @@ import yaml
 
 from turnout.lab import Lab, LabError, Server
 from turnout.lab.plans import MODEL_NAME
-from turnout.tuning.compare.material import kinds
+from turnout.tuning.arrivals import poisson
 from turnout.tuning.compare.protocol import CAPACITY_MIX, REAL, Arm, Cell, Load, Protocol
 from turnout.tuning.compare.rows import Row, to_rows
 from turnout.tuning.gateway import SERVES_EVERYBODY, Gateway, pool_config
 from turnout.tuning.load import LoadGenerator, OnSample
+from turnout.tuning.material import kinds
 from turnout.tuning.prompts import Workload
 from turnout.tuning.sample import Job, Sample
 
@@ -140,9 +141,8 @@ class Bench:
             await self._send(generator, traffic, on_sample)
 
     async def _send(self, generator: LoadGenerator, traffic: Traffic, on_sample: OnSample) -> None:
-        await generator.open(
-            traffic.jobs, rate_per_s=traffic.rate_per_s, seed=traffic.seed, on_sample=on_sample
-        )
+        arrivals = poisson(traffic.rate_per_s, seed=traffic.seed)
+        await generator.open(traffic.jobs, arrivals=arrivals, on_sample=on_sample)
 
 
 def measured_capacity(

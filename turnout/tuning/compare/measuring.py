@@ -9,10 +9,11 @@ from rich.console import Console
 from turnout.lab import Lab, Server
 from turnout.lab.progress import StageDisplay
 from turnout.tuning.compare.bench import Bench, measured_capacity
-from turnout.tuning.compare.progress import CellDisplay, counting, left_s
+from turnout.tuning.compare.progress import CellDisplay, left_s
 from turnout.tuning.compare.protocol import REAL, Cell, Protocol, plans
 from turnout.tuning.compare.rows import Results, alone
 from turnout.tuning.gateway import free_port
+from turnout.tuning.progress import counting
 
 
 def measure(folder: Path, protocol: Protocol, console: Console) -> None:

@@ -1,17 +1,17 @@
 """How far a run is, what the last cell showed, and how long the rest will take."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from math import ceil
 from statistics import fmean
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from turnout.tuning.compare.protocol import Cell, Protocol
 from turnout.tuning.compare.rows import Row
 from turnout.tuning.compare.statistics import Summary, summarise
+from turnout.tuning.progress import Count, counting
 
 GATEWAY_S = 2.0
 """What a cell takes beyond its requests: a gateway's start and stop, the servers' health checks;
@@ -54,26 +54,6 @@ def _seconds_by_load(rows: Sequence[Row]) -> dict[str, list[float]]:
     return by_load
 
 
-_Count = Callable[[object], None]
-
-
-@contextmanager
-def counting(console: Console, what: str, *, total: int | None) -> Iterator[_Count]:
-    """Show requests as a bar on a terminal; the value is to be called at each."""
-    progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed} requests"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with progress:
-        task = progress.add_task(what, total=total)
-        yield lambda _: progress.advance(task)
-
-
 class CellDisplay:
     """Shows the cells of a run: a bar on a terminal, elsewhere a line for each that is finished.
 
@@ -87,7 +67,7 @@ class CellDisplay:
         self._protocol = protocol
         self._cells = len(list(protocol.cells()))
 
-    def measuring(self, cell: Cell, *, warm: bool) -> AbstractContextManager[_Count]:
+    def measuring(self, cell: Cell, *, warm: bool) -> AbstractContextManager[Count]:
         """Show that a cell is measured; the value is to be called at each of its requests."""
         total = self._protocol.requests + (0 if warm else self._protocol.warm_up)
         return counting(self._console, str(cell), total=total)

@@ -1,15 +1,22 @@
-"""Prompts in any number, of the demo's kinds and no two alike.
+"""Prompts in any number, of each task and no two alike, or as a file holds them.
 
 What repeats is found in a server's prefix cache, so that the second arm to send it would not pay
 for it, and a prompt that is known at temperature 0 has a known answer.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from random import Random
+from typing import Any
 
+import orjson
+
+from routing.features import Route, extract
+from routing.tasks import TaskType, classify
 from turnout.tuning.prompts import CODE, ECHO, JSON, KINDS, STORY, Kind
+from turnout.tuning.report import TuningError
 
 _NOTICES = (
     "The ferry to {place} leaves pier {few} at {time} and again at {later}. Bicycles travel free, "
@@ -76,15 +83,21 @@ def kinds(
 ) -> tuple[Kind, ...]:
     """Return each kind with its share of `mix`, its temperature and `count` prompts of its own."""
     chance = Random(seed)  # noqa: S311 - a workload, not a secret
+    composed = {"echo": T.EXTRACTION, "json": T.STRUCTURED, "code": T.CODE, "creative": T.CREATIVE}
     return tuple(
         replace(
             kind,
             share=mix[kind.name],
             temperature=temperatures[kind.name],
-            prompts=list(islice(_distinct(_COMPOSE[kind.name], chance), count)),
+            prompts=list(islice(_distinct(_COMPOSE[composed[kind.name]], chance), count)),
         )
         for kind in KINDS
     )
+
+
+def prompts(task: TaskType, *, count: int, seed: int) -> list[str]:
+    """Return `count` prompts of a task of `TASKS`, all different."""
+    return list(islice(_distinct(_COMPOSE[task], Random(f"{seed} {task}")), count))  # noqa: S311
 
 
 def _distinct(compose: Callable[[Random], str], chance: Random) -> Iterator[str]:
@@ -123,10 +136,112 @@ def _story(chance: Random) -> str:
     return STORY.format(f"{premise} in the year {chance.randrange(1500, 2500)}")
 
 
-_COMPOSE: Mapping[str, Callable[[Random], str]] = {
+def _edit(chance: Random) -> str:
+    name, (first, second) = chance.choice(_CLASSES), chance.sample(_METHODS, 2)
+    source = (
+        f"class {name}:\n    def __init__(self):\n        self.items = []\n\n"
+        f"    def {first}(self, item):\n        self.items.append(item)\n"
+        f"        return len(self.items)\n\n"
+        f"    def {second}(self, item):\n        self.items = [each for each in self.items if "
+        f"each != item]\n        return len(self.items)\n"
+    )
+    limit = chance.randrange(11, 100)
+    return (
+        f"Change this class so that `{first}` raises ValueError once there are {limit} items. "
+        f"Return the whole file.\n\n```python\n{source}```"
+    )
+
+
+def _chat(chance: Random) -> str:
+    place, thing = chance.choice(_SLOTS["place"]), chance.choice(_SLOTS["thing"])
+    days = chance.randrange(2, 10)
+    return (
+        f"Hi! I'm going to {place} for {days} days and can bring one {thing} at most. What should "
+        f"I do there if it rains on {chance.choice(_SLOTS['day'])}?"
+    )
+
+
+T = TaskType
+_COMPOSE: Mapping[TaskType, Callable[[Random], str]] = {
     # Two notices have 105 tokens or more, so that an echo of 80 repeats up to its last token.
-    "echo": lambda chance: ECHO.format(_notices(chance, 2)),
-    "json": lambda chance: JSON.format(_notices(chance, 1)),
-    "code": _code,
-    "creative": _story,
+    T.EXTRACTION: lambda chance: ECHO.format(_notices(chance, 2)),
+    T.STRUCTURED: lambda chance: JSON.format(_notices(chance, 1)),
+    T.CODE: _code,
+    T.CODE_EDIT: _edit,
+    T.SUMMARIZATION: lambda chance: SUMMARY.format(_notices(chance, 4)),
+    T.TRANSLATION: lambda chance: TRANSLATION.format(_notices(chance, 1)),
+    T.CHAT: _chat,
+    T.CREATIVE: _story,
 }
+TASKS = tuple(_COMPOSE)
+"""Tasks that there are prompts for."""
+SUMMARY = "Summarise these notices in three sentences.\n\n{}"
+TRANSLATION = "Translate this text into German.\n\n{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is asked, and the task that it is.
+
+    Attributes:
+        task: Its name in results.
+        messages: The conversation.
+        body: Further fields of the request's body.
+    """
+
+    task: str
+    messages: Sequence[Mapping[str, Any]]
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+def built_in(task: TaskType, *, count: int, seed: int) -> list[Prompt]:
+    """Return `count` of the prompts that come with this."""
+    body = {"response_format": {"type": "json_object"}} if task is T.STRUCTURED else {}
+    return [
+        Prompt(task=task.value, messages=({"role": "user", "content": text},), body=body)
+        for text in prompts(task, count=count, seed=seed)
+    ]
+
+
+def of_file(file: Path) -> dict[str, list[Prompt]]:
+    """Return the prompts in a JSONL file by task.
+
+    A line has `prompt` (text) or `messages`, and may have `task` (any name; where it is missing
+    the gateway's own guess stands) and `body` (further fields of the request).
+
+    Raises:
+        TuningError: If it can't be read, has no prompt, or a line is no such object.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TuningError(f"prompts {file} can't be read: {error}") from None
+    found: dict[str, list[Prompt]] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            prompt = _prompt(line, f"prompts {file}, line {number}")
+            found.setdefault(prompt.task, []).append(prompt)
+    if not found:
+        line = '{"prompt": "...", "task": "code"}'
+        raise TuningError(f"prompts {file} is empty; a line is {line}")
+    return found
+
+
+def _prompt(line: str, where: str) -> Prompt:
+    try:
+        read = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise TuningError(f"{where} is not whole JSON ({error}); correct or remove it") from None
+    text = read.get("prompt") if isinstance(read, dict) else None
+    messages = read.get("messages") if isinstance(read, dict) else None
+    if isinstance(text, str) and messages is None:
+        messages = [{"role": "user", "content": text}]
+    if not isinstance(messages, list) or not messages:
+        raise TuningError(f'{where} has neither "prompt" (text) nor "messages" (a list)')
+    body = read.get("body", {})
+    if not isinstance(body, dict):
+        raise TuningError(f'{where}: "body" is {body!r}, not an object of further fields')
+    features = extract(Route.CHAT, {**body, "messages": messages})
+    return Prompt(
+        task=str(read.get("task") or classify(features).task.value), messages=messages, body=body
+    )

@@ -1,0 +1,1 @@
+"""`turnout sweep`: what speculation does to each task at each temperature, one at a time."""

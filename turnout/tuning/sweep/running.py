@@ -1,0 +1,158 @@
+"""A sweep from its arguments to its files."""
+
+import argparse
+import asyncio
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+
+from rich.console import Console
+
+from routing.pools import Speculation
+from turnout.tuning import targets
+from turnout.tuning.material import TASKS, Prompt, built_in, of_file
+from turnout.tuning.progress import counting
+from turnout.tuning.report import Condition, TuningError, finish
+from turnout.tuning.sweep.findings import find, method_of
+from turnout.tuning.sweep.measuring import Cell, Measuring, Trial
+from turnout.tuning.sweep.priors import CONFIG, write_priors
+from turnout.tuning.sweep.report import Swept, report_of
+from turnout.tuning.targets import Target
+
+
+def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
+    """Sweep, show and write what was found; return the exit status.
+
+    Raises:
+        TuningError: If nothing can be measured.
+    """
+    _check(args)
+    spec, plain = targets.asked(_pair(args), args)
+    if plain.speculation not in (None, Speculation.NONE):
+        raise TuningError(
+            f"{plain.url} speculates too, so there is nothing to compare with; name a server "
+            "without --speculative-config with --plain"
+        )
+    prompts = _prompts(args)
+    measuring, trials, minutes = _measured(args, spec, plain, prompts)
+    whole = _whole(trials, measuring.cells)
+    if not whole:
+        raise TuningError(
+            f"nothing was measured: it was stopped after {len(trials)} requests, before every "
+            "cell had one"
+        )
+    method = spec.speculation or method_of(whole, spec.k) or Speculation.NGRAM
+    spec, plain = replace(spec, speculation=method), replace(plain, speculation=Speculation.NONE)
+    swept = Swept(
+        spec=spec,
+        plain=plain,
+        trials=whole,
+        findings=[find(whole, cell) for cell in measuring.cells],
+        left_out=measuring.left_out,
+        rounds=(1 + max(trial.round for trial in whole), args.requests),
+        max_tokens=args.max_tokens,
+        source=measuring.source,
+        minutes=minutes,
+        command=shlex.join(["turnout", *sys.argv[1:]]),
+    )
+    status = finish(report_of(swept), args.out, failing)
+    learnt, *_ = write_priors(args.out, whole, spec, plain, config=args.config is None)
+    print(f"Priors: {learnt} (learning.state_file of a gateway's config)")
+    if args.config is None:
+        print(f"Next: turnout serve --config {args.out / CONFIG}")
+    return status
+
+
+def _prompts(args: argparse.Namespace) -> dict[str, list[Prompt]]:
+    """Return the prompts of the tasks that are asked for."""
+    if args.prompts is not None:
+        found = of_file(args.prompts)
+    else:
+        # One more than is sent: the first warms up.
+        found = {task.value: built_in(task, count=args.requests + 1, seed=0) for task in TASKS}
+    tasks = args.tasks or list(found)
+    if unknown := [task for task in tasks if task not in found]:
+        raise TuningError(
+            f"there are no prompts for {', '.join(unknown)}; there are for {', '.join(found)}"
+        )
+    return {task: found[task] for task in tasks}
+
+
+def _measured(
+    args: argparse.Namespace, spec: Target, plain: Target, prompts: dict[str, list[Prompt]]
+) -> tuple[Measuring, list[Trial], float]:
+    """Return the requests that were sent until it was over, time was up, or Ctrl-C; minutes."""
+    trials: list[Trial] = []
+    total = 2 * args.requests * len(prompts) * len(args.temperatures)
+    began = monotonic()
+    with counting(Console(stderr=True), "Sweep", total=total) as count:
+
+        def note(trial: Trial) -> None:
+            trials.append(trial)
+            count()
+
+        measuring = Measuring(
+            spec,
+            plain,
+            prompts=prompts,
+            temperatures=args.temperatures,
+            max_tokens=args.max_tokens,
+            on_trial=note,
+        )
+        until = None if args.budget is None else began + 60.0 * args.budget
+        with suppress(KeyboardInterrupt):
+            asyncio.run(measuring.run(args.requests, until=until))
+    return measuring, trials, (monotonic() - began) / 60.0
+
+
+def _whole(trials: Sequence[Trial], cells: Sequence[Cell]) -> list[Trial]:
+    """Return the trials of the cells that were kept, of rounds that were finished."""
+    kept = [trial for trial in trials if trial.cell in cells]
+    finished = {
+        number
+        for number in {trial.round for trial in kept}
+        if sum(trial.round == number for trial in kept) == 2 * len(cells)
+    }
+    return [trial for trial in kept if trial.round in finished]
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse numbers that nothing can be measured with."""
+    for name, value, least in (
+        ("--requests", args.requests, 1),
+        ("--max-tokens", args.max_tokens, 2),
+    ):
+        if value < least:
+            raise TuningError(f"{name} {value} is too few; give {least} at least")
+    if bad := [each for each in args.temperatures if not 0.0 <= each <= 2.0]:
+        raise TuningError(f"temperature {bad[0]:g} is not from 0 to 2, which is what vLLM takes")
+    if args.budget is not None and args.budget <= 0.0:
+        raise TuningError(f"--budget {args.budget:g} is no time; give minutes, as 10")
+
+
+def _pair(args: argparse.Namespace) -> tuple[Target, Target]:
+    """Return the two servers that the arguments name."""
+    if args.config is not None:
+        found = targets.of_config(args.config)
+        spec = [each for each in found if each.speculation is not Speculation.NONE]
+        plain = [each for each in found if each.speculation is Speculation.NONE]
+        if not spec or not plain:
+            raise TuningError(
+                f"{args.config} needs a pool that speculates and one with `speculation: none`; "
+                "or name both servers with --spec and --plain"
+            )
+        pair = spec[0], plain[0]
+    elif args.spec and args.plain:
+        pair = targets.of_url("spec", args.spec), targets.of_url("plain", args.plain)
+    else:
+        raise TuningError("name both servers, --spec URL --plain URL, or a --config that does")
+    seats = args.max_num_seqs
+    spec_target, plain_target = (
+        each if seats is None else replace(each, max_num_seqs=seats) for each in pair
+    )
+    if args.method:
+        spec_target = replace(spec_target, speculation=Speculation(args.method))
+    return replace(spec_target, k=args.k or spec_target.k), plain_target
