@@ -31,6 +31,7 @@ COMMANDS = {
     "sweep": _Command(
         "turnout.tuning.sweep.commands", "measure speculation by task and temperature"
     ),
+    "bench": _Command("turnout.tuning.bench.commands", "load servers, and find the crossover"),
     "plan": _Command("turnout.planning.commands", "plan memory, drafts and servers"),
     "simulate": _Command("turnout.simulation.commands", "simulate ways to route"),
 }

@@ -25,6 +25,8 @@ from turnout.simulation.page import Drawn, Table, html_figure, html_page, html_t
 
 COLUMNS = 120
 """Width of tables where there is no terminal."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
 HELD = 3
 """Exit status when a condition of `--fail-if` holds; 1 is that nothing could be measured, 2 that
 the arguments are wrong."""

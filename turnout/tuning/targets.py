@@ -178,6 +178,51 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
     )  # fmt: skip
 
 
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that name a server that speculates and one that does not."""
+    parser.add_argument("--spec", metavar="URL", help="the server that speculates")
+    parser.add_argument("--plain", metavar="URL", help="the same model without speculation")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a gateway's config that names both instead"
+    )
+    parser.add_argument(
+        "--method", choices=[each.value for each in Speculation if each is not Speculation.NONE],
+        help="how the server drafts (default: told by its drafts)",
+    )  # fmt: skip
+    parser.add_argument("--k", type=int, help="its num_speculative_tokens (default: asked)")
+    parser.add_argument(
+        "--max-num-seqs", type=int, help="the servers' --max-num-seqs (default: 256, vLLM's)"
+    )
+
+
+def pair_of(args: argparse.Namespace) -> tuple[Target, Target]:
+    """Return the two servers that the arguments name, the speculating one first.
+
+    Raises:
+        TuningError: If they don't name both.
+    """
+    if args.config is not None:
+        found = of_config(args.config)
+        spec = [each for each in found if each.speculation is not Speculation.NONE]
+        plain = [each for each in found if each.speculation is Speculation.NONE]
+        if not spec or not plain:
+            raise TuningError(
+                f"{args.config} needs a pool that speculates and one with `speculation: none`; "
+                "or name both servers with --spec and --plain"
+            )
+        pair = spec[0], plain[0]
+    elif args.spec and args.plain:
+        pair = of_url("spec", args.spec), of_url("plain", args.plain)
+    else:
+        raise TuningError("name both servers, --spec URL --plain URL, or a --config that does")
+    first, second = (
+        each if args.max_num_seqs is None else replace(each, max_num_seqs=args.max_num_seqs)
+        for each in pair
+    )
+    method = Speculation(args.method) if args.method else first.speculation
+    return replace(first, speculation=method, k=args.k or first.k), second
+
+
 class Running(Protocol):
     """The module that does what a command asks for; imported once the extras are seen."""
 

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from routing.pools import Speculation
 from turnout.tuning import targets
 
 TEMPERATURES = (0.0, 0.4, 0.8, 1.0)
@@ -15,19 +14,7 @@ DEFAULT_FOLDER = "reports/sweep"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `sweep`."""
-    parser.add_argument("--spec", metavar="URL", help="the server that speculates")
-    parser.add_argument("--plain", metavar="URL", help="the same model without speculation")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="a gateway's config that names both instead"
-    )
-    parser.add_argument(
-        "--method", choices=[each.value for each in Speculation if each is not Speculation.NONE],
-        help="how the server drafts (default: told by its drafts)",
-    )  # fmt: skip
-    parser.add_argument("--k", type=int, help="its num_speculative_tokens (default: asked)")
-    parser.add_argument(
-        "--max-num-seqs", type=int, help="the servers' --max-num-seqs (default: 256, vLLM's)"
-    )
+    targets.add_pair(parser)
     parser.add_argument(
         "--tasks", nargs="+", metavar="TASK", help="some of those that there are prompts for"
     )

@@ -139,8 +139,8 @@ class Measuring:
         self._clock = clock
         self._order = Random(0)  # noqa: S311 - an order of requests, not a secret
 
-    async def run(self, rounds: int, *, until: float | None = None) -> int:
-        """Send `rounds` requests of each cell to each server and return how many were whole.
+    async def run(self, rounds: int, *, until: float | None = None) -> None:
+        """Send `rounds` requests of each cell to each server, or as many as there is time for.
 
         Args:
             rounds: Requests of each cell.
@@ -153,17 +153,16 @@ class Measuring:
         async with spec, plain:
             generators = {SPEC: spec, PLAIN: plain}
             await self._warm_up(generators)
-            began = self._clock()
             for number in range(rounds):
+                began = self._clock()
                 await self._round(number, generators)
-                each_s = (self._clock() - began) / (number + 1)
+                took_s = self._clock() - began
                 if until is None:
                     continue
                 if number == 0:
-                    self._give_up(int((until - began) / each_s), rounds)
-                elif self._clock() + each_s > until:
-                    return number + 1
-        return rounds
+                    self._give_up(int((until - began) / took_s), rounds)
+                elif self._clock() + took_s > until:
+                    return
 
     def _generator(self, pool: str) -> LoadGenerator:
         target = self._targets[pool]

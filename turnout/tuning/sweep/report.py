@@ -7,8 +7,8 @@ from typing import Any
 from routing.pools import Speculation
 from turnout.simulation.page import Drawn, Panels, Table, svg
 from turnout.simulation.statistics import Interval
-from turnout.tuning.intervals import quantiles
-from turnout.tuning.report import Report
+from turnout.tuning.intervals import FEWEST, quantiles
+from turnout.tuning.report import COLOURS, Report
 from turnout.tuning.sweep.findings import (
     GAIN,
     STOP,
@@ -23,8 +23,6 @@ from turnout.tuning.targets import Target
 
 KIND = "sweep"
 _UNKNOWN = "-"
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#000000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +91,9 @@ def _verdicts(swept: Swept) -> list[str]:
             said.append(f"{words}: {', '.join(map(_with_speed, mine))}.")
     if hidden := _hidden(swept):
         said.append(hidden)
-    return said or ["No cell was answered by both servers: nothing can be said."]
+    return said or [
+        f"No cell has {FEWEST} pairs that both servers answered: nothing can be said of speed."
+    ]
 
 
 def _with_speed(finding: CellFinding) -> str:
@@ -278,7 +278,7 @@ def _by_temperature(
                     temperatures,
                     values,
                     yerr=(below, above),
-                    color=_COLOURS[number % len(_COLOURS)],
+                    color=COLOURS[number % len(COLOURS)],
                     marker="o",
                     markersize=4,
                     capsize=3,

@@ -11,16 +11,17 @@ from time import monotonic
 
 from rich.console import Console
 
+from routing.learner import Learner
 from routing.pools import Speculation
 from turnout.tuning import targets
 from turnout.tuning.material import TASKS, Prompt, built_in, of_file
 from turnout.tuning.progress import counting
 from turnout.tuning.report import Condition, TuningError, finish
 from turnout.tuning.sweep.findings import find, method_of
-from turnout.tuning.sweep.measuring import Cell, Measuring, Trial
-from turnout.tuning.sweep.priors import CONFIG, write_priors
+from turnout.tuning.sweep.measuring import PLAIN, SPEC, Cell, Measuring, Trial
 from turnout.tuning.sweep.report import Swept, report_of
 from turnout.tuning.targets import Target
+from turnout.tuning.teaching import pool_of, teach, write_lesson
 
 
 def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         TuningError: If nothing can be measured.
     """
     _check(args)
-    spec, plain = targets.asked(_pair(args), args)
+    spec, plain = targets.asked(targets.pair_of(args), args)
     if plain.speculation not in (None, Speculation.NONE):
         raise TuningError(
             f"{plain.url} speculates too, so there is nothing to compare with; name a server "
@@ -59,10 +60,19 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         command=shlex.join(["turnout", *sys.argv[1:]]),
     )
     status = finish(report_of(swept), args.out, failing)
-    learnt, *_ = write_priors(args.out, whole, spec, plain, config=args.config is None)
-    print(f"Priors: {learnt} (learning.state_file of a gateway's config)")
-    if args.config is None:
-        print(f"Next: turnout serve --config {args.out / CONFIG}")
+    learner, pools = Learner(), {SPEC: pool_of(spec), PLAIN: pool_of(plain)}
+    for trial in whole:
+        teach(
+            learner,
+            pools[trial.pool],
+            trial.sample,
+            in_flight=1,
+            accepted=trial.accepted,
+            drafted=trial.drafted,
+        )
+    now = max(trial.sample.ended_s for trial in whole)
+    said = write_lesson(args.out, learner, spec, plain, now=now, config=args.config is None)
+    print(said)
     return status
 
 
@@ -131,28 +141,3 @@ def _check(args: argparse.Namespace) -> None:
         raise TuningError(f"temperature {bad[0]:g} is not from 0 to 2, which is what vLLM takes")
     if args.budget is not None and args.budget <= 0.0:
         raise TuningError(f"--budget {args.budget:g} is no time; give minutes, as 10")
-
-
-def _pair(args: argparse.Namespace) -> tuple[Target, Target]:
-    """Return the two servers that the arguments name."""
-    if args.config is not None:
-        found = targets.of_config(args.config)
-        spec = [each for each in found if each.speculation is not Speculation.NONE]
-        plain = [each for each in found if each.speculation is Speculation.NONE]
-        if not spec or not plain:
-            raise TuningError(
-                f"{args.config} needs a pool that speculates and one with `speculation: none`; "
-                "or name both servers with --spec and --plain"
-            )
-        pair = spec[0], plain[0]
-    elif args.spec and args.plain:
-        pair = targets.of_url("spec", args.spec), targets.of_url("plain", args.plain)
-    else:
-        raise TuningError("name both servers, --spec URL --plain URL, or a --config that does")
-    seats = args.max_num_seqs
-    spec_target, plain_target = (
-        each if seats is None else replace(each, max_num_seqs=seats) for each in pair
-    )
-    if args.method:
-        spec_target = replace(spec_target, speculation=Speculation(args.method))
-    return replace(spec_target, k=args.k or spec_target.k), plain_target

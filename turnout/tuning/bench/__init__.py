@@ -1,0 +1,1 @@
+"""`turnout bench`: servers under load, side by side, and where speculation stops to pay."""

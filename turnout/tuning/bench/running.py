@@ -1,0 +1,205 @@
+"""A bench from its arguments to its files."""
+
+import argparse
+import asyncio
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+from rich.console import Console
+
+from proxy.discovery import DRAFTS_EVERY_STEP
+from routing.learner import Learner
+from routing.pools import Speculation
+from turnout.simulation.statistics import Targets as Limits
+from turnout.tuning import targets
+from turnout.tuning.arrivals import SHAPES, of_file
+from turnout.tuning.bench.measuring import Bench, Run
+from turnout.tuning.bench.plan import Step, Workload, ladder, mix_of, open_steps, prompts_of
+from turnout.tuning.bench.report import Benched, report_of
+from turnout.tuning.material import of_file as prompts_of_file
+from turnout.tuning.progress import Count, counting
+from turnout.tuning.report import Condition, TuningError, finish
+from turnout.tuning.targets import Target
+from turnout.tuning.teaching import pool_of, teach, write_lesson
+
+CAPACITY_IN_FLIGHT = 100
+"""At which capacity is measured; less where the server runs less at a time."""
+
+
+def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
+    """Load the servers, show and write what was found; return the exit status.
+
+    Raises:
+        TuningError: If nothing can be measured.
+    """
+    plan = _Plan(args)
+    found = targets.asked(_targets(args), args)
+    spec, plain = _sides(found)
+    runs: list[Run] = []
+    began = monotonic()
+    capacity: list[float] = []
+    with (
+        counting(Console(stderr=True), "Bench", total=None) as count,
+        suppress(KeyboardInterrupt),
+    ):
+        asyncio.run(plan.measure(found, plain or found[0], runs, capacity, count))
+    whole = [each for each in runs if each.round < plan.finished(runs, len(found))]
+    if not whole:
+        raise TuningError("nothing was measured: it was stopped before the first round was over")
+    spec = spec and replace(spec, speculation=spec.speculation or _method(whole, spec))
+    benched = Benched(
+        targets=found,
+        spec=spec,
+        plain=plain,
+        runs=whole,
+        limits=Limits(ttft_s=args.ttft_ms / 1000.0, tpot_s=args.tpot_ms / 1000.0),
+        mix=args.mix,
+        arrivals=args.arrivals,
+        capacity_per_s=capacity[0] if capacity else None,
+        rounds=(1 + max(each.round for each in whole), args.rounds),
+        minutes=(monotonic() - began) / 60.0,
+        command=shlex.join(["turnout", *sys.argv[1:]]),
+    )
+    status = finish(report_of(benched), args.out, failing)
+    if spec is not None and plain is not None:
+        learner, now = _learnt(whole, spec, plain)
+        print(write_lesson(args.out, learner, spec, plain, now=now, config=args.config is None))
+    return status
+
+
+class _Plan:
+    """What is to be measured.
+
+    Raises:
+        TuningError: If the arguments ask for nothing, or for what can't be.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        if args.rounds < 1 or args.requests < 1 or args.max_tokens < 2 or args.seconds <= 0.0:
+            raise TuningError(
+                "--rounds and --requests are 1 at least, --max-tokens 2, and --seconds above 0"
+            )
+        if bad := [each for each in (*args.in_flight, *args.rates) if each <= 0]:
+            raise TuningError(f"a load of {bad[0]:g} is none; give numbers above 0")
+        mix = mix_of(args.mix)
+        own = None if args.prompts is None else prompts_of_file(args.prompts)
+        self.workload = Workload(
+            mix=mix,
+            prompts=prompts_of(mix, own),
+            max_tokens=args.max_tokens,
+            ignore_eos=args.ignore_eos,
+        )
+        self._args = args
+        self._ladder = ladder(mix, args.in_flight)
+        self._loads = [] if args.rates else [_load(text) for text in args.loads]
+        self._trace = None if args.arrivals in SHAPES else of_file(Path(args.arrivals))
+        self._steps: list[Step] = []
+        if not self._ladder and not self._loads and not args.rates:
+            raise TuningError("there is no load to measure; give --in-flight, --loads or --rates")
+
+    async def measure(
+        self,
+        found: Sequence[Target],
+        reference: Target,
+        runs: list[Run],
+        capacity: list[float],
+        count: Count,
+    ) -> None:
+        """Add every run to `runs`, and to `capacity` that of `reference` where it is asked for."""
+        bench = Bench(
+            found,
+            self.workload,
+            requests=self._args.requests,
+            seconds=self._args.seconds,
+            shape=self._args.arrivals,
+            trace=self._trace,
+            on_sample=count,
+        )
+        async with bench:
+            await bench.warm_up()
+            if self._loads:
+                most = min(CAPACITY_IN_FLIGHT, reference.max_num_seqs)
+                capacity.append(await bench.capacity_per_s(reference, in_flight=most))
+                opened = open_steps(capacity[0], self._loads)
+            else:
+                opened = [
+                    Step(name=f"mix at {rate:g}/s", kind="", in_flight=1000, rate_per_s=rate)
+                    for rate in self._args.rates
+                ]
+            self._steps = [*self._ladder, *opened]
+            for number in range(self._args.rounds):
+                for step in self._steps:
+                    runs += await bench.run(step, number)
+
+    def finished(self, runs: Sequence[Run], targets: int) -> int:
+        """Return how many rounds are whole; one that is not counts where there is no other."""
+        each = len(self._steps) * targets
+        if not each:
+            return 0
+        return max(1, len(runs) // each)
+
+
+def _load(text: str) -> tuple[float, int]:
+    share, _, most = text.partition(":")
+    try:
+        found = float(share), int(most or 1000)
+    except ValueError:
+        found = 0.0, 0
+    if found[0] <= 0.0 or found[1] < 1:
+        raise TuningError(f"--loads {text!r} is not SHARE:N; write 0.8:100")
+    return found
+
+
+def _targets(args: argparse.Namespace) -> list[Target]:
+    if not args.urls:
+        return list(targets.pair_of(args))
+    if args.spec or args.plain or args.config:
+        raise TuningError(
+            "name servers by URLs, or with --spec and --plain, or --config; not both"
+        )
+    found = []
+    for number, text in enumerate(args.urls, start=1):
+        name, separator, url = text.partition("=")
+        named = separator and "/" not in name
+        found.append(targets.of_url(name if named else f"server-{number}", url if named else text))
+    if len({each.name for each in found}) < len(found):
+        raise TuningError("two servers have the same name; write NAME=URL with different ones")
+    return found
+
+
+def _sides(found: Sequence[Target]) -> tuple[Target | None, Target | None]:
+    """Return the target that speculates and the one that does not, where there is one of each."""
+    plain = [each for each in found if each.speculation is Speculation.NONE]
+    spec = [each for each in found if each.speculation is not Speculation.NONE]
+    if len(plain) == len(spec) == 1:
+        return spec[0], plain[0]
+    return None, None
+
+
+def _method(runs: Sequence[Run], spec: Target) -> Speculation:
+    """Tell a method that drafts at every step from one that copies, as the gateway does."""
+    shares = []
+    for kind in {sample.job.kind for run in runs for sample in run.samples}:
+        mine = [s for run in runs for s in run.samples if s.job.kind == kind and s.drafted]
+        steps = sum((s.tokens or 1) - 1 - (s.accepted or 0) for s in mine)
+        if steps > 0:
+            shares.append(sum(s.drafted or 0 for s in mine) / steps)
+    every = bool(shares and spec.k) and min(shares) >= DRAFTS_EVERY_STEP * spec.k
+    return Speculation.DRAFT_MODEL if every else Speculation.NGRAM
+
+
+def _learnt(runs: Sequence[Run], spec: Target, plain: Target) -> tuple[Learner, float]:
+    """Return what closed loops teach, whose number in flight is known, and the last moment."""
+    learner, pools = Learner(), {each.name: pool_of(each) for each in (spec, plain)}
+    now = 0.0
+    for run in runs:
+        for sample in run.samples:
+            now = max(now, sample.ended_s)
+            if run.step.rate_per_s is None:
+                teach(learner, pools[run.target], sample, in_flight=run.step.in_flight)
+    return learner, now
