@@ -117,7 +117,9 @@ def _log_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.mean(theirs) - np.mean(ours))
 
 
-def slower(ours: Sequence[float], theirs: Sequence[float], share: float) -> Interval | None:
+def quantile_ratio(
+    ours: Sequence[float], theirs: Sequence[float], share: float
+) -> Interval | None:
     """Return the ratio of two quantiles, ours / theirs; None for too few values."""
     if min(len(ours), len(theirs)) < FEWEST:
         return None

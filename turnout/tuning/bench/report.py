@@ -16,7 +16,7 @@ from turnout.tuning.bench.findings import (
     faster,
     figures,
     measures,
-    slower,
+    quantile_ratio,
     tpots,
 )
 from turnout.tuning.bench.measuring import Run
@@ -132,7 +132,7 @@ def _open_verdicts(benched: Benched, opened: Sequence[Measures]) -> list[str]:
         ours = next(each for each in pair if each.target == spec.name)
         theirs = next(each for each in pair if each.target == plain.name)
         both = [tpots(benched.runs, name, each.target) for each in (ours, theirs)]
-        middle, tail = (slower(*both, share) for share in (0.5, 0.99))
+        middle, tail = (quantile_ratio(*both, share) for share in (0.5, 0.99))
         if middle is None or tail is None:
             continue
         mixed = middle.value < 1.0 < tail.low
