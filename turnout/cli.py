@@ -28,6 +28,7 @@ COMMANDS = {
     "lab": _Command("turnout.lab.commands", "start and stop vLLM servers on this machine"),
     "demo": _Command("turnout.tuning.demo", "show the gateway at work on the lab's servers"),
     "compare": _Command("turnout.tuning.compare.commands", "measure ways to route"),
+    "report": _Command("turnout.tuning.live.commands", "make a page about a running gateway"),
     "plan": _Command("turnout.planning.commands", "plan memory, drafts and servers"),
     "simulate": _Command("turnout.simulation.commands", "simulate ways to route"),
 }
