@@ -53,6 +53,20 @@ def test_quantiles_are_interpolated_within_buckets() -> None:
     assert (found.mean, found.count) == pytest.approx((0.1, 10))
 
 
+def test_what_is_beyond_the_last_bucket_is_taken_to_be_at_its_bound() -> None:
+    text = GATEWAY.replace('task="chat",le="0.2"} 10', 'task="chat",le="0.2"} 4')
+
+    found = series(text).distribution(TPOT, ["plain"])
+
+    assert found is not None
+    assert (found.p10, found.p99) == pytest.approx((0.125, 0.2))
+
+
+def test_a_share_of_means_needs_both() -> None:
+    assert series().share(TPOT, "turnout_tokens_per_step") == pytest.approx(0.15)
+    assert series().share(TPOT, "turnout_request_duration_seconds") is None
+
+
 def test_a_histogram_can_be_narrowed_to_labels() -> None:
     assert series().distribution(TPOT, task=["chat"]) == series().distribution(TPOT, ["plain"])
     assert series().distribution(TPOT, ["plain"], task=["code"]) is None
@@ -137,7 +151,7 @@ def test_a_gateway_is_asked_by_its_url(url: str) -> None:
 def test_what_does_not_answer_is_named() -> None:
     down = httpx.MockTransport(lambda _: httpx.Response(503))
 
-    with pytest.raises(TuningError, match="no answer from http://gateway:1/metrics: .*503"):
+    with pytest.raises(TuningError, match=r"no answer from http://gateway:1/metrics: .*503"):
         scrape("http://gateway:1", transport=down)
 
 

@@ -85,7 +85,8 @@ def _beside_the_bar(live: Live, pools: Sequence[str]) -> Drawn:
             axes.margins(x=0.2)
             _heights(axes, [live.label(kind) for kind in kinds])
             axes.set_title(f"Tokens per step on {pool}", loc="left")
-            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            if axes.get_legend_handles_labels()[0]:
+                _legend(axes)
 
     height = _height_in(max(len(_known(live, pool)) for pool in pools))
     caption = (
@@ -115,12 +116,16 @@ def _routes(live: Live) -> Drawn:
             left = [sum(pair) for pair in zip(left, counts, strict=True)]
         _heights(axes, [live.label(kind) for kind in kinds])
         axes.set_title("Requests by class and pool", loc="left")
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        _legend(axes)
 
     caption = (
         "Where requests of each class went; blue and green speculate, orange and pink do not."
     )
     return Drawn(svg((6.5, _height_in(len(kinds))), (1, 1), fill, "routes"), caption)
+
+
+def _legend(axes: "Axes") -> None:
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _heights(axes: "Axes", names: Sequence[str]) -> None:

@@ -67,12 +67,12 @@ def _about(live: Live) -> list[str]:
         "Acceptance: accepted / drafted tokens, per request. It misleads of n-gram and suffix "
         "pools, where a step without a match drafts nothing, so theirs is left out. Tokens per "
         "step, of all methods: (N - 1) / (N - 1 - A) of a request with N output tokens, A of them "
-        "accepted drafts; 1 is no gain. The bar: tokens per step above which a class gains at the "
-        "pool's load at the scrape; it rises with load. A class is under the bar if it is on "
-        "every pool where it is known.",
+        "accepted drafts; 1 is no gain. Averages are over requests. The bar: tokens per step "
+        "above which a class gains at the pool's load at the scrape; it rises with load. A class "
+        "is under the bar if it is on every pool where it is known.",
         "TPOT: (last - first token) / (tokens - 1) per request, not the gap between chunks. TTFT: "
         "received to first token, streams only. E2E: received to end, whatever the ending. "
-        "Quantiles are interpolated within the histograms' buckets.",
+        "Quantiles are interpolated within the histograms' buckets, and at most their last bound.",
         "Request time saved: requests x (mean output tokens - 1) x TPOT spec x (speed-up - 1), "
         "the last two being TPOT plain - TPOT spec. Output tokens are the mean of the whole pool "
         "and TPOT that of the whole task there, as the metrics tell no more; requests that did "
@@ -80,6 +80,7 @@ def _about(live: Live) -> list[str]:
         "end of its interval, so it is wider than 95 %. It is time of requests, not of GPUs: a "
         "server that runs b of them at once spends about a b-th of it, and the mean b is not in "
         "the metrics.",
-        "Lost: requests that failed, broke or were refused (429 or 503: the metrics do not say "
-        "which). In the names of --fail-if a class is written as code@0.2 or code@over_1.0.",
+        "Failed: no byte was delivered. Broken: cut after the first. Refused: 429 or 503, the "
+        "metrics do not say which. Reasons are of requests that were given a pool. In the names "
+        "of --fail-if a class is written as code@0.2 or code@over_1.0.",
     ]

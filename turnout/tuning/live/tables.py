@@ -138,9 +138,9 @@ def _routes(live: Live) -> Table:
 
 
 def _crossed(live: Live, heading: str, label: str, pools: Sequence[str]) -> Table:
-    """Return how many requests have each value of a label on each pool, where any has."""
+    """Return how many requests have each value of a label on each of `pools`, where any has."""
     sums = live.series.sums("turnout_requests_total", label, "pool")
-    total = sum(sums.values())
+    total = sum(count for (_, pool), count in sums.items() if pool in pools)
     rows = []
     for value in dict.fromkeys(value for value, _ in sums):
         counts = [sums.get((value, pool), 0.0) for pool in pools]

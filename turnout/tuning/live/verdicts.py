@@ -98,12 +98,17 @@ def _hidden(live: Live, pool: str, under: Sequence[Kind]) -> str:
 def _saved(live: Live) -> Iterator[str]:
     if (saved := live.saved()) is None:
         return
-    done = "saved" if saved.value_s >= 0.0 else "lost"
-    yield (
-        f"Speculation {done} about {_seconds(abs(saved.value_s))} of request time (range "
-        f"{_seconds(saved.low_s)} to {_seconds(saved.high_s)}; not GPU time) in the "
-        f"{percent(saved.covered)} of requests on speculating pools whose speed-up is known."
+    value, low, high = (_seconds(each) for each in saved[:3])
+    known = (
+        f"(range {low} to {high}; not GPU time) in the {percent(saved.covered)} of requests on "
+        "speculating pools whose speed-up is known."
     )
+    if saved.low_s > 0.0:
+        yield f"Speculation saved about {value} of request time {known}"
+    elif saved.high_s < 0.0:
+        yield f"Speculation lost about {value.removeprefix('-')} of request time {known}"
+    else:
+        yield f"Whether speculation saved request time is open: about {value} {known}"
 
 
 def _routes(live: Live) -> Iterator[str]:
@@ -134,9 +139,10 @@ def _endings(live: Live) -> str:
         f" Tries that failed: {errors:.0f}; followed by another: {retries:.0f}." if errors else ""
     )
     if not shown:
-        return f"No request was lost.{tries}"
-    return f"{percent(live.lost())} of requests were lost: {', '.join(shown)}.{tries}"
+        return f"No request failed, broke or was refused.{tries}"
+    lost = percent(live.lost())
+    return f"{lost} of requests failed, broke or were refused: {', '.join(shown)}.{tries}"
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if abs(seconds) >= 10.0 else f"{seconds:.2g} s"
+    return f"{seconds:,.0f} s" if abs(seconds) >= 100.0 else f"{seconds:.3g} s"
