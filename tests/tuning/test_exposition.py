@@ -162,6 +162,12 @@ def test_what_does_not_answer_is_named() -> None:
         ("", "is it a Turnout gateway"),
         ("{not metrics", "here is no Prometheus text"),
         ('turnout_requests_total{pool="sp', "here is no Prometheus text"),
+        (GATEWAY.replace("eagle3", "oracle"), "'oracle' is not a valid Speculation"),
+        (
+            'turnout_causal_speed_up_ratio{pool="spec",than="plain",task="code",'
+            'temperature="T<=0.2",bound="mean"} 1.4\n',
+            "has a series without its 'low'; was it cut",
+        ),
     ],
 )
 def test_what_is_no_gateways_is_refused(text: str, message: str) -> None:

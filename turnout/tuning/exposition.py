@@ -93,13 +93,18 @@ class Series:
         """Read Prometheus text.
 
         Raises:
-            TuningError: If it is none, or not a gateway's.
+            TuningError: If it is none, not a gateway's, or was cut.
         """
         try:
             series = cls(text_string_to_metric_families(text), source=source)
+            pools, _ = series.pools, series.speed_ups()
         except (ValueError, IndexError) as error:  # what the parser says of half a line
             raise TuningError(f"{source} is no Prometheus text: {error}") from None
-        if not series.pools:
+        except KeyError as missing:
+            raise TuningError(
+                f"{source} has a series without its {missing}; was it cut while written?"
+            ) from None
+        if not pools:
             raise TuningError(
                 f"{source} has no series turnout_pool_info: is it a Turnout gateway?"
             )
