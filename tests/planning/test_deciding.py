@@ -17,18 +17,12 @@ from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
 from turnout.planning.deciding import Answer, Condition, Verdict, checklist, decision_view, verdict
 from turnout.planning.errors import PlanError
-from turnout.planning.evidence import (
-    Distribution,
-    Evidence,
-    SpeedUp,
-    of_gateway,
-    of_learnt,
-    of_metrics,
-)
+from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics
+from turnout.tuning.exposition import Distribution, SpeedUp
 
 
 def spread(p10: float, p50: float, p90: float = 0.9, p99: float = 0.95) -> Distribution:
-    return Distribution(p10=p10, p50=p50, p90=p90, p99=p99, count=100)
+    return Distribution(p10=p10, p50=p50, p90=p90, p95=p99, p99=p99, mean=p50, count=100)
 
 
 GOOD = Evidence(
@@ -207,7 +201,9 @@ def test_a_gateways_metrics_are_read_for_their_speculating_pools() -> None:
     assert found.spec_tpot_s is not None
     assert found.plain_tpot_s is not None
     assert found.spec_tpot_s.p50 < found.plain_tpot_s.p50
-    assert found.speed_ups == [SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.1, high=1.8)]
+    assert found.speed_ups == [
+        SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.1, high=1.8, pool="spec", than="plain")
+    ]
     assert found.temperature is None
 
 

@@ -1,8 +1,8 @@
 """What a measuring command found, as every one of them tells it: terminal, page, JSON and CSV.
 
 A folder gets `report.html` (one file, needs nothing else), `results.json` (what other commands
-read) and `requests.csv` (a line per request). What a CI job wants to hold is asked with
-`--fail-if`, on the report's figures.
+read) and, where requests were sent, `requests.csv` (a line for each). What a CI job wants to hold
+is asked with `--fail-if`, on the report's figures.
 """
 
 import csv
@@ -106,16 +106,21 @@ def write(report: Report, folder: Path) -> Path:
             **report.data,
         }
         (folder / "results.json").write_bytes(orjson.dumps(whole, option=orjson.OPT_INDENT_2))
-        with (folder / "requests.csv").open("w", newline="", encoding="utf-8") as file:
-            names = list(dict.fromkeys(name for row in report.rows for name in row))
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(report.rows)
+        if report.rows:
+            _write_rows(report.rows, folder / "requests.csv")
     except OSError as error:
         raise TuningError(
             f"{error.filename} can't be written: {error.strerror}; name another folder with --out"
         ) from None
     return page
+
+
+def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def page_of(report: Report) -> str:

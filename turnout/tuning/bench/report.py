@@ -131,8 +131,8 @@ def _open_verdicts(benched: Benched, opened: Sequence[Measures]) -> list[str]:
         pair = [each for each in opened if each.step.name == name]
         ours = next(each for each in pair if each.target == spec.name)
         theirs = next(each for each in pair if each.target == plain.name)
-        both = [tpots(benched.runs, name, each.target) for each in (ours, theirs)]
-        middle, tail = (quantile_ratio(*both, share) for share in (0.5, 0.99))
+        mine, others = (tpots(benched.runs, name, each.target) for each in (ours, theirs))
+        middle, tail = (quantile_ratio(mine, others, share) for share in (0.5, 0.99))
         if middle is None or tail is None:
             continue
         mixed = middle.value < 1.0 < tail.low
