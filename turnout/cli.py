@@ -32,6 +32,7 @@ COMMANDS = {
         "turnout.tuning.sweep.commands", "measure speculation by task and temperature"
     ),
     "bench": _Command("turnout.tuning.bench.commands", "load servers, and find the crossover"),
+    "diagnose": _Command("turnout.tuning.diagnose.commands", "say why the slowest are slow"),
     "report": _Command("turnout.tuning.live.commands", "make a page about a running gateway"),
     "plan": _Command("turnout.planning.commands", "plan memory, drafts and servers"),
     "simulate": _Command("turnout.simulation.commands", "simulate ways to route"),

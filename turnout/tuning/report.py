@@ -80,8 +80,12 @@ def show(report: Report) -> None:
 def rich_table(table: Table) -> RichTable:
     """Return a table for the terminal, without its heading."""
     drawn = RichTable(box=box.SIMPLE_HEAD)
+    last = len(table.heads) - 1  # where it has words, they may take several lines
     for number, head in enumerate(table.heads):
-        drawn.add_column(head, justify="left" if number < table.labels else "right", no_wrap=True)
+        words = number < table.labels
+        drawn.add_column(
+            head, justify="left" if words else "right", no_wrap=not (words and number == last)
+        )
     for row in table.rows:
         drawn.add_row(*row, style="bold" if table.strong and row[0] == table.strong else None)
     return drawn

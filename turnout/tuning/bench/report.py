@@ -93,7 +93,7 @@ def report_of(benched: Benched) -> Report:
         ],
         figures=figures(found, crossings),
         data=_data(benched, found, crossings),
-        rows=[row for run in benched.runs for row in _rows(run)],
+        rows=[row for run in benched.runs for row in rows_of(run)],
     )
 
 
@@ -356,7 +356,8 @@ def _data(
     }
 
 
-def _rows(run: Run) -> list[Mapping[str, Any]]:
+def rows_of(run: Run) -> list[Mapping[str, Any]]:
+    """Return what came of each request of a run, flat."""
     return [
         {
             "load": run.step.name,

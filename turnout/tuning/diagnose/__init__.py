@@ -1,0 +1,1 @@
+"""`turnout diagnose`: why the slowest requests are so much slower than the middle ones."""

@@ -1,0 +1,217 @@
+"""What widens the gap between the middle and the slowest requests: the mix, the load, the cache.
+
+Four loads are compared, two by two: the mix and one predictable kind by itself, each with many
+requests in flight and with one. Between the mix and the kind by itself at the same load only the
+company differs: if P99 tightens, it was the mix (decision framework, July 2026). Between many and
+one of the same kind only the load does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from turnout.simulation.statistics import Interval
+from turnout.tuning.bench.findings import RESAMPLES, faster, quantile_ratio
+from turnout.tuning.diagnose.watching import Pressure
+from turnout.tuning.intervals import FEWEST, TAILS, of_statistic
+
+MIXED, ALONE, MIXED_QUIET, ALONE_QUIET = STEPS = (
+    "mixed", "homogeneous", "mixed, one at a time", "homogeneous, one at a time",
+)  # fmt: skip
+MATTERS = 1.15
+"""A gap so many times another's is told of; differences under 15 % mean little at some tens of
+requests (seen between equal runs on real vLLM)."""
+KV_FULL = 0.90
+"""The gateway's own mark: beyond it vLLM soon preempts."""
+
+
+class Cause(StrEnum):
+    """What can widen the gap."""
+
+    MIX = "the mix"
+    LOAD = "the load"
+    KV = "KV pressure"
+    OTHER = "something else"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What speaks for a cause or against it.
+
+    Attributes:
+        cause: The cause.
+        holds: Whether it does; None where these requests can't tell.
+        because: The figures.
+        size: How many times as slow it makes the slowest; 1 where it doesn't.
+    """
+
+    cause: Cause
+    holds: bool | None
+    because: str
+    size: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        gaps: TPOT P99 / P50 of each of `STEPS` that was measured.
+        tax: TPOT of the predictable kind in the mix over by itself, at the same load.
+        evidence: Of every cause, with what it does to the gap.
+    """
+
+    gaps: Mapping[str, Interval]
+    tax: Interval | None
+    evidence: Sequence[Evidence]
+
+    @property
+    def verdict(self) -> str:
+        """The cause that widens the gap most, or that none does."""
+        held = [each for each in self.evidence if each.holds]
+        gap = self.gaps.get(MIXED)
+        width = f"P99 is {gap.value:.2f} times P50 in the mix" if gap else "the gap is not known"
+        if not held:
+            open_ = [each.cause.value for each in self.evidence if each.holds is None]
+            rest = f"; can't tell whether by {', '.join(open_)}" if open_ else ""
+            return f"No cause was found ({width}){rest}."
+        main = max(held, key=lambda each: each.size)
+        others = [each.cause.value for each in held if each is not main]
+        also = f" Also: {', '.join(others)}." if others else ""
+        return f"It is {main.cause.value} ({width}): {main.because}.{also}"
+
+
+def gap(tpot_s: Sequence[float]) -> Interval | None:
+    """Return P99 / P50 with its bootstrap interval; None for too few values."""
+    if len(tpot_s) < FEWEST:
+        return None
+    found, drawn = of_statistic(_gap, tpot_s, resamples=RESAMPLES)
+    return _interval(found, drawn)
+
+
+def _gap(values: Sequence[float]) -> float:
+    middle, tail = np.quantile(values, (0.5, 0.99))
+    return float(tail / middle)
+
+
+def gap_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Interval | None:
+    """Return how many times as wide the gap of `ours` is as that of `theirs`."""
+    if min(len(ours), len(theirs)) < FEWEST:
+        return None
+
+    def ratio(mine: Sequence[float], others: Sequence[float]) -> float:
+        return _gap(mine) / _gap(others)
+
+    return _interval(*of_statistic(ratio, ours, theirs, resamples=RESAMPLES))
+
+
+def _interval(found: float | None, drawn: Sequence[float | None]) -> Interval:
+    assert found is not None  # noqa: S101 - there are values
+    low, high = np.quantile([each for each in drawn if each is not None], TAILS)
+    return Interval(found, float(low), float(high))
+
+
+def diagnose(
+    tpots: Mapping[str, Sequence[float]],
+    *,
+    in_mix: Mapping[str, Sequence[float]],
+    kind: str,
+    pressure: Pressure | None,
+) -> Diagnosis:
+    """Return what the requests of the four loads show.
+
+    Args:
+        tpots: Time per output token by name of `STEPS`, s.
+        in_mix: That of the mix under load by kind, s.
+        kind: The predictable kind, which was sent by itself too.
+        pressure: What the server told while the mix ran.
+    """
+    tax = faster(tpots[ALONE], in_mix.get(kind, ()))
+    return Diagnosis(
+        gaps={name: found for name in STEPS if (found := gap(tpots[name])) is not None},
+        tax=tax,
+        evidence=[
+            _mix(tpots, in_mix, tax, kind),
+            _load(tpots),
+            _kv(pressure),
+            _other(tpots),
+        ],
+    )
+
+
+def _mix(
+    tpots: Mapping[str, Sequence[float]],
+    in_mix: Mapping[str, Sequence[float]],
+    tax: Interval | None,
+    kind: str,
+) -> Evidence:
+    """Judge by whether P99 tightens when all are of the predictable kind."""
+    longer = quantile_ratio(tpots[MIXED], tpots[ALONE], 0.99)
+    if longer is None:
+        return Evidence(cause=Cause.MIX, holds=None, because="too few requests")
+    because = f"P99 is {_shown(longer)} times that of {kind} alone at the same load"
+    if (slowest := _slowest(in_mix)) is not None:
+        because += f"; {slowest}"
+    if tax is not None and tax.low > 1.0:
+        because += f"; {kind} itself takes {_shown(tax)} times as long per token in the mix"
+    return Evidence(cause=Cause.MIX, holds=_holds(longer), because=because, size=longer.value)
+
+
+def _slowest(in_mix: Mapping[str, Sequence[float]]) -> str | None:
+    """Say of what kind most of the slowest tenth of the mix are, where one kind stands out."""
+    pairs = sorted((tpot_s, kind) for kind, mine in in_mix.items() for tpot_s in mine)
+    if len(pairs) < 10:
+        return None
+    tail = [kind for _, kind in pairs[-(len(pairs) // 10) :]]
+    most = max(in_mix, key=tail.count)
+    share, usual = tail.count(most) / len(tail), len(in_mix[most]) / len(pairs)
+    if share <= usual:
+        return None
+    return f"of its slowest tenth {share:.0%} are {most}, of all {usual:.0%}"
+
+
+def _load(tpots: Mapping[str, Sequence[float]]) -> Evidence:
+    wider = gap_ratio(tpots[ALONE], tpots[ALONE_QUIET])
+    if wider is None:
+        return Evidence(cause=Cause.LOAD, holds=None, because="too few requests")
+    because = f"homogeneous requests have a gap {_shown(wider)} times as wide as one at a time"
+    return Evidence(cause=Cause.LOAD, holds=_holds(wider), because=because, size=wider.value)
+
+
+def _holds(wider: Interval) -> bool | None:
+    if wider.value >= MATTERS and wider.low > 1.0:
+        return True
+    return False if wider.high < MATTERS or wider.value <= 1.0 else None
+
+
+def _kv(pressure: Pressure | None) -> Evidence:
+    if pressure is None:
+        return Evidence(cause=Cause.KV, holds=None, because="the server's metrics do not tell")
+    hits = "" if pressure.hit_rate is None else f", prefix hits {pressure.hit_rate:.0%}"
+    because = (
+        f"KV cache up to {pressure.kv_usage:.0%} full, {pressure.preemptions:.0f} preemptions, "
+        f"up to {pressure.waiting:.0f} waiting{hits}"
+    )
+    full = pressure.preemptions > 0.0 or pressure.kv_usage >= KV_FULL
+    # A preempted request computes its tokens again: nothing else makes so long a gap.
+    return Evidence(
+        cause=Cause.KV, holds=full, because=because, size=np.inf if pressure.preemptions else 1.0
+    )
+
+
+def _other(tpots: Mapping[str, Sequence[float]]) -> Evidence:
+    alone = gap(tpots[ALONE_QUIET])
+    if alone is None:
+        return Evidence(cause=Cause.OTHER, holds=None, because="too few requests")
+    because = (
+        f"even homogeneous requests one at a time have P99 at {_shown(alone)} times P50: answers "
+        "differ by themselves, other traffic, or the machine"
+    )
+    holds = alone.low > 2.0 * MATTERS
+    return Evidence(cause=Cause.OTHER, holds=holds, because=because, size=alone.value)
+
+
+def _shown(found: Interval) -> str:
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
