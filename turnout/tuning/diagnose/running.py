@@ -16,7 +16,7 @@ from turnout.simulation.mixes import Kind
 from turnout.simulation.page import Drawn, Panels, Table, svg
 from turnout.simulation.statistics import Interval
 from turnout.tuning import targets
-from turnout.tuning.bench.findings import tpots
+from turnout.tuning.bench.findings import SHARES, tpots
 from turnout.tuning.bench.measuring import OVER, Bench, Run
 from turnout.tuning.bench.plan import Step, Workload, mix_of, prompts_of
 from turnout.tuning.bench.report import rows_of
@@ -30,6 +30,7 @@ from turnout.tuning.diagnose.findings import (
     diagnose,
 )
 from turnout.tuning.diagnose.watching import Pressure, watched
+from turnout.tuning.intervals import quantiles
 from turnout.tuning.material import of_file
 from turnout.tuning.progress import Count, counting
 from turnout.tuning.report import COLOURS, Condition, Report, TuningError, finish
