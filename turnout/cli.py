@@ -33,6 +33,9 @@ COMMANDS = {
     ),
     "bench": _Command("turnout.tuning.bench.commands", "load servers, and find the crossover"),
     "diagnose": _Command("turnout.tuning.diagnose.commands", "say why the slowest are slow"),
+    "recommend": _Command(
+        "turnout.tuning.recommend.commands", "derive config and servers from measurements"
+    ),
     "report": _Command("turnout.tuning.live.commands", "make a page about a running gateway"),
     "plan": _Command("turnout.planning.commands", "plan memory, drafts and servers"),
     "simulate": _Command("turnout.simulation.commands", "simulate ways to route"),

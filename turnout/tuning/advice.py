@@ -214,7 +214,7 @@ def requests_of(
     random = Random(f"{seed} advice")  # noqa: S311 - a simulation, not a secret
     classes = sorted(demand, key=lambda each: each.label)
     weights = [demand[each].rate_per_s for each in classes]
-    odds = {each: _odds(learner, spec, each, now) for each in classes}
+    odds = {each: odds_of(learner, spec, each, now) for each in classes}
     at, made = 0.0, []
     for index in range(count):
         at += random.expovariate(sum(weights))
@@ -242,7 +242,7 @@ def _sigma(learner: Learner, traffic_class: TrafficClass) -> float:
     return sqrt(sums.variance) if sums is not None and sums.count >= 10.0 else _LENGTH_SIGMA
 
 
-def _odds(learner: Learner, spec: Pool, traffic_class: TrafficClass, now: float) -> Odds:
+def odds_of(learner: Learner, spec: Pool, traffic_class: TrafficClass, now: float) -> Odds:
     """Return a class's odds: it drafts as often as was seen, and accepts what is believed."""
     accepted = learner.acceptance.believed(spec, traffic_class, now=now).tau - 1.0
     share = _drafting(learner, spec, traffic_class, now)

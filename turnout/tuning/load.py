@@ -41,6 +41,7 @@ class _Seen:
     first_at: float | None = None
     last_at: float | None = None
     gaps_s: list[float] = field(default_factory=list)
+    prompt_tokens: int | None = None
     tokens: int | None = None
     accepted: int | None = None
     drafted: int | None = None
@@ -59,6 +60,7 @@ class _Seen:
         """Take token counts, and acceptance where the server tells it (vLLM's `metrics`)."""
         if answer.usage is not None:
             self.tokens = answer.usage.completion_tokens
+            self.prompt_tokens = answer.usage.prompt_tokens
         metrics = (answer.model_extra or {}).get("metrics") or {}
         speculative = metrics.get("speculative_decoding") or {}
         self.accepted = speculative.get("num_accepted_draft_tokens", self.accepted)
@@ -84,6 +86,7 @@ class _Seen:
             traffic_class=self.headers.get("x-turnout-class"),
             ttft_s=None if self.first_at is None else self.first_at - sent,
             tpot_s=tpot_s,
+            prompt_tokens=self.prompt_tokens,
             tokens=self.tokens,
             accepted=self.accepted,
             drafted=self.drafted,

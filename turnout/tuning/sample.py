@@ -48,6 +48,7 @@ class Sample:
         traffic_class: Header `x-turnout-class`.
         ttft_s: From sending to the first text; None unless streamed.
         tpot_s: (last - first text) / (tokens - 1); None unless streamed and over one token.
+        prompt_tokens: `usage.prompt_tokens`.
         tokens: `usage.completion_tokens`; chunks are never counted, they carry several tokens.
         accepted: Draft tokens accepted; None where the server did not tell.
         drafted: Draft tokens proposed; likewise.
@@ -69,6 +70,7 @@ class Sample:
     traffic_class: str | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
+    prompt_tokens: int | None = None
     tokens: int | None = None
     accepted: int | None = None
     drafted: int | None = None

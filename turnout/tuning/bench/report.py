@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isinf
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from turnout.simulation.page import Drawn, Panels, Table, svg
 from turnout.simulation.statistics import Interval, Targets
@@ -23,6 +24,10 @@ from turnout.tuning.bench.measuring import Run
 from turnout.tuning.crossover import derive_marks
 from turnout.tuning.report import COLOURS, Report
 from turnout.tuning.targets import Target
+from turnout.tuning.teaching import class_of
+
+if TYPE_CHECKING:
+    from routing.traffic import TrafficClass
 
 KIND = "bench"
 _UNKNOWN = "-"
@@ -326,6 +331,7 @@ def _data(
         "max_num_seqs": benched.targets[0].max_num_seqs,
         "mix": benched.mix,
         "capacity_per_s": benched.capacity_per_s,
+        "classes": _classes(benched),
         "curves": [
             {
                 "kind": curve.kind,
@@ -354,6 +360,26 @@ def _data(
             for each in found
         ],
     }
+
+
+def _classes(benched: Benched) -> list[Mapping[str, Any]]:
+    """Return the mix as a gateway sees it: its classes, their shares and mean prompts."""
+    prompts: dict[TrafficClass, list[int]] = {}
+    for run in benched.runs:
+        for sample in run.samples if not run.step.kind else ():
+            if sample.prompt_tokens is not None:
+                seen = class_of(sample.job, benched.targets[0].model)
+                prompts.setdefault(seen, []).append(sample.prompt_tokens)
+    total = sum(map(len, prompts.values()))
+    return [
+        {
+            "task": each.task.value,
+            "bucket": each.bucket.value,
+            "share": len(mine) / total,
+            "prompt_tokens": fmean(mine),
+        }
+        for each, mine in prompts.items()
+    ]
 
 
 def rows_of(run: Run) -> list[Mapping[str, Any]]:

@@ -1,0 +1,1 @@
+"""`turnout recommend`: what the measurements say the config and the servers should be."""

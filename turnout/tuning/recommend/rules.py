@@ -1,0 +1,228 @@
+"""What follows for a config from a sweep, a bench, a replay: each change with its reason.
+
+A written threshold binds every policy, so one is proposed only where the measurement is firm: the
+95 % interval must lie on one side. What is open is left to the gateway, which goes on measuring.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from config.patching import patched
+from config.settings import ThresholdSettings
+from routing.pools import Speculation
+from routing.priors import TASK_RULES, TaskRule
+from routing.tasks import TaskType
+from turnout.tuning.crossover import Gains, derive_marks
+from turnout.tuning.sweep.findings import Effect
+
+COOL = ThresholdSettings().cool_temperature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A setting that should be another.
+
+    Attributes:
+        key: Path of the setting in the config.
+        value: What it should be.
+        because: The reason, with its figures and where they are from.
+    """
+
+    key: tuple[str, ...]
+    value: Any
+    because: str
+
+    @property
+    def is_threshold(self) -> bool:
+        """Whether a running gateway takes it through its admin API."""
+        return self.key[0] == "thresholds"
+
+
+def from_sweep(results: Mapping[str, Any]) -> list[Change]:
+    """Return what a sweep says of tasks and temperatures; nothing where its figures are open."""
+    method = Speculation(results["speculation"])
+    cells: Sequence[Mapping[str, Any]] = results["cells"]
+    return [*_verdicts(cells, method), *_highest(cells), *_break_even(results, cells)]
+
+
+def _verdicts(cells: Sequence[Mapping[str, Any]], method: Speculation) -> Iterator[Change]:
+    known = set(TaskType)
+    for task in dict.fromkeys(cell["task"] for cell in cells if cell["task"] in known):
+        mine = [cell for cell in cells if cell["task"] == task]
+        verdict = _verdict(mine)
+        if verdict is None or verdict is TASK_RULES[method][TaskType(task)]:
+            continue
+        yield Change(
+            key=("thresholds", "tasks", method.value, task),
+            value=verdict.value,
+            because=f"sweep: {', '.join(map(_speed, mine))}",
+        )
+
+
+def _verdict(cells: Sequence[Mapping[str, Any]]) -> TaskRule | None:
+    """Return the verdict that a task's cells speak for; None where they leave it open."""
+    effects = {cell["temperature"]: Effect(cell["effect"]) for cell in cells if cell["speed"]}
+    if not effects:
+        return None
+    if all(each is Effect.GAINS for each in effects.values()):
+        return TaskRule.ALWAYS
+    if all(each is Effect.LOSES for each in effects.values()):
+        return TaskRule.NEVER
+    cool = [each for at, each in effects.items() if at <= COOL]
+    hot = [each for at, each in effects.items() if at > COOL]
+    if cool and hot and Effect.LOSES not in cool and Effect.GAINS in cool and Effect.LOSES in hot:
+        return TaskRule.COOL
+    return None
+
+
+def _highest(cells: Sequence[Mapping[str, Any]]) -> Iterator[Change]:
+    """Yield the temperature above which every task was seen to lose."""
+    by_temperature: dict[float, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        if cell["speed"]:
+            by_temperature.setdefault(cell["temperature"], []).append(cell)
+    losing = [
+        at for at, mine in by_temperature.items()
+        if all(Effect(cell["effect"]) is Effect.LOSES for cell in mine)
+    ]  # fmt: skip
+    rest = [at for at in by_temperature if at not in losing]
+    if losing and rest and max(rest) < min(losing):
+        cells_there = by_temperature[min(losing)]
+        yield Change(
+            key=("thresholds", "max_temperature"),
+            value=max(rest),
+            because=f"sweep: every task loses above it: {', '.join(map(_speed, cells_there))}",
+        )
+
+
+def _break_even(
+    results: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
+) -> Iterator[Change]:
+    """Yield the acceptance at which drafts stop to pay, between cells that lose and that gain."""
+    if not results["drafts_every_step"]:
+        return
+    gaining = [c for c in cells if c["acceptance"] and Effect(c["effect"]) is Effect.GAINS]
+    losing = [c for c in cells if c["acceptance"] and Effect(c["effect"]) is Effect.LOSES]
+    if not gaining or not losing:
+        return
+    low = max(losing, key=lambda cell: cell["acceptance"][0])
+    high = min(gaining, key=lambda cell: cell["acceptance"][0])
+    if low["acceptance"][0] >= high["acceptance"][0]:
+        return
+    middle = (low["acceptance"][0] + high["acceptance"][0]) / 2.0
+    yield Change(
+        key=("thresholds", "min_acceptance"),
+        value=round(middle, 2),
+        because=f"sweep: {_name(low)} loses at {low['acceptance'][0]:.2f} accepted / drafted, "
+        f"{_name(high)} gains at {high['acceptance'][0]:.2f}, one request at a time",
+    )
+
+
+def _speed(cell: Mapping[str, Any]) -> str:
+    if not cell["speed"]:
+        return f"{_name(cell)} -"
+    value, low, high = cell["speed"]
+    return f"{_name(cell)} {value:.2f}x ({low:.2f}-{high:.2f})"
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    return f"{cell['task']}@{cell['temperature']:g}"
+
+
+def from_bench(results: Mapping[str, Any]) -> list[Change]:
+    """Return the in-flight marks that a bench says; nothing where no crossover was measured."""
+    gains: dict[str, Gains] = {
+        curve["kind"]: [(load, gain) for load, gain, _, _ in curve["points"]]
+        for curve in results["curves"]
+    }
+    gaining = {kind: points for kind, points in gains.items() if points and points[0][1] > 1.0}
+    if not gaining:
+        return []
+    marks = derive_marks(gaining)
+    return [
+        Change(
+            key=("thresholds", "in_flight"),
+            value={"high": marks.high, "low": marks.low},
+            because=f"bench: {marks.why}; kinds that never gain are kept out by class",
+        )
+    ]
+
+
+def from_replay(results: Mapping[str, Any]) -> list[Change]:
+    """Return the policy that a replay shows to be faster, if its interval is firm."""
+    whole = results["groups"][0]
+    change = whole["e2e"]["change"] if whole.get("e2e") else None
+    if not results.get("policy_name") or change is None or change["high"] >= 0.0:
+        return []
+    return [
+        Change(
+            key=("policy",),
+            value=results["policy_name"],
+            because=f"replay: mean E2E {change['share']:+.1%} "
+            f"({change['low']:+.1%} to {change['high']:+.1%}) over {whole['requests']} requests",
+        )
+    ]
+
+
+def differing(changes: Sequence[Change], config: Mapping[str, Any]) -> list[Change]:
+    """Return the changes that a config does not have already, one of each setting."""
+    last = {change.key: change for change in changes}
+    return [change for change in last.values() if _at(config, change.key) != change.value]
+
+
+def applied(config: Mapping[str, Any], changes: Sequence[Change]) -> dict[str, Any]:
+    """Return a config with the changes made.
+
+    Raises:
+        ConfigError: If what comes out is not valid.
+    """
+    made: dict[str, Any] = dict(config)
+    for change in changes:
+        made = _with(made, change.key, change.value)
+    patched(ThresholdSettings(), made.get("thresholds", {}))
+    return made
+
+
+def patch_of(changes: Sequence[Change]) -> dict[str, Any]:
+    """Return the thresholds among the changes as the admin API takes them."""
+    made: dict[str, Any] = {}
+    for change in changes:
+        if change.is_threshold:
+            made = _with(made, change.key[1:], change.value)
+    return made
+
+
+def diff(changes: Sequence[Change], config: Mapping[str, Any]) -> str:
+    """Return the changes as lines taken out of and put into a config, each with its reason."""
+    lines = []
+    for change in changes:
+        *sections, name = change.key
+        lines += [f"  {'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+        indent = "  " * len(sections)
+        if (present := _at(config, change.key)) is not None:
+            lines.append(f"- {indent}{name}: {_inline(present)}")
+        lines.append(f"+ {indent}{name}: {_inline(change.value)}")
+        lines.append(f"    {indent}# {change.because}")
+    return "\n".join(lines)
+
+
+def _inline(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+def _at(config: Mapping[str, Any], key: Sequence[str]) -> Any:
+    found: Any = config
+    for name in key:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _with(config: Mapping[str, Any], key: Sequence[str], value: Any) -> dict[str, Any]:
+    name, *rest = key
+    if not rest:
+        return {**config, name: value}
+    below = config.get(name)
+    return {**config, name: _with(below if isinstance(below, Mapping) else {}, rest, value)}

@@ -1,0 +1,119 @@
+"""What follows for the servers: how many speculate, with how many draft tokens at which batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from routing.demand import Demand
+from routing.learner import Learner
+from routing.pools import Pool
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket, TrafficClass
+from turnout.simulation.acceptance import Odds
+from turnout.simulation.servers import schedule
+from turnout.tuning.advice import Advice, advise, learnt_engines, odds_of
+from turnout.tuning.report import TuningError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAdvice:
+    """What the servers of one model should be.
+
+    Attributes:
+        spec: The pool that speculates.
+        drafts: Draft tokens up to each batch size, rising: most tokens per second by what was
+            learnt.
+        shares: How many servers should speculate; None where how much is asked for isn't known.
+    """
+
+    spec: Pool
+    drafts: Sequence[tuple[int, int]]
+    shares: Advice | None
+
+    @property
+    def schedule(self) -> list[list[int]]:
+        """The drafts as vLLM's `num_speculative_tokens_per_batch_size`."""
+        found, first = [], 1
+        for last, tokens in self.drafts:
+            found.append([first, last, tokens])
+            first = last + 1
+        return found
+
+    @property
+    def sentences(self) -> list[str]:
+        """What to do, with the flags."""
+        said = []
+        best = self.drafts[0][1]
+        if best < self.spec.k:
+            said.append(
+                f"num_speculative_tokens {best} instead of {self.spec.k}: by the steps measured "
+                "it yields most tokens even for one request."
+            )
+        if len(self.drafts) > 1:
+            said.append(
+                "If every server of the pool speculates, drop drafts as batches grow: "
+                f'"num_speculative_tokens_per_batch_size": {self.schedule} in '
+                "--speculative-config (vLLM 0.32 and newer; not with LoRA, pipeline or data "
+                "parallelism). Beside a plain pool the gateway's in-flight mark does it by class."
+            )
+        else:
+            said.append(f"{best} draft tokens pay up to {self.drafts[0][0]} requests in a batch.")
+        if self.shares is not None:
+            said.append(f"Pool shares: {self.shares.sentence}.")
+        return said
+
+
+def advise_servers(
+    learner: Learner,
+    pools: Mapping[str, Pool],
+    *,
+    demand: Mapping[TrafficClass, Demand] | None,
+    now: float,
+) -> ServerAdvice:
+    """Return what the servers should be, by what was learnt.
+
+    Args:
+        learner: What is known.
+        pools: By name; one that speculates and one that does not at least.
+        demand: What is asked for; what the learner saw where it is None.
+        now: Seconds, on the learner's clock.
+
+    Raises:
+        TuningError: If there is no such pair.
+        NotKnown: If steps were not measured, or nobody asked for anything.
+    """
+    spec = next((pool for pool in pools.values() if pool.speculates), None)
+    plain = next((pool for pool in pools.values() if not pool.speculates), None)
+    if spec is None or plain is None:
+        raise TuningError("what was learnt is not of a pool that speculates and a plain one")
+    asked = demand or learner.demand.of(spec.model, now=now)
+    shares = advise(learner, spec, plain, now=now, demand=demand)
+    engine, _ = learnt_engines(learner, spec, plain, asked, now=now)
+    drafts = schedule(engine, _average(learner, spec, asked, now))
+    return ServerAdvice(spec=spec, drafts=drafts, shares=shares)
+
+
+def _average(
+    learner: Learner, spec: Pool, demand: Mapping[TrafficClass, Demand], now: float
+) -> Odds:
+    """Return the odds of all that is asked for, on average."""
+    total = sum(each.rate_per_s for each in demand.values())
+    odds = [
+        (each.rate_per_s / total, odds_of(learner, spec, traffic_class, now))
+        for traffic_class, each in demand.items()
+    ]
+    share = sum(weight * each.share for weight, each in odds)
+    first = sum(weight * each.share * each.first for weight, each in odds) / share
+    following = sum(weight * each.following for weight, each in odds)
+    return Odds(share, first, following)
+
+
+def demand_of(results: Mapping[str, Any], rate_per_s: float) -> dict[TrafficClass, Demand]:
+    """Return a bench's mix as what is asked for, at a rate."""
+    model = str(results["model"])
+    return {
+        TrafficClass(model, TaskType(each["task"]), TemperatureBucket(each["bucket"])): Demand(
+            rate_per_s=each["share"] * rate_per_s, prompt_tokens=each["prompt_tokens"]
+        )
+        for each in results["classes"]
+    }
