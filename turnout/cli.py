@@ -28,6 +28,9 @@ COMMANDS = {
     "lab": _Command("turnout.lab.commands", "start and stop vLLM servers on this machine"),
     "demo": _Command("turnout.tuning.demo", "show the gateway at work on the lab's servers"),
     "compare": _Command("turnout.tuning.compare.commands", "measure ways to route"),
+    "replay": _Command(
+        "turnout.tuning.replay.commands", "say what another policy would do with logged requests"
+    ),
     "plan": _Command("turnout.planning.commands", "plan memory, drafts and servers"),
     "simulate": _Command("turnout.simulation.commands", "simulate ways to route"),
 }
