@@ -87,26 +87,26 @@ def _again(line: Line, router: Router, *, now: float) -> Asked:
 
 def _tell(router: Router, line: Line, *, now: float) -> None:
     """Tell the router what came of a request, as the gateway was told."""
-    came, traffic_class = line.outcome, line.request.traffic_class
+    came, traffic_class = line.came, line.request.traffic_class
     logged = next((each for each in line.pools if each.name == line.pool), None)
-    tokens, tpot_s = came["tokens"], came["tpot_s"]
-    if traffic_class is None or logged is None or tokens is None or came["ending"] != FINISHED:
+    tokens, tpot_s = came.tokens, came.tpot_s
+    if traffic_class is None or logged is None or tokens is None or came.ending != FINISHED:
         return
     pool, backend = logged.pool(line.model), Backend(name=line.backend)
-    ttft_s, accepted, in_flight = came["ttft_s"], came["accepted"], came["in_flight"]
+    ttft_s, accepted, in_flight = came.ttft_s, came.accepted, came.in_flight
     router.observe(
         Outcome(
             pool=pool,
             traffic_class=traffic_class,
             tokens=tokens,
             accepted=accepted,
-            drafted=came["drafted"] or 0,
-            ttft_s=None if ttft_s is None else ttft_s - (came["sent_after_s"] or 0.0),
+            drafted=came.drafted or 0,
+            ttft_s=None if ttft_s is None else ttft_s - (came.sent_after_s or 0.0),
             tpot_s=tpot_s,
             backend=backend,
             in_flight=in_flight,
-            prompt_tokens=came["prompt_tokens"],
-            pending_tokens=came["pending_tokens"],
+            prompt_tokens=came.prompt_tokens,
+            pending_tokens=came.pending_tokens,
             randomised=line.reason in RANDOM,
         ),
         now=now,

@@ -80,10 +80,10 @@ def find(asked: Sequence[Asked], metric: str) -> Finding:
 def _telling(asked: Sequence[Asked], name: str) -> Iterator[tuple[Asked, float, float]]:
     """Yield requests that tell of the latency called `name`, with weight and seconds."""
     for each in asked:
-        came = each.line.outcome
-        if each.line.draws is None or each.explored or came["ending"] != FINISHED:
+        came = each.line.came
+        if each.line.draws is None or each.explored or came.ending != FINISHED:
             continue
-        value, weight = came[name], each.weight
+        value, weight = getattr(came, name), each.weight
         if value and weight is not None and each.probabilities:
             yield each, weight, value
 

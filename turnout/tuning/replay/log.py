@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 import orjson
@@ -60,6 +61,23 @@ class LoggedPool(NamedTuple):
         )
 
 
+class Came(NamedTuple):
+    """What came of a request, by the log's own names; times are seconds."""
+
+    ending: str
+    tokens: int | None
+    accepted: int | None
+    drafted: int | None
+    prompt_tokens: int | None
+    in_flight: int
+    pending_tokens: float
+    ttft_s: float | None
+    tpot_s: float | None
+    duration_s: float
+    decided_after_s: float
+    sent_after_s: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """A request that was decided and has ended.
@@ -77,7 +95,7 @@ class Line:
         policy: The policy that acted.
         reason: Why.
         probabilities: Chance of each pool; those left out had none.
-        outcome: What came of it, by the log's own names.
+        came: What came of it.
     """
 
     request_id: str
@@ -92,7 +110,7 @@ class Line:
     policy: str
     reason: Reason
     probabilities: Mapping[str, float]
-    outcome: Mapping[str, Any]
+    came: Came
 
     @property
     def label(self) -> str:
@@ -184,23 +202,22 @@ def _line(raw: bytes, where: str) -> Line:
 
 
 def _read(found: Mapping[str, Any]) -> Line:
-    decision, outcome = found["decision"], found["outcome"]
+    decision, came, draws = found["decision"], Came(**found["outcome"]), found["draws"]
     ended_at = datetime.fromisoformat(found["time"]).timestamp()
-    draws = found["draws"]
     return Line(
         request_id=found["request_id"],
-        decided_at=ended_at - outcome["duration_s"] + outcome["decided_after_s"],
+        decided_at=ended_at - came.duration_s + came.decided_after_s,
         ended_at=ended_at,
-        model=found["model"],
+        model=intern(found["model"]),
         request=_request(found),
         pools=tuple(_pool(name, each) for name, each in found["pools"].items()),
         draws=draws and Draws(**{**draws, "pools": tuple(draws["pools"])}),
-        pool=decision["pool"],
-        backend=decision["backend"],
-        policy=decision["policy"],
+        pool=intern(decision["pool"]),
+        backend=intern(decision["backend"]),
+        policy=intern(decision["policy"]),
         reason=Reason(decision["reason"]),
         probabilities=decision["probabilities"],
-        outcome=outcome,
+        came=came._replace(ending=intern(came.ending)),
     )
 
 

@@ -182,7 +182,7 @@ def _row(asked: Asked) -> Mapping[str, object]:
         "new_pool": asked.pool,
         "weight": weight,
         "explored": asked.explored,
-        "ending": line.outcome["ending"],
-        "tpot_s": line.outcome["tpot_s"],
-        "e2e_s": line.outcome["duration_s"],
+        "ending": line.came.ending,
+        "tpot_s": line.came.tpot_s,
+        "e2e_s": line.came.duration_s,
     }
