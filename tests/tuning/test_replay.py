@@ -170,6 +170,14 @@ def test_the_change_is_the_one_that_chance_showed(replay: Replay, by_chance: Pat
     assert "svg" in (Path(found.out.rpartition("Report: ")[2].strip())).read_text()
 
 
+@pytest.mark.parametrize("policy", ["spec_only", "plain_only", "threshold"])
+def test_weights_are_one_in_the_mean(policy: str, replay: Replay, by_chance: Path) -> None:
+    """So they are where the chances in the log are those by which it was made."""
+    weights = [float(row["weight"]) for row in replay(by_chance, "--policy", policy).rows]
+
+    assert sum(weights) / len(weights) == pytest.approx(1.0, abs=0.2)
+
+
 def test_too_few_that_tell_are_not_concluded_from(replay: Replay, tmp_path: Path) -> None:
     router = Router(policy="adaptive")
     file = log(tmp_path / "d.jsonl", lines(600, router=router, tpot=GAINS))
