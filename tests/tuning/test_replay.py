@@ -104,6 +104,11 @@ def test_what_plain_only_would_move_is_what_speculated(replay: Replay, by_chance
     assert {row["weight"] for row in speculated} == {"0.0"}
     assert found.figures["moved"] == pytest.approx(len(speculated) / 2000)
     assert f"{len(speculated)} of 2000 requests" in found.results["verdicts"][0]
+    growth = 2000 / (2000 - len(speculated))
+    assert found.figures["growth.plain"] == pytest.approx(growth)
+    assert found.results["verdicts"][-1].startswith(
+        f"Pool plain would have had {growth:.1f} times its requests"
+    )
 
 
 @pytest.mark.anyio
