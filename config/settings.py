@@ -436,6 +436,26 @@ class Probes(Section):
     )
 
 
+class DecisionLog(Section):
+    """Where decisions are kept, with what each was made from and what came of it."""
+
+    file: Path = Field(
+        description="File that lines go to; with several workers, worker n has one of its own "
+        "with -n before the suffix."
+    )
+    max_bytes: int = Field(
+        default=100_000_000, ge=1_000_000, description="Size from which a new file is begun."
+    )
+    keep: int = Field(
+        default=5, ge=1, le=1000, description="Older files that are kept, as FILE.1, FILE.2, ..."
+    )
+
+    def of_worker(self, seat: int) -> Path:
+        """Return the file of the worker with this number, from 0."""
+        name = f"{self.file.stem}-{seat}{self.file.suffix}" if seat else self.file.name
+        return self.file.with_name(name)
+
+
 class Observation(Section):
     """What is measured and written down."""
 
@@ -450,6 +470,11 @@ class Observation(Section):
         "an n-gram pool of their model would have accepted; 0 turns it off.",
     )
     log_requests: bool = Field(default=True, description="One structured line per request.")
+    decision_log: DecisionLog | None = Field(
+        default=None,
+        description="A file with what each decision was made from and what came of it, for "
+        "`turnout replay`; off if null. `decision_log: {file: decisions.jsonl}` turns it on.",
+    )
 
 
 class Admin(Section):

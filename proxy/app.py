@@ -20,6 +20,7 @@ from proxy.applying import Applier, prepare
 from proxy.availability import Availability
 from proxy.connection import Serve
 from proxy.counterfactual import Counterfactual
+from proxy.decisions import LogFile, decision_line
 from proxy.discovery import Discovery
 from proxy.downstream import first_of
 from proxy.errors import Unauthenticated
@@ -181,6 +182,8 @@ def create_app(
         clock=clock,
     )
     requests = RequestLog(log_to, on_drop=metrics.unlogged)
+    decisions = _decision_log(settings, metrics, team)
+    logs = tuple(filter(None, (requests, decisions)))
     totals = SpecTotals(fleet, client, clock=clock)
 
     def restarted(member: Member) -> None:
@@ -225,6 +228,7 @@ def create_app(
         keyring=keyring,
         counterfactual=counterfactual,
         requests=requests,
+        decisions=decisions,
         stored=stored,
         budget=RetryBudget(settings.retries.error_answers, most=TRIES / team.size),
         clock=clock,
@@ -301,7 +305,7 @@ def create_app(
             kept_up = (
                 prober.run(),
                 counterfactual.run(),
-                requests.run(),
+                *(each.run() for each in logs),
                 reloader.resolve(),
                 follower.run(),
             )
@@ -310,7 +314,8 @@ def create_app(
             for task in tasks:
                 task.cancel()
             follower.close()
-        requests.close()
+        for each in logs:
+            each.close()
 
     api = build_api(
         fleet=fleet,
@@ -347,6 +352,14 @@ def create_app(
         tls=prepared.tls,
     )
     return gateway
+
+
+def _decision_log(settings: Settings, metrics: Metrics, team: Team) -> RequestLog | None:
+    kept = settings.observation.decision_log
+    if kept is None:
+        return None
+    file = LogFile(kept, team.seat)
+    return RequestLog(file.write, line=decision_line, on_drop=metrics.unkept)
 
 
 def _in_common(team: Team, fleet: Fleet) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from config.patching import patched
 from config.problems import ConfigError, Problem
 from config.settings import Settings
 from proxy.addresses import Addresses
+from proxy.decisions import check_file
 from proxy.errors import InvalidRequest, NotServed
 from proxy.fleet import Change, Fleet, Member
 from routing.learner import Learner
@@ -68,6 +69,9 @@ def prepare(settings: Settings, *, environ: Mapping[str, str] | None = None) -> 
     ]
     if missing:
         raise ConfigError(missing)
+    if (decisions := settings.observation.decision_log) is not None:
+        for seat in range(settings.listen.workers):
+            check_file(decisions.of_worker(seat))
     return Prepared(
         settings=settings,
         urls=read_backends(settings),
@@ -97,6 +101,9 @@ def without_restart(present: Settings, new: Settings) -> tuple[Settings, list[st
             "learning": new.learning.model_copy(
                 update={"state_file": present.learning.state_file}
             ),
+            "observation": new.observation.model_copy(
+                update={"decision_log": present.observation.decision_log}
+            ),
             "admin": present.admin,
         }
     )
@@ -106,6 +113,10 @@ def without_restart(present: Settings, new: Settings) -> tuple[Settings, list[st
             for key in _BOUND
         },
         "learning.state_file": (present.learning.state_file, new.learning.state_file),
+        "observation.decision_log": (
+            present.observation.decision_log,
+            new.observation.decision_log,
+        ),
         "admin": (present.admin, new.admin),
     }
     return kept, [key for key, (before, after) in pairs.items() if before != after]

@@ -201,6 +201,10 @@ class Metrics:
         self._unlogged = counter(
             "turnout_log_lines_dropped", "Lines of requests that the log did not take in time."
         )()
+        self._unkept = counter(
+            "turnout_decision_log_lines_dropped",
+            "Lines of decisions that their file did not take.",
+        )()
         self._unresolved = counter(
             "turnout_discovery_failures",
             "Looks at the addresses of a name that failed; those known stand.",
@@ -293,6 +297,10 @@ class Metrics:
     def unlogged(self) -> None:
         """Count a line of the log that was lost."""
         self._unlogged.inc()
+
+    def unkept(self) -> None:
+        """Count a line of the decision log that was lost."""
+        self._unkept.inc()
 
     def unresolved(self, pool: str) -> None:
         """Count a look at the addresses of a name of `pool` that failed."""

@@ -45,7 +45,7 @@ from proxy.lifecycle import Lifecycle
 from proxy.metrics import UNSUPPORTED, Metrics
 from proxy.parsing import ROUTES, with_usage
 from proxy.patience import Patience
-from proxy.record import Ending, RequestRecord
+from proxy.record import Ending, RequestRecord, decided
 from proxy.relay import Hidden, StreamRelay, relay_body
 from proxy.reporting import RequestLog
 from proxy.stored import StoredResponses
@@ -90,6 +90,7 @@ class Pipeline:
         keyring: Who may ask.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
         requests: Where each is logged.
+        decisions: Where each is kept with what it was decided by; None keeps none.
         stored: Who holds which stored response.
         budget: Further tries that error answers may cause.
         clock: Seconds, monotonic.
@@ -113,6 +114,7 @@ class Pipeline:
         requests: RequestLog,
         stored: StoredResponses,
         budget: RetryBudget,
+        decisions: RequestLog | None = None,
         clock: Callable[[], float] = perf_counter,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -126,6 +128,7 @@ class Pipeline:
         self._availability = availability
         self._counterfactual = counterfactual
         self.requests = requests
+        self._decisions = decisions
         self._clock = clock
         self._chance = chance
         self._stored = stored
@@ -266,10 +269,11 @@ class Pipeline:
             InvalidRequest: If it names a pool that does not serve its model.
         """
         self._intake.renew(exchange)
+        pools, now = exchange.served.pools if exchange.served else (), self._clock()
+        draws = None
         if exchange.fixed is not None:
             decision = self._decide_fixed(exchange.fixed, exchange.request)
         else:
-            pools, now = exchange.served.pools if exchange.served else (), self._clock()
             draws = self._draws(len(pools))
             chosen = self._router.decide(exchange.request, pools, now=now, draws=draws)
             if exchange.record.decision is None:
@@ -284,6 +288,10 @@ class Pipeline:
                 raise NoBackend(chosen.message)
             decision = chosen
         exchange.record.decision = decision
+        if self._decisions is not None:
+            exchange.record.decided = decided(
+                exchange.request, pools or (decision.pool,), draws, at=now
+            )
         added = exchange.downstream.added
         added[b"x-turnout-pool"] = decision.pool.name.encode()
         added[b"x-turnout-backend"] = decision.backend.name.encode()
@@ -521,6 +529,8 @@ class Pipeline:
             self._metrics.observe(record)
             if self._settings.observation.log_requests:
                 self.requests.note(record)
+            if self._decisions is not None and record.decided is not None:
+                self._decisions.note(record)
         except Exception:
             log.exception("a finished request could not be observed")
 

@@ -1,9 +1,12 @@
 """What is kept of one request while it lives, and what follows from it when it ends."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from routing.decision import Decision, Outcome, Reason
+from routing.decision import Decision, Draws, Outcome, Reason, RoutingRequest
+from routing.pools import Pool
 from routing.static import Choice
 from routing.traffic import TrafficClass
 
@@ -28,6 +31,53 @@ class AcceptanceSource(StrEnum):
     DELTAS = "deltas"  # chunks that carried text against output tokens; biased up under load
 
 
+class PoolLoad(NamedTuple):
+    """A pool as a decision saw it.
+
+    Attributes:
+        pool: The pool.
+        healthy: Healthy backends that had not failed the request.
+        in_flight: Requests in flight on all healthy backends.
+        pending_tokens: Prompt tokens still to be read on them.
+        kv_usage: Largest KV-cache usage of one, in [0, 1].
+    """
+
+    pool: Pool
+    healthy: int
+    in_flight: float
+    pending_tokens: float
+    kv_usage: float
+
+
+class Decided(NamedTuple):
+    """What a decision was made from.
+
+    Attributes:
+        request: The request as the router saw it.
+        at: When, seconds, monotonic.
+        draws: Chance; None where nothing was left to decide.
+        loads: The pools that it could go to.
+    """
+
+    request: RoutingRequest
+    at: float
+    draws: Draws | None
+    loads: Sequence[PoolLoad]
+
+
+def decided(
+    request: RoutingRequest, pools: Sequence[Pool], draws: Draws | None, *, at: float
+) -> Decided:
+    """Return what a decision on `request` is made from at the moment `at`."""
+    excluded, loads = request.excluded, []
+    for pool in pools:
+        healthy, in_flight, pending_tokens = pool.totals
+        if excluded:
+            healthy = len(pool.healthy(excluded))
+        loads.append(PoolLoad(pool, healthy, in_flight, pending_tokens, pool.kv_usage))
+    return Decided(request, at, draws, loads)
+
+
 @dataclass(slots=True, kw_only=True)
 class RequestRecord:
     """One request from its first byte to its end. Times are seconds, monotonic.
@@ -43,6 +93,7 @@ class RequestRecord:
         temperature_given: Whether the request named it.
         stream: Whether the answer streams.
         decision: The last decision made for it.
+        decided: What that was made from; None where no decision log is kept.
         shadow: What the shadow policy would have chosen at first; None without one.
         tries: Backends it was sent to.
         sent_at: When it was last sent to one.
@@ -72,6 +123,7 @@ class RequestRecord:
     temperature_given: bool = False
     stream: bool = False
     decision: Decision | None = None
+    decided: Decided | None = None
     shadow: Choice | None = None
     tries: int = 0
     sent_at: float | None = None

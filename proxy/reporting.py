@@ -17,6 +17,8 @@ import orjson
 
 from proxy.record import RequestRecord
 
+log = logging.getLogger("turnout")
+
 EVERY_S = 0.1
 """Between two writes of the lines that wait."""
 MOST = 10_000
@@ -57,51 +59,6 @@ def to_stderr(lines: bytes) -> None:
     """Write lines to standard error, between those of `logging`."""
     sys.stderr.buffer.write(lines)
     sys.stderr.buffer.flush()
-
-
-class RequestLog:
-    """Writes a line for each request that has ended.
-
-    Args:
-        write: Takes lines; called in a thread.
-        on_drop: Called for each line that is lost since too many wait.
-        sleep: Waits so many seconds.
-    """
-
-    def __init__(
-        self,
-        write: Callable[[bytes], object] = to_stderr,
-        *,
-        on_drop: Callable[[], object] = lambda: None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._write = write
-        self._on_drop = on_drop
-        self._sleep = sleep
-        self._waiting: list[bytes] = []
-
-    def note(self, record: RequestRecord) -> None:
-        """Log a request that has ended."""
-        if len(self._waiting) < MOST:
-            self._waiting.append(line_of(record))
-        else:
-            self._on_drop()
-
-    async def run(self) -> None:
-        """Write what waits, until cancelled."""
-        while True:
-            await self._sleep(EVERY_S)
-            if self._waiting:
-                await asyncio.to_thread(self._write, self._taken())
-
-    def close(self) -> None:
-        """Write the rest."""
-        if self._waiting:
-            self._write(self._taken())
-
-    def _taken(self) -> bytes:
-        lines, self._waiting = self._waiting, []
-        return b"".join(lines)
 
 
 def line_of(record: RequestRecord) -> bytes:
@@ -147,3 +104,69 @@ def line_of(record: RequestRecord) -> bytes:
 _AS_THEY_ARE = ("status", "temperature", "prompt_tokens", "completion_tokens", "error")
 _ROUNDED = ("ttft_s", "tpot_s", "tau", "acceptance")
 _OPTIONS = orjson.OPT_APPEND_NEWLINE
+
+
+class RequestLog:
+    """Writes a line for each request that has ended.
+
+    Lines that can't be written are lost, and no request with them.
+
+    Args:
+        write: Takes lines; called in a thread.
+        line: Makes the line of a request.
+        on_drop: Called for each line that is lost: too many wait, or it could not be written.
+        sleep: Waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object] = to_stderr,
+        *,
+        line: Callable[[RequestRecord], bytes] = line_of,
+        on_drop: Callable[[], object] = lambda: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._write = write
+        self._line = line
+        self._on_drop = on_drop
+        self._sleep = sleep
+        self._waiting: list[bytes] = []
+        self._fails = False
+
+    def note(self, record: RequestRecord) -> None:
+        """Log a request that has ended."""
+        if len(self._waiting) < MOST:
+            self._waiting.append(self._line(record))
+        else:
+            self._on_drop()
+
+    async def run(self) -> None:
+        """Write what waits, until cancelled."""
+        while True:
+            await self._sleep(EVERY_S)
+            if self._waiting:
+                lines, self._waiting = self._waiting, []
+                self._settle(lines, await asyncio.to_thread(self._written, lines))
+
+    def close(self) -> None:
+        """Write the rest."""
+        if self._waiting:
+            lines, self._waiting = self._waiting, []
+            self._settle(lines, self._written(lines))
+
+    def _written(self, lines: list[bytes]) -> OSError | None:
+        """Write lines; return why that could not be done."""
+        try:
+            self._write(b"".join(lines))
+        except OSError as error:
+            return error
+        return None
+
+    def _settle(self, lines: list[bytes], error: OSError | None) -> None:
+        """Count lines that were lost, and tell of the first."""
+        if error is not None:
+            for _ in lines:
+                self._on_drop()
+            if not self._fails:
+                log.error("lines of requests are lost until they can be written: %s", error)
+        self._fails = error is not None

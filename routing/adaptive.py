@@ -9,7 +9,7 @@ margin. Where a pool was never measured, the rules of practice decide, and the r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from math import inf, isinf
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from routing.acceptance import Acceptance
 from routing.affinity import PrefixMap, holder
 from routing.bar import Cost, cost
-from routing.decision import Draws, Reason, RoutingRequest, RuleStep, certain
+from routing.decision import Chances, Draws, Reason, RoutingRequest, RuleStep, certain
 from routing.learner import Learner, Measured
 from routing.pools import Pool
 from routing.static import Choice, Policy
@@ -130,8 +130,32 @@ class Adaptive:
         pools = sorted(pools, key=_name)  # so that each has the same draw in whatever order
         objective = self._knobs.objectives.get(traffic_class.task, _TPOT)
         chance = objective is not _TTFT and not request.features.seeded
-        if chance and draws.holdout < self._knobs.holdout:
-            return _held_out(pools, draws.holdout / self._knobs.holdout)
+        holdout = self._knobs.holdout if chance else 0.0
+        if not holdout:
+            return self._weighed(
+                request, traffic_class, pools, objective, now, draws, chance=chance
+            )
+        held_out = draws.holdout < holdout
+        if held_out:  # what it would have had matters for the chances alone
+            request, draws = replace(request, rehearsed=True), draws._replace(explore=1.0)
+        choice = self._weighed(request, traffic_class, pools, objective, now, draws, chance=True)
+        by_lot = partial(_with_lot, choice.chances, pools, holdout)
+        if held_out:
+            return _held_out(pools, draws.holdout / holdout, by_lot)
+        return Choice(choice.pool, choice.reason, choice.step, by_lot)
+
+    def _weighed(
+        self,
+        request: RoutingRequest,
+        traffic_class: TrafficClass,
+        pools: Sequence[Pool],
+        objective: Objective,
+        now: float,
+        draws: Draws,
+        *,
+        chance: bool,
+    ) -> Choice:
+        """Return the pool with the least expected cost, or one to look at; of two or more."""
         figures = [self._learner.measured(pool, now=now) for pool in pools]
         if None in figures and (blank := self._unmeasured(pools, now)):
             return self._stale(request, pools, blank, now, draws, chance=chance)
@@ -154,7 +178,7 @@ class Adaptive:
                 return _look(best, looked_at, draws.explore / self._knobs.exploration)
         if request.counts:
             self._current[traffic_class] = best.pool.name
-        return self._chosen(traffic_class, best, offers, current, chance=chance)
+        return self._chosen(traffic_class, best, offers, current)
 
     def quote(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float
@@ -318,8 +342,6 @@ class Adaptive:
         best: _Offer,
         offers: Sequence[_Offer],
         current: str | None,
-        *,
-        chance: bool,
     ) -> Choice:
         rivals = [offer for offer in offers if offer is not best]
         rival = rivals[0] if len(rivals) == 1 else min(rivals, key=_value)
@@ -345,26 +367,29 @@ class Adaptive:
                 template = "stays, {} would cost {:.1%} less and the margin is {:.0%}"
                 gain = 1.0 - rival.value / unmargined
                 numbers = (rival.pool.name, gain, self._knobs.margin)
-        works_out = partial(self._probabilities, offers, chance=chance)
+        works_out = partial(_probabilities, offers)
         return Choice(best.pool, reason, RuleStep(reason.value, template, numbers), works_out)
 
-    def _probabilities(self, offers: Sequence[_Offer], *, chance: bool) -> dict[str, float]:
-        """Return each pool's chance of being chosen, over all draws but exploration's."""
-        wins = chances(offers)
-        held_out = self._knobs.holdout if chance else 0.0
-        share = held_out / len(offers)
-        return {
-            offer.pool.name: share + (1.0 - held_out) * win
-            for offer, win in zip(offers, wins, strict=True)
-        }
+
+def _probabilities(offers: Sequence[_Offer]) -> dict[str, float]:
+    """Return each pool's chance of being chosen, over what may be drawn of tau."""
+    names = (offer.pool.name for offer in offers)
+    return dict(zip(names, chances(offers), strict=True))
 
 
-def _held_out(pools: Sequence[Pool], draw: float) -> Choice:
-    """Send to a pool by lot."""
+def _with_lot(others: Chances, pools: Sequence[Pool], holdout: float) -> dict[str, float]:
+    """Return each pool's chance where a share of requests is sent to any by lot."""
+    found = {pool.name: holdout / len(pools) for pool in pools}
+    for name, chance in others().items():
+        found[name] += (1.0 - holdout) * chance
+    return found
+
+
+def _held_out(pools: Sequence[Pool], draw: float, by_lot: Chances) -> Choice:
+    """Send to a pool by lot; its chances are those of any request."""
     pool = pools[min(int(draw * len(pools)), len(pools) - 1)]
     step = RuleStep("holdout", "by lot, to keep {} pools measured", (len(pools),))
-    share = 1.0 / len(pools)
-    return Choice(pool, Reason.HOLDOUT, step, lambda: {pool.name: share for pool in pools})
+    return Choice(pool, Reason.HOLDOUT, step, by_lot)
 
 
 def _look(best: _Offer, other: _Offer, draw: float) -> Choice:

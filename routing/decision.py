@@ -127,7 +127,8 @@ class Decision(NamedTuple):
     def probabilities(self) -> dict[str, float]:
         """Chance with which each pool would have been chosen, by pool name.
 
-        With it, what was logged can be replayed by inverse propensity. Pools left out had none.
+        Over all draws but exploration's, where that did not decide: with it, what was logged can
+        be replayed by inverse propensity. Pools left out had none.
         """
         return self.chances()
 

@@ -368,6 +368,12 @@ class Pool:
         return in_flight / up, pending / up
 
     @property
+    def totals(self) -> tuple[int, float, float]:
+        """Healthy backends, and requests in flight and pending prompt tokens on all of them."""
+        up = len(self._standing().healthy)
+        return (up, *self._total())
+
+    @property
     def kv_usage(self) -> float:
         """Largest KV-cache usage of a healthy backend, in [0, 1]."""
         return self._standing().kv_usage

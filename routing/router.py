@@ -7,10 +7,12 @@ a limit; a pool that would refuse the request is never used while another exists
 """
 
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from functools import partial
 
 from routing.adaptive import Adaptive, AdaptiveKnobs
 from routing.affinity import PrefixMap, holder
 from routing.decision import (
+    Chances,
     Decision,
     Draws,
     Outcome,
@@ -232,6 +234,8 @@ class Router:
             objections, permitted = {}, pools
         preferred = policy.choose(request, pools, now=now, draws=draws)
         verdict = objections.get(preferred.pool.name)
+        if objections and verdict is None:
+            preferred = preferred._replace(chances=partial(_among, preferred.chances, permitted))
         if verdict is not None:
             steps.append(verdict.step)
             other = policy.choose(request, permitted, now=now, draws=draws)
@@ -332,6 +336,14 @@ class Router:
             steps=tuple(steps),
             chances=choice.chances,
         )
+
+
+def _among(chances: Chances, permitted: Sequence[Pool]) -> dict[str, float]:
+    """Return the chances of pools where those of others fall to them."""
+    found = chances()
+    left = {pool.name: found.get(pool.name, 0.0) for pool in permitted}
+    total = sum(left.values()) or 1.0
+    return {name: chance / total for name, chance in left.items()}
 
 
 def _refusal(pools: Sequence[Pool], request: RoutingRequest) -> Refusal:

@@ -37,6 +37,9 @@ COMMANDS = {
         "turnout.tuning.recommend.commands", "derive config and servers from measurements"
     ),
     "report": _Command("turnout.tuning.live.commands", "make a page about a running gateway"),
+    "replay": _Command(
+        "turnout.tuning.replay.commands", "say what another policy would do with logged requests"
+    ),
     "plan": _Command("turnout.planning.commands", "plan memory, drafts and servers"),
     "simulate": _Command("turnout.simulation.commands", "simulate ways to route"),
 }

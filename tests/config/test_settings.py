@@ -1,11 +1,12 @@
 """The settings themselves: what they refuse, and what they hand to routing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from config.settings import Marks, Settings, ThresholdSettings
+from config.settings import DecisionLog, Marks, Settings, ThresholdSettings
 from routing.adaptive import AdaptiveKnobs
 from routing.pools import Speculation
 from routing.priors import TASK_RULES, TaskRule
@@ -160,3 +161,18 @@ def test_the_admin_api_is_off_unless_it_is_configured() -> None:
     admin = Settings.model_validate({**VALID, "admin": {}}).admin
     assert admin is not None
     assert (admin.host, admin.port, admin.token_env) == ("127.0.0.1", 8081, "TURNOUT_ADMIN_TOKEN")
+
+
+@pytest.mark.parametrize(
+    ("seat", "name"), [(0, "decisions.log.jsonl"), (3, "decisions.log-3.jsonl")]
+)
+def test_each_worker_has_a_decision_log_of_its_own(seat: int, name: str) -> None:
+    log = DecisionLog(file=Path("logs/decisions.log.jsonl"))
+
+    assert log.of_worker(seat) == Path("logs") / name
+
+
+@pytest.mark.parametrize("wrong", [{}, {"file": "a", "keep": 0}, {"file": "a", "max_bytes": 999}])
+def test_a_decision_log_names_its_file_and_has_room(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({**VALID, "observation": {"decision_log": wrong}})

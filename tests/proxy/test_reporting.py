@@ -112,6 +112,28 @@ def test_lines_that_nobody_takes_are_dropped_and_counted() -> None:
     assert len(dropped) == 5
 
 
+def test_lines_that_cannot_be_written_are_counted_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dropped: list[None] = []
+    outcomes = [OSError("full"), OSError("full"), None, OSError("full again")]
+
+    def write(_: bytes) -> None:
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+
+    requests = RequestLog(write, line=lambda _: b"{}\n", on_drop=lambda: dropped.append(None))
+    for _ in range(4):
+        requests.note(a_record())
+        requests.note(a_record())
+        requests.close()
+
+    assert len(dropped) == 6
+    told = [record.getMessage() for record in caplog.records]
+    sentence = "lines of requests are lost until they can be written: full"
+    assert told == [sentence, f"{sentence} again"]
+
+
 def test_an_exception_goes_into_its_line(caplog: pytest.LogCaptureFixture) -> None:
     try:
         int("odd")

@@ -313,6 +313,45 @@ def test_the_holdout_is_sent_by_lot(draw: float, name: str | None) -> None:
     assert (found.pool.name if found.reason is Reason.HOLDOUT else None) == name
 
 
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_a_request_of_the_holdout_has_the_chances_of_any_other(
+    on_spec: int, on_plain: int
+) -> None:
+    """Else what chance sent where nothing else goes would count like what goes there always."""
+    router, spec, plain = world(knobs=AdaptiveKnobs(exploration=0.0, margin=0.0))
+    spec.backends[0].in_flight, plain.backends[0].in_flight = on_spec, on_plain
+
+    sent = decide(router, request("qa", 0.9), spec, plain, draws=chanced(holdout=0.5))
+    held_out = decide(router, request("qa", 0.9), spec, plain, draws=chanced(holdout=0.001))
+
+    assert (held_out.reason, held_out.pool) == (Reason.HOLDOUT, plain)
+    assert held_out.probabilities == pytest.approx(sent.probabilities)
+    assert min(sent.probabilities.values()) >= 0.005
+
+
+def test_a_request_of_the_holdout_does_not_move_its_class() -> None:
+    router, spec, plain = world(knobs=AdaptiveKnobs(margin=0.5, exploration=0.0))
+
+    decide(router, request(*CHAT), spec, plain, draws=chanced(holdout=0.001))
+
+    assert decide(router, request(*CHAT), spec, plain).reason is Reason.SPECULATES
+
+
+def test_a_limit_gives_the_chances_of_one_pool_to_the_others() -> None:
+    """A draw that prefers the permitted pool by itself must not look as if it were rare."""
+    knobs = AdaptiveKnobs(exploration=0.0, holdout=0.0)
+    router, spec, plain = world(knobs=knobs, max_temperature=0.3)
+    other = pool("other")
+    teach_steps(router, other, idle_s=0.030, token_s=0.0003)
+    spec.backends[0].in_flight, other.backends[0].in_flight = 200, 1
+
+    found = decide(router, request(*CHAT), spec, plain)
+    of_three = decide(router, request(*CHAT), spec, plain, other)
+
+    assert (found.reason, found.probabilities) == (Reason.BELOW_BAR, {"plain": 1.0})
+    assert of_three.probabilities == {"plain": 1.0, "other": 0.0}
+
+
 @pytest.mark.parametrize(("draw", "name"), [(0.004, "plain"), (0.012, "spec")])
 def test_a_class_not_seen_of_late_is_looked_at_by_a_coin(draw: float, name: str) -> None:
     router, spec, plain = world(knobs=AdaptiveKnobs(holdout=0.0))

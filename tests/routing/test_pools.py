@@ -113,13 +113,16 @@ def test_what_is_kept_of_a_pool_is_what_adding_up_gives(
         assert picked in free if free else picked is None
         assert mine.kv_usage == max((each.kv_usage for each in up), default=0.0)
         own = sum(each._in_flight for each in up)
+        assert mine.totals[0] == len(up)
         if isinstance(mine.elsewhere, Others):
+            assert mine.totals == (len(up), own + 4, mine.totals[2])
             assert mine.load == ((own + 4) / len(up) if up else 0.0, mine.load[1])
             assert mine.elsewhere.told[0] == own
         else:
             assert mine.in_flight == (own / len(up) if up else 0.0)
             tokens = sum(each.pending_tokens for each in up)
             assert mine.load[1] == (tokens / len(up) if up else 0.0)
+            assert mine.totals == (len(up), own, tokens)
 
 
 def test_a_pool_like_another_has_its_declaration_and_other_servers() -> None:

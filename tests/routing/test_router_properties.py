@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -92,8 +93,9 @@ def test_a_decision_names_an_available_backend_of_a_pool_given(
         assert decision.backend.healthy
         assert decision.backend.name not in asked.excluded
         assert decision.steps[-1].rule == decision.rule
-        if decision.reason is Reason.HOLDOUT:
-            assert decision.probabilities == {pool.name: 1 / len(pools) for pool in pools}
+        if policy == "adaptive":
+            assert sum(decision.probabilities.values()) == pytest.approx(1.0)
+            assert decision.probabilities[decision.pool.name] > 0.0
         else:
             assert decision.probabilities == {decision.pool.name: 1.0}
 
