@@ -13,7 +13,7 @@ from turnout.planning.deciding import decision_view
 from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, Deployment
 from turnout.planning.drafts import DRAFT_TOKENS, candidates, draft_view, refuse_self
 from turnout.planning.errors import PlanError
-from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics
+from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics, of_sweep
 from turnout.planning.memory import memory_view
 from turnout.planning.translating import metrics_view, translation_view
 from turnout.planning.views import View, show
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source = decide.add_mutually_exclusive_group(required=True)
     source.add_argument("--gateway", metavar="URL", help="a running gateway to ask")
+    source.add_argument("--sweep", type=Path, metavar="DIR", help="what turnout sweep wrote")
     source.add_argument("--metrics", type=Path, metavar="FILE", help="its /metrics, saved")
     source.add_argument(
         "--learnt", type=Path, metavar="FILE", help="what it has learnt: learning.state_file"
@@ -182,6 +183,8 @@ def _evidence(args: argparse.Namespace) -> Evidence:
         return of_gateway(args.gateway)
     if args.learnt is not None:
         return of_learnt(args.learnt)
+    if args.sweep is not None:
+        return of_sweep(args.sweep)
     return of_metrics(args.metrics.read_text(encoding="utf-8"), source=str(args.metrics))
 
 

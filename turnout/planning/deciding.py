@@ -194,7 +194,7 @@ def _watched(evidence: Evidence) -> _Finding:
 
 
 _CHECKS: Sequence[tuple[str, Callable[[Evidence], _Finding], bool]] = (
-    ("requests assigned by chance were faster with speculation", _gain, True),
+    ("like requests were faster with speculation", _gain, True),
     ("enough is accepted, at production temperature", _acceptance, True),
     ("the KV cache has room beside the draft", _memory, True),
     ("time per token is what users wait for, not the first token", _per_token, True),

@@ -1,8 +1,9 @@
-"""What a running gateway, or the file it learns into, says about its traffic and its pools."""
+"""What a gateway, the file it learns into or a sweep says about its traffic and its pools."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prometheus_client.samples import Sample
@@ -12,7 +13,7 @@ from routing.state import UnusableState
 from turnout.planning.errors import PlanError
 from turnout.tuning.exposition import Distribution, Series, SpeedUp, scrape
 from turnout.tuning.learnt import read_learnt
-from turnout.tuning.report import TuningError
+from turnout.tuning.report import TuningError, read
 
 PREDICTABLE = frozenset({"structured", "extraction", "code", "code_edit"})
 """Tasks whose output is structured or code."""
@@ -157,6 +158,48 @@ def of_learnt(file: Path) -> Evidence:
             if each is not None
         ],
     )
+
+
+def of_sweep(folder: Path) -> Evidence:
+    """Return what a `turnout sweep` has found, in its folder or its `results.json`.
+
+    Raises:
+        PlanError: If it cannot be read, or is another command's.
+    """
+    try:
+        results = read(folder, "sweep")
+        cells = results["cells"]
+        return Evidence(
+            source=f"the sweep in {folder}",
+            drafts_every_step=results["drafts_every_step"],
+            acceptance={
+                name: Distribution(**spread) for name, spread in results["spreads"].items()
+            },
+            tau={_cell(cell): cell["tau"][0] for cell in cells if cell["tau"]},
+            speed_ups=[
+                SpeedUp(
+                    label=_cell(cell),
+                    ratio=cell["speed"][0],
+                    low=cell["speed"][1],
+                    high=cell["speed"][2],
+                    pool=results["spec"]["name"],
+                    than=results["plain"]["name"],
+                )
+                for cell in cells
+                if cell["speed"]
+            ],
+            watched=results["acceptance_from"] != "chunks",
+        )
+    except TuningError as error:
+        raise PlanError(str(error)) from None
+    except (KeyError, TypeError, IndexError) as error:
+        raise PlanError(
+            f"{folder} is no whole result of turnout sweep ({error!r}); sweep again"
+        ) from None
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    return f"{cell['task']}@{cell['temperature']:g}"
 
 
 def _share(samples: Sequence[Sample], label: str, values: frozenset[str]) -> float | None:

@@ -4,7 +4,7 @@ Latencies are skewed and a cell has twenty of them, so nothing here takes them f
 interval is reproducible: the draws are those of one seed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -90,9 +90,9 @@ def of_statistic(
     return statistic(*arrays), list(drawn)
 
 
-def quantiles(values: ArrayLike, shares: Sequence[float]) -> tuple[float, ...]:
+def quantiles(values: ArrayLike, shares: Iterable[float]) -> tuple[float, ...]:
     """Return the values under which `shares` (0 to 1) of `values` lie, interpolated."""
-    return tuple(float(each) for each in np.quantile(np.asarray(values, np.float64), shares))
+    return tuple(float(each) for each in np.quantile(np.asarray(values, np.float64), list(shares)))
 
 
 def quantile_interval(values: Sequence[float], share: float) -> Interval | None:

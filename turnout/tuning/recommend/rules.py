@@ -12,10 +12,12 @@ import yaml
 
 from config.patching import patched
 from config.settings import ThresholdSettings
+from routing.policies import POLICY_NAMES
 from routing.pools import Speculation
 from routing.priors import TASK_RULES, TaskRule
 from routing.tasks import TaskType
 from turnout.tuning.crossover import Gains, derive_marks
+from turnout.tuning.replay.report import MOST_GROWTH
 from turnout.tuning.sweep.findings import Effect
 
 COOL = ThresholdSettings().cool_temperature
@@ -152,15 +154,21 @@ def from_bench(results: Mapping[str, Any]) -> list[Change]:
 
 
 def from_replay(results: Mapping[str, Any]) -> list[Change]:
-    """Return the policy that a replay shows to be faster, if its interval is firm."""
-    whole = results["groups"][0]
-    change = whole["e2e"]["change"] if whole.get("e2e") else None
-    if not results.get("policy_name") or change is None or change["high"] >= 0.0:
+    """Return the policy that a replay shows to be faster, if its interval is firm.
+
+    Not one that would move so much that the loads logged would not hold.
+    """
+    policy, whole = results["policy"], results["groups"][0]
+    change = whole["e2e"]["change"]
+    growth = [each for name, each in results["figures"].items() if name.startswith("growth.")]
+    if policy not in POLICY_NAMES or change is None or max(growth, default=1.0) > MOST_GROWTH:
+        return []
+    if change["high"] >= 0.0:
         return []
     return [
         Change(
             key=("policy",),
-            value=results["policy_name"],
+            value=policy,
             because=f"replay: mean E2E {change['share']:+.1%} "
             f"({change['low']:+.1%} to {change['high']:+.1%}) over {whole['requests']} requests",
         )

@@ -16,6 +16,8 @@ from turnout.tuning.sweep.measuring import PLAIN, SPEC, Cell, Trial
 STOP, GAIN = 0.50, 0.65
 """Accepted / drafted under which the rule of practice says stop, and over which it says gain
 (decision framework, July 2026); between them it says to measure under load."""
+SPREAD = (0.1, 0.5, 0.9)
+"""Shares that acceptance is told at: P10 under one half means that a tenth of requests lose."""
 FALL_POWER = 1.6
 """Acceptance falls as 1 - b T^1.6, which fits the framework's series (.81, .71, .52, .38 at 0, .4,
 .8 and 1) to within .02, with b = .53."""
@@ -99,7 +101,7 @@ def find(trials: Sequence[Trial], cell: Cell) -> CellFinding:
         failed=len(mine) - len(answered),
         tau=_tau(drafting),
         acceptance=_acceptance(drafting),
-        spread=quantiles(rates, (0.1, 0.5, 0.9)) if rates else (),
+        spread=quantiles(rates, SPREAD) if rates else (),
         tpot_s=(fmean(s for s, _ in timed), fmean(p for _, p in timed)) if timed else None,
         speed=speed_ratio(*zip(*timed, strict=True)) if timed else None,
         ttft=speed_ratio([p for _, p in first], [s for s, _ in first]) if first else None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from routing.pools import Speculation
@@ -11,6 +12,7 @@ from turnout.tuning.intervals import FEWEST, quantiles
 from turnout.tuning.report import COLOURS, Report
 from turnout.tuning.sweep.findings import (
     GAIN,
+    SPREAD,
     STOP,
     CellFinding,
     Effect,
@@ -23,6 +25,7 @@ from turnout.tuning.targets import Target
 
 KIND = "sweep"
 _UNKNOWN = "-"
+_QUANTILES = {"p10": 0.10, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,13 +206,9 @@ def _acceptance_tables(swept: Swept) -> list[Table]:
         [str(each.cell), *(f"{rate:.2f}" for rate in each.spread), _number(each.acceptance)]
         for each in told
     ]
-    by_temperature: dict[float, list[float]] = {}
-    for trial in swept.trials:
-        if trial.pool == SPEC and trial.acceptance is not None:
-            by_temperature.setdefault(trial.cell.temperature, []).append(trial.acceptance)
     rates = [
-        [f"all at T={temperature:g}", *(f"{x:.2f}" for x in quantiles(each, (0.1, 0.5, 0.9))), ""]
-        for temperature, each in sorted(by_temperature.items())
+        [f"all at T={temperature:g}", *(f"{x:.2f}" for x in quantiles(each, SPREAD)), ""]
+        for temperature, each in sorted(_by_temperature_told(swept).items())
     ]
     tables = [
         Table(
@@ -227,6 +226,28 @@ def _acceptance_tables(swept: Swept) -> list[Table]:
             )
         )
     return tables
+
+
+def _by_temperature_told(swept: Swept) -> dict[float, list[float]]:
+    """Return the acceptance of each request that drafted, by its temperature."""
+    found: dict[float, list[float]] = {}
+    for trial in swept.trials:
+        if trial.pool == SPEC and trial.acceptance is not None:
+            found.setdefault(trial.cell.temperature, []).append(trial.acceptance)
+    return found
+
+
+def _spreads(swept: Swept) -> dict[str, Mapping[str, float]]:
+    """Return how acceptance is spread over requests by temperature, and over all under ""."""
+    told = _by_temperature_told(swept)
+    groups = {f"T={at:g}": mine for at, mine in sorted(told.items())}
+    if told:
+        groups[""] = [rate for mine in told.values() for rate in mine]
+    return {
+        name: {"count": float(len(mine)), "mean": fmean(mine)}
+        | dict(zip(_QUANTILES, quantiles(mine, _QUANTILES.values()), strict=True))
+        for name, mine in groups.items()
+    }
 
 
 def _number(interval: Interval | None) -> str:
@@ -311,6 +332,7 @@ def _data(swept: Swept) -> Mapping[str, Any]:
         "requests_per_cell": swept.rounds[0],
         "left_out": [str(cell) for cell in swept.left_out],
         "alpha": {task: {"at_zero": each.at_zero, "by": each.by} for task, each in fitted.items()},
+        "spreads": _spreads(swept),
         "cells": [_cell(each) for each in swept.findings],
     }
 
