@@ -174,6 +174,11 @@ class Metrics:
             "Requests that were given a pool, by traffic class.",
             *("pool", "task", "temperature"),
         )
+        self._server_s = counter(
+            "turnout_server_seconds",
+            "Time of servers that decoding took, each of requests side by side its part of it.",
+            *("pool", "task", "temperature"),
+        )
         self._tokens = counter(
             "turnout_tokens", "Tokens as counted by the servers.", "pool", "kind"
         )
@@ -350,6 +355,8 @@ class Metrics:
             self._ttft(pool.name, task).observe(ttft)
         if (tpot := record.tpot_s) is not None:
             self._tpot(pool.name, task).observe(tpot)
+            decoding_s = tpot * ((record.completion_tokens or 1) - 1)
+            self._server_s(pool.name, task, bucket).inc(decoding_s / max(1, record.in_flight))
         if not pool.speculates:
             return
         if record.ending is Ending.FINISHED and record.completion_tokens is not None:

@@ -207,8 +207,8 @@ def test_time_saved_is_that_of_the_classes_whose_speed_up_is_known(found: Report
     assert found.figures["saved_s"] == pytest.approx(29.5)
     assert found.figures["saved.covered"] == pytest.approx(65 / 75)
     assert found.verdicts[2] == (
-        "Speculation saved about 29.5 s of request time (range 29.5 s to 29.5 s; not GPU time) in "
-        "the 86.7 % of requests on speculating pools whose speed-up is known."
+        "Speculation saved about 29.5 s of GPU time (range 29.5 s to 29.5 s, a server counted as "
+        "one GPU) in the 86.7 % of requests on speculating pools whose speed-up is known."
     )
 
 
@@ -231,9 +231,7 @@ def test_time_that_may_have_been_saved_or_lost_is_called_so() -> None:
 
     sentences = report_of(gateway.live()).verdicts
 
-    assert any(
-        "whether speculation saved request time is open" in each.lower() for each in sentences
-    )
+    assert any("whether speculation saved gpu time is open" in each.lower() for each in sentences)
 
 
 def test_time_lost_is_called_lost() -> None:

@@ -39,34 +39,32 @@ class Kind(NamedTuple):
 
 
 class Saving(NamedTuple):
-    """Time of requests that speculation saved in a class on a pool.
+    """Time of servers that speculation saved in a class on a pool.
 
     Attributes:
         pool: The speculating pool.
         kind: The class.
         requests: Of the class on the pool.
-        gaps: Mean output tokens of the pool's requests after their first.
-        tpot_s: Mean TPOT of the class's task there.
+        server_s: What decoding them took of its servers' time, s.
         speed_up: What chance showed of the class.
     """
 
     pool: str
     kind: Kind
     requests: float
-    gaps: float
-    tpot_s: float
+    server_s: float
     speed_up: SpeedUp
 
     def at_s(self, ratio: float) -> float:
         """Return the seconds saved if the speed-up is `ratio`; below 0 they were lost.
 
-        TPOT plain - TPOT spec = TPOT spec x (ratio - 1).
+        The same tokens without speculation would have taken `ratio` times as long.
         """
-        return self.requests * self.gaps * self.tpot_s * (ratio - 1.0)
+        return self.server_s * (ratio - 1.0)
 
 
 class Saved(NamedTuple):
-    """Time of requests that speculation saved in all.
+    """Time of servers that speculation saved in all.
 
     Attributes:
         value_s: Seconds; below 0 they were lost.
@@ -157,15 +155,13 @@ class Live:
 
     def savings(self) -> list[Saving]:
         """Return what was saved in each class on each pool where its speed-up is known."""
-        tokens = self.series.sums("turnout_tokens_total", "pool", "kind")
+        taken = self.series.sums("turnout_server_seconds_total", "pool", "task", "temperature")
         found = []
         for (pool, kind), requests in self.requests.items():
             speed_up = self.known(kind, pool) if pool in self.spec else None
-            tpot = self.series.distribution("turnout_tpot_seconds", [pool], task=[kind.task])
-            if speed_up is not None and tpot is not None:
-                mean = tokens.get((pool, "completion"), 0.0) / self.on(pool)
-                gaps = max(0.0, mean - 1.0)
-                found.append(Saving(pool, kind, requests, gaps, tpot.mean, speed_up))
+            server_s = taken.get((pool, kind.task, kind.bucket), 0.0)
+            if speed_up is not None and server_s:
+                found.append(Saving(pool, kind, requests, server_s, speed_up))
         return found
 
     def saved(self) -> Saved | None:

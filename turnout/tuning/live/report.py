@@ -73,13 +73,10 @@ def _about(live: Live) -> list[str]:
         "TPOT: (last - first token) / (tokens - 1) per request, not the gap between chunks. TTFT: "
         "received to first token, streams only. E2E: received to end, whatever the ending. "
         "Quantiles are interpolated within the histograms' buckets, and at most their last bound.",
-        "Request time saved: requests x (mean output tokens - 1) x TPOT spec x (speed-up - 1), "
-        "the last two being TPOT plain - TPOT spec. Output tokens are the mean of the whole pool "
-        "and TPOT that of the whole task there, as the metrics tell no more; requests that did "
-        "not stream are taken to be like those that did. The range has every class at the same "
-        "end of its interval, so it is wider than 95 %. It is time of requests, not of GPUs: a "
-        "server that runs b of them at once spends about a b-th of it, and the mean b is not in "
-        "the metrics.",
+        "GPU time saved: what decoding a class took of the speculating servers' time "
+        "(turnout_server_seconds: TPOT x (tokens - 1) / requests in flight when it was sent), "
+        "times speed-up - 1. A server is counted as one GPU: multiply by its tensor parallelism. "
+        "The range has every class at the same end of its interval, so it is wider than 95 %.",
         "Failed: no byte was delivered. Broken: cut after the first. Refused: 429 or 503, the "
         "metrics do not say which. Reasons are of requests that were given a pool. In the names "
         "of --fail-if a class is written as code@0.2 or code@over_1.0.",

@@ -100,15 +100,15 @@ def _saved(live: Live) -> Iterator[str]:
         return
     value, low, high = (_seconds(each) for each in saved[:3])
     known = (
-        f"(range {low} to {high}; not GPU time) in the {percent(saved.covered)} of requests on "
-        "speculating pools whose speed-up is known."
+        f"(range {low} to {high}, a server counted as one GPU) in the {percent(saved.covered)} of "
+        "requests on speculating pools whose speed-up is known."
     )
     if saved.low_s > 0.0:
-        yield f"Speculation saved about {value} of request time {known}"
+        yield f"Speculation saved about {value} of GPU time {known}"
     elif saved.high_s < 0.0:
-        yield f"Speculation lost about {value.removeprefix('-')} of request time {known}"
+        yield f"Speculation lost about {value.removeprefix('-')} of GPU time {known}"
     else:
-        yield f"Whether speculation saved request time is open: about {value} {known}"
+        yield f"Whether speculation saved GPU time is open: about {value} {known}"
 
 
 def _routes(live: Live) -> Iterator[str]:
