@@ -31,6 +31,7 @@ COMMANDS = {
     "sweep": _Command(
         "turnout.tuning.sweep.commands", "measure speculation by task and temperature"
     ),
+    "diff": _Command("turnout.tuning.sweep.diff_commands", "compare acceptance of two sweeps"),
     "bench": _Command("turnout.tuning.bench.commands", "load servers, and find the crossover"),
     "diagnose": _Command("turnout.tuning.diagnose.commands", "say why the slowest are slow"),
     "recommend": _Command(
