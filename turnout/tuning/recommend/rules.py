@@ -75,9 +75,9 @@ def _verdict(cells: Sequence[Mapping[str, Any]]) -> TaskRule | None:
         return TaskRule.NEVER
     cool = [each for at, each in effects.items() if at <= COOL]
     hot = [each for at, each in effects.items() if at > COOL]
-    if cool and hot and Effect.LOSES not in cool and Effect.GAINS in cool and Effect.LOSES in hot:
-        return TaskRule.COOL
-    return None
+    gains_cool = Effect.GAINS in cool and Effect.LOSES not in cool
+    loses_hot = Effect.LOSES in hot and Effect.GAINS not in hot
+    return TaskRule.COOL if gains_cool and loses_hot else None
 
 
 def _highest(cells: Sequence[Mapping[str, Any]]) -> Iterator[Change]:
@@ -135,15 +135,15 @@ def _name(cell: Mapping[str, Any]) -> str:
 
 
 def from_bench(results: Mapping[str, Any]) -> list[Change]:
-    """Return the in-flight marks that a bench says; nothing where no crossover was measured."""
-    gains: dict[str, Gains] = {
+    """Return the in-flight marks that a bench says; nothing where no gain surely ends."""
+    ending: dict[str, Gains] = {
         curve["kind"]: [(load, gain) for load, gain, _, _ in curve["points"]]
         for curve in results["curves"]
+        if _surely_ends(*curve["crossing"])
     }
-    gaining = {kind: points for kind, points in gains.items() if points and points[0][1] > 1.0}
-    if not gaining:
+    if not ending:
         return []
-    marks = derive_marks(gaining)
+    marks = derive_marks(ending)
     return [
         Change(
             key=("thresholds", "in_flight"),
@@ -151,6 +151,11 @@ def from_bench(results: Mapping[str, Any]) -> list[Change]:
             because=f"bench: {marks.why}; kinds that never gain are kept out by class",
         )
     ]
+
+
+def _surely_ends(where: float | None, low: float | None, high: float | None) -> bool:
+    """Whether there is a gain at first (0 is none) and an end to it (None is none)."""
+    return where is not None and bool(low) and high is not None
 
 
 def from_replay(results: Mapping[str, Any]) -> list[Change]:
@@ -190,7 +195,7 @@ def applied(config: Mapping[str, Any], changes: Sequence[Change]) -> dict[str, A
     made: dict[str, Any] = dict(config)
     for change in changes:
         made = _with(made, change.key, change.value)
-    patched(ThresholdSettings(), made.get("thresholds", {}))
+    patched(ThresholdSettings(), made.get("thresholds") or {})
     return made
 
 
