@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
             "there is nothing to go by; name what was measured with --sweep, --bench, --replay or "
             "--learnt"
         )
+    if args.rate is not None and not 0.0 < args.rate < inf:
+        raise TuningError(f"--rate {args.rate:g} is none; give a number above 0")
     config = _config(args.config)
     changes = differing(_changes(args), config)
     servers, unknown = _servers(args)
@@ -92,7 +95,7 @@ def _whole(folder: Path) -> Iterator[None]:
     """Refuse results that lack something, as those of another version do."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TuningError(
             f"{folder} lacks what a recommendation needs ({error!r}); measure it again with this "
             "version"
@@ -220,6 +223,11 @@ def _apply(args: argparse.Namespace, changes: Sequence[Change]) -> None:
         raise TuningError(
             f"environment variable {args.token_env} is empty or not set; export the admin API's "
             "token in it"
+        )
+    if not (token.isascii() and token.isprintable()):
+        raise TuningError(
+            f"environment variable {args.token_env} holds what no HTTP header can carry, as a "
+            "line's end; export the token alone"
         )
     print(f"PATCH {args.apply}/thresholds {orjson.dumps(patch).decode()}")
     if not args.yes and not _confirmed():
