@@ -91,6 +91,32 @@ def test_a_verdict_that_is_shipped_is_no_change() -> None:
         assert from_sweep(sweep(*cells)) == []
 
 
+def test_a_shipped_verdict_is_a_change_where_the_config_writes_another() -> None:
+    results = sweep(cell("code_edit", 0.0, "gains"), cell("code_edit", 1.0, "gains"))
+
+    def given(rule: str, method: str = "ngram") -> dict[str, Any]:
+        config = {"thresholds": {"tasks": {method: {"code_edit": rule}}}}
+        return values(differing(from_sweep(results, config), config))
+
+    assert given("never") == {"thresholds.tasks.ngram.code_edit": "always"}
+    assert given("always") == {}
+    assert given("never", method="eagle3") == {}
+
+
+@pytest.mark.parametrize(("cool", "new"), [(0.5, 0.3), (0.3, None), (0.1, None), (None, None)])
+def test_a_lower_max_temperature_takes_a_written_cool_one_along(
+    cool: float | None, new: float | None
+) -> None:
+    """The config does not allow it above."""
+    config = {"thresholds": {"cool_temperature": cool}}
+
+    changes = from_sweep(sweep(cell("rag", 0.3, OPEN), cell("rag", 1.0, LOSES)), config)
+
+    assert values(changes)["thresholds.max_temperature"] == 0.3
+    assert values(changes).get("thresholds.cool_temperature") == new
+    assert applied(config, changes)
+
+
 def test_a_verdict_is_of_the_method_that_was_swept() -> None:
     cells = [cell("translation", 0.0, GAINS), cell("translation", 1.0, GAINS)]
 

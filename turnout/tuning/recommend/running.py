@@ -4,8 +4,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
     if args.rate is not None and not 0.0 < args.rate < inf:
         raise TuningError(f"--rate {args.rate:g} is none; give a number above 0")
     config = _config(args.config)
-    changes = differing(_changes(args), config)
+    changes = differing(_changes(args, config), config)
     servers, unknown = _servers(args)
     try:
         made = applied(config, changes)
@@ -80,9 +81,14 @@ def _config(file: Path | None) -> dict[str, Any]:
     return found
 
 
-def _changes(args: argparse.Namespace) -> list[Change]:
+def _changes(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Change]:
     found: list[Change] = []
-    for name, rule in (("sweep", from_sweep), ("bench", from_bench), ("replay", from_replay)):
+    rules: Mapping[str, Callable[[Mapping[str, Any]], list[Change]]] = {
+        "sweep": partial(from_sweep, config=config),
+        "bench": from_bench,
+        "replay": from_replay,
+    }
+    for name, rule in rules.items():
         if (folder := getattr(args, name)) is not None:
             results = read(folder, name)
             with _whole(folder):
