@@ -1,8 +1,10 @@
 """The checklist against what a gateway says, and the verdict it comes to."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,9 +17,11 @@ from routing.decision import Outcome
 from routing.learner import Learner
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
+from tests.tuning.measured import cell, sweep
+from turnout.cli import main
 from turnout.planning.deciding import Answer, Condition, Verdict, checklist, decision_view, verdict
 from turnout.planning.errors import PlanError
-from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics
+from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics, of_sweep
 from turnout.tuning.exposition import Distribution, SpeedUp
 
 
@@ -264,3 +268,108 @@ def test_what_is_no_learnt_state_is_refused(tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(PlanError, match="is not what a gateway"):
         of_learnt(file)
+
+
+def swept(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write the results of a sweep, and return their folder."""
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("effects", "says", "by_class"),
+    [
+        (["gains", "gains"], "use it", False),
+        (["gains", "can't tell"], "use it", False),
+        (["loses", "loses"], "leave it off", False),
+        (["gains", "loses"], "use it", True),
+        (["can't tell", "can't tell"], "measure first", False),
+        (["loses", "can't tell"], "measure first", False),
+        (["", ""], "measure first", False),
+    ],
+)
+def test_a_sweep_is_decided_on_by_the_cells_that_gain_and_lose(
+    effects: Sequence[str], says: str, by_class: bool, tmp_path: Path
+) -> None:
+    cells = [cell("code", at, effect) for at, effect in zip((0.0, 1.0), effects, strict=True)]
+
+    view = decision_view(of_sweep(swept(tmp_path, sweep(*cells))))
+
+    assert view.data["verdict"] == says
+    assert f"Verdict by the sweep in {tmp_path}: {says}." in view.says[-1]
+    assert ("route by class: some gain, some lose" in view.says[0]) == by_class
+
+
+SPREAD = {"count": 40.0, "mean": 0.7, "p10": 0.6, "p50": 0.7, "p90": 0.8, "p95": 0.85, "p99": 0.9}
+
+
+def test_what_a_sweep_measured_is_read(tmp_path: Path) -> None:
+    results = sweep(cell("code", 0.0, "gains"), cell("chat", 0.7, ""), speculation="eagle3")
+
+    found = of_sweep(swept(tmp_path, results | {"spreads": {"": SPREAD, "T=0": SPREAD}}))
+
+    assert found.drafts_every_step
+    assert found.tau == {"code@0": 1.8, "chat@0.7": 1.8}
+    assert found.speed_ups == [
+        SpeedUp(label="code@0", ratio=1.4, low=1.2, high=1.6, pool="spec", than="plain")
+    ]
+    assert set(found.acceptance) == {"", "T=0"}
+    assert found.acceptance[""] == Distribution(
+        p10=0.6, p50=0.7, p90=0.8, p95=0.85, p99=0.9, mean=0.7, count=40.0
+    )
+    assert (found.kv_usage, found.ttft_share) == (None, None)
+
+
+@pytest.mark.parametrize(("source", "watched"), [("engine", True), ("chunks", False)])
+def test_acceptance_that_chunks_betray_is_not_watched(
+    source: str, watched: bool, tmp_path: Path
+) -> None:
+    results = sweep(cell("code", 0.0, "gains")) | {"acceptance_from": source}
+
+    assert of_sweep(swept(tmp_path, results)).watched is watched
+
+
+def test_a_sweep_is_decided_on_as_it_is_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(tmp_path, sweep(cell("code", 0.0, "gains"), cell("chat", 1.0, "loses")))
+
+    assert main(["plan", "decide", "--sweep", str(folder)]) == 0
+    by_folder = capsys.readouterr().out
+    assert main(["plan", "decide", "--sweep", str(folder / "results.json")]) == 0
+
+    assert "code@0 1.40 (1.20 to 1.60), chat@1 0.80 (0.70 to 0.90); route by class" in by_folder
+    assert capsys.readouterr().out == by_folder.replace(
+        f"sweep in {folder}", f"sweep in {folder / 'results.json'}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "can't be read: No such file or directory; name what `turnout sweep` wrote"),
+        ('{"kind": "sweep", "cel', "is not JSON ("),
+        ('{"kind": "bench"}', "is not the result of `turnout sweep` (its kind is 'bench')"),
+        ("[1]", "is not the result of `turnout sweep` (its kind is None)"),
+        ('{"kind": "sweep"}', "is no whole result of turnout sweep (KeyError('cells')); sweep"),
+        (json.dumps(sweep({"task": "code"})), "is no whole result of turnout sweep (KeyError("),
+        (json.dumps(sweep() | {"spreads": {"": {"p": 1}}}), "is no whole result of turnout sweep"),
+        (json.dumps(sweep() | {"spreads": []}), "is no whole result of turnout sweep"),
+    ],
+    ids=[
+        *("nothing", "half", "another command's", "a list", "another version's", "half a cell"),
+        *("another spread", "no spreads"),
+    ],
+)
+def test_what_is_no_sweep_ends_in_one_sentence(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+
+    assert main(["plan", "decide", "--sweep", str(tmp_path)]) == 1
+
+    said = capsys.readouterr()
+    assert said.err.startswith("turnout plan: ")
+    assert message in said.err
+    assert (said.out, said.err.count("\n")) == ("", 1)

@@ -192,7 +192,7 @@ def of_sweep(folder: Path) -> Evidence:
         )
     except TuningError as error:
         raise PlanError(str(error)) from None
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise PlanError(
             f"{folder} is no whole result of turnout sweep ({error!r}); sweep again"
         ) from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from turnout.simulation.acceptance import Odds, Speculation
 from turnout.simulation.engine import EngineSettings
@@ -50,16 +51,24 @@ SERVER_KINDS: Mapping[str, ServerKind] = {
 }
 
 
-def schedule(settings: EngineSettings, odds: Odds) -> tuple[tuple[int, int], ...]:
+def schedule(
+    settings: EngineSettings, odds: Odds, *, context_tokens: float = CONTEXT_TOKENS
+) -> tuple[tuple[int, int], ...]:
     """Return the number of draft tokens that yields most tokens per second at each batch size.
 
     It is what an operator would set for vLLM's `num_speculative_tokens_per_batch_size` who knows
     the engine's costs and the traffic's average acceptance: the largest goodput, as in SmartSpec
     (arXiv 2406.14066).
+
+    Args:
+        settings: The engine.
+        odds: Of the traffic, on average.
+        context_tokens: Of a typical request.
     """
     found: list[tuple[int, int]] = []
     for batch in range(1, settings.max_num_seqs + 1):
-        best = max(range(settings.k + 1), key=lambda k: _goodput(settings, odds, batch, k))
+        goodput = partial(_goodput, settings, odds, context_tokens, batch)
+        best = max(range(settings.k + 1), key=goodput)
         if found and found[-1][1] == best:
             found[-1] = (batch, best)
         else:
@@ -67,10 +76,12 @@ def schedule(settings: EngineSettings, odds: Odds) -> tuple[tuple[int, int], ...
     return tuple(found)
 
 
-def _goodput(settings: EngineSettings, odds: Odds, batch: int, k: int) -> float:
+def _goodput(
+    settings: EngineSettings, odds: Odds, context_tokens: float, batch: int, k: int
+) -> float:
     """Return tokens per second of a batch that drafts `k` tokens."""
     cost = settings.cost
-    seconds = cost.fixed_s + batch * CONTEXT_TOKENS * cost.context_s
+    seconds = cost.fixed_s + batch * context_tokens * cost.context_s
     seconds += batch * (1.0 + odds.share * k) * cost.token_s
     if k:
         seconds += cost.draft_s * k / settings.k + cost.sequence_s * batch

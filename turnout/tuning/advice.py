@@ -161,25 +161,32 @@ def learnt_engines(
     the drafts' doing, as many as were drafted on average.
 
     Raises:
-        NotKnown: If a pool has no step times yet.
+        NotKnown: If a pool has no step times yet, or it isn't known how much the first one drafts.
     """
+    if not spec.k:
+        raise NotKnown(f"how many tokens pool {spec.name!r} drafts is not known; declare its k")
     found = []
     for pool in (spec, plain):
         if (measured := learner.measured(pool, now=now)) is None:
             raise NotKnown(f"pool {pool.name!r} has no step times yet")
         found.append(measured)
+    (spec_s, spec_added), (plain_s, plain_added) = map(_line, found)
+    token_s = min(found[1].prompt_token_s, plain_added)
+    context_s = (plain_added - token_s) / context_tokens(learner, demand)
+    cost = StepCost(fixed_s=plain_s, token_s=token_s, context_s=context_s)
+    verifying = plain_added + token_s * spec.k * _drafting(learner, spec, None, now)
+    drafting = replace(cost, fixed_s=spec_s, sequence_s=spec_added - verifying)
+    return _settings(spec, drafting), _settings(plain, cost)
+
+
+def context_tokens(learner: Learner, demand: Mapping[TrafficClass, Demand]) -> float:
+    """Return the context of a request half-way through its output, on average."""
     total = sum(each.rate_per_s for each in demand.values())
     context = sum(
         each.rate_per_s * (each.prompt_tokens + learner.lengths.believed(traffic_class) / 2)
         for traffic_class, each in demand.items()
     )
-    (spec_s, spec_added), (plain_s, plain_added) = map(_line, found)
-    token_s = min(found[1].prompt_token_s, plain_added)
-    context_s = (plain_added - token_s) / (context / total)
-    cost = StepCost(fixed_s=plain_s, token_s=token_s, context_s=context_s)
-    verifying = plain_added + token_s * spec.k * _drafting(learner, spec, None, now)
-    drafting = replace(cost, fixed_s=spec_s, sequence_s=spec_added - verifying)
-    return _settings(spec, drafting), _settings(plain, cost)
+    return context / total
 
 
 def _line(measured: Measured) -> tuple[float, float]:

@@ -45,8 +45,11 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
     Raises:
         TuningError: If nothing can be measured.
     """
-    if args.in_flight < 2 or args.requests < 3 * args.rounds or args.max_tokens < 2:
-        raise TuningError("--in-flight is 2 at least, --requests 3 a round, and --max-tokens 2")
+    few = args.rounds < 1 or args.requests < 3 * args.rounds
+    if few or args.in_flight < 2 or args.max_tokens < 2:
+        raise TuningError(
+            "--in-flight is 2 at least, --rounds 1, --requests 3 a round, and --max-tokens 2"
+        )
     mix = mix_of(args.mix)
     kind = _predictable(mix, args.kind)
     (target,) = targets.asked([targets.of_url("server", args.url)], args)

@@ -6,6 +6,7 @@ A written threshold binds every policy, so one is proposed only where the measur
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -43,22 +44,36 @@ class Change:
         return self.key[0] == "thresholds"
 
 
-def from_sweep(results: Mapping[str, Any]) -> list[Change]:
-    """Return what a sweep says of tasks and temperatures; nothing where its figures are open."""
+def from_sweep(
+    results: Mapping[str, Any], config: Mapping[str, Any] = MappingProxyType({})
+) -> list[Change]:
+    """Return what a sweep says of tasks and temperatures; nothing where its figures are open.
+
+    Args:
+        results: The sweep's.
+        config: The gateway's: a verdict that it writes stands instead of the shipped one.
+    """
     method = Speculation(results["speculation"])
     cells: Sequence[Mapping[str, Any]] = results["cells"]
-    return [*_verdicts(cells, method), *_highest(cells), *_break_even(results, cells)]
+    return [
+        *_verdicts(cells, method, config),
+        *_highest(cells, config),
+        *_break_even(results, cells),
+    ]
 
 
-def _verdicts(cells: Sequence[Mapping[str, Any]], method: Speculation) -> Iterator[Change]:
+def _verdicts(
+    cells: Sequence[Mapping[str, Any]], method: Speculation, config: Mapping[str, Any]
+) -> Iterator[Change]:
     known = set(TaskType)
     for task in dict.fromkeys(cell["task"] for cell in cells if cell["task"] in known):
         mine = [cell for cell in cells if cell["task"] == task]
-        verdict = _verdict(mine)
-        if verdict is None or verdict is TASK_RULES[method][TaskType(task)]:
+        key, verdict = ("thresholds", "tasks", method.value, task), _verdict(mine)
+        present = _at(config, key) or TASK_RULES[method][TaskType(task)].value
+        if verdict is None or verdict.value == present:
             continue
         yield Change(
-            key=("thresholds", "tasks", method.value, task),
+            key=key,
             value=verdict.value,
             because=f"sweep: {', '.join(map(_speed, mine))}",
         )
@@ -75,12 +90,12 @@ def _verdict(cells: Sequence[Mapping[str, Any]]) -> TaskRule | None:
         return TaskRule.NEVER
     cool = [each for at, each in effects.items() if at <= COOL]
     hot = [each for at, each in effects.items() if at > COOL]
-    if cool and hot and Effect.LOSES not in cool and Effect.GAINS in cool and Effect.LOSES in hot:
-        return TaskRule.COOL
-    return None
+    gains_cool = Effect.GAINS in cool and Effect.LOSES not in cool
+    loses_hot = Effect.LOSES in hot and Effect.GAINS not in hot
+    return TaskRule.COOL if gains_cool and loses_hot else None
 
 
-def _highest(cells: Sequence[Mapping[str, Any]]) -> Iterator[Change]:
+def _highest(cells: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Iterator[Change]:
     """Yield the temperature above which every task was seen to lose."""
     by_temperature: dict[float, list[Mapping[str, Any]]] = {}
     for cell in cells:
@@ -98,6 +113,9 @@ def _highest(cells: Sequence[Mapping[str, Any]]) -> Iterator[Change]:
             value=max(rest),
             because=f"sweep: every task loses above it: {', '.join(map(_speed, cells_there))}",
         )
+        cool = "thresholds", "cool_temperature"
+        if (_at(config, cool) or 0.0) > max(rest):
+            yield Change(key=cool, value=max(rest), because="it is at most max_temperature")
 
 
 def _break_even(
@@ -135,15 +153,15 @@ def _name(cell: Mapping[str, Any]) -> str:
 
 
 def from_bench(results: Mapping[str, Any]) -> list[Change]:
-    """Return the in-flight marks that a bench says; nothing where no crossover was measured."""
-    gains: dict[str, Gains] = {
+    """Return the in-flight marks that a bench says; nothing where no gain surely ends."""
+    ending: dict[str, Gains] = {
         curve["kind"]: [(load, gain) for load, gain, _, _ in curve["points"]]
         for curve in results["curves"]
+        if _surely_ends(*curve["crossing"])
     }
-    gaining = {kind: points for kind, points in gains.items() if points and points[0][1] > 1.0}
-    if not gaining:
+    if not ending:
         return []
-    marks = derive_marks(gaining)
+    marks = derive_marks(ending)
     return [
         Change(
             key=("thresholds", "in_flight"),
@@ -151,6 +169,11 @@ def from_bench(results: Mapping[str, Any]) -> list[Change]:
             because=f"bench: {marks.why}; kinds that never gain are kept out by class",
         )
     ]
+
+
+def _surely_ends(where: float | None, low: float | None, high: float | None) -> bool:
+    """Whether there is a gain at first (0 is none) and an end to it (None is none)."""
+    return where is not None and bool(low) and high is not None
 
 
 def from_replay(results: Mapping[str, Any]) -> list[Change]:
@@ -190,7 +213,7 @@ def applied(config: Mapping[str, Any], changes: Sequence[Change]) -> dict[str, A
     made: dict[str, Any] = dict(config)
     for change in changes:
         made = _with(made, change.key, change.value)
-    patched(ThresholdSettings(), made.get("thresholds", {}))
+    patched(ThresholdSettings(), made.get("thresholds") or {})
     return made
 
 

@@ -4,8 +4,10 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,10 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
             "there is nothing to go by; name what was measured with --sweep, --bench, --replay or "
             "--learnt"
         )
+    if args.rate is not None and not 0.0 < args.rate < inf:
+        raise TuningError(f"--rate {args.rate:g} is none; give a number above 0")
     config = _config(args.config)
-    changes = differing(_changes(args), config)
+    changes = differing(_changes(args, config), config)
     servers, unknown = _servers(args)
     try:
         made = applied(config, changes)
@@ -77,9 +81,14 @@ def _config(file: Path | None) -> dict[str, Any]:
     return found
 
 
-def _changes(args: argparse.Namespace) -> list[Change]:
+def _changes(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Change]:
     found: list[Change] = []
-    for name, rule in (("sweep", from_sweep), ("bench", from_bench), ("replay", from_replay)):
+    rules: Mapping[str, Callable[[Mapping[str, Any]], list[Change]]] = {
+        "sweep": partial(from_sweep, config=config),
+        "bench": from_bench,
+        "replay": from_replay,
+    }
+    for name, rule in rules.items():
         if (folder := getattr(args, name)) is not None:
             results = read(folder, name)
             with _whole(folder):
@@ -92,7 +101,7 @@ def _whole(folder: Path) -> Iterator[None]:
     """Refuse results that lack something, as those of another version do."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise TuningError(
             f"{folder} lacks what a recommendation needs ({error!r}); measure it again with this "
             "version"
@@ -220,6 +229,11 @@ def _apply(args: argparse.Namespace, changes: Sequence[Change]) -> None:
         raise TuningError(
             f"environment variable {args.token_env} is empty or not set; export the admin API's "
             "token in it"
+        )
+    if not (token.isascii() and token.isprintable()):
+        raise TuningError(
+            f"environment variable {args.token_env} holds what no HTTP header can carry, as a "
+            "line's end; export the token alone"
         )
     print(f"PATCH {args.apply}/thresholds {orjson.dumps(patch).decode()}")
     if not args.yes and not _confirmed():

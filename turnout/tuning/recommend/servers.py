@@ -1,18 +1,23 @@
 """What follows for the servers: how many speculate, with how many draft tokens at which batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from routing.demand import Demand
 from routing.learner import Learner
-from routing.pools import Pool
+from routing.pools import Pool, Speculation
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
 from turnout.simulation.acceptance import Odds
+from turnout.simulation.engine import EngineSettings
 from turnout.simulation.servers import schedule
-from turnout.tuning.advice import Advice, advise, learnt_engines, odds_of
+from turnout.tuning.advice import Advice, advise, context_tokens, learnt_engines, odds_of
 from turnout.tuning.report import TuningError
+
+SCHEDULED = (Speculation.NGRAM, Speculation.EAGLE3, Speculation.MTP)
+"""Methods that take vLLM's batch-size schedule: it is documented for EAGLE and was run with
+n-gram; suffix asserts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +48,26 @@ class ServerAdvice:
     def sentences(self) -> list[str]:
         """What to do, with the flags."""
         said = []
-        best = self.drafts[0][1]
-        if best < self.spec.k:
+        best = max(tokens for _, tokens in self.drafts)
+        if not best:
+            said.append(
+                "Leave speculation off: by the steps measured no draft pays, even for one request."
+            )
+        elif best < self.spec.k:
             said.append(
                 f"num_speculative_tokens {best} instead of {self.spec.k}: by the steps measured "
                 "it yields most tokens even for one request."
             )
-        if len(self.drafts) > 1:
+        if len(self.drafts) > 1 and self.spec.speculation in SCHEDULED:
             said.append(
                 "If every server of the pool speculates, drop drafts as batches grow: "
                 f'"num_speculative_tokens_per_batch_size": {self.schedule} in '
                 "--speculative-config (vLLM 0.32 and newer; not with LoRA, pipeline or data "
                 "parallelism). Beside a plain pool the gateway's in-flight mark does it by class."
             )
-        else:
-            said.append(f"{best} draft tokens pay up to {self.drafts[0][0]} requests in a batch.")
+        elif best:
+            most = max(size for size, tokens in self.drafts if tokens)
+            said.append(f"Drafts pay up to {most} requests in a batch.")
         if self.shares is not None:
             said.append(f"Pool shares: {self.shares.sentence}.")
         return said
@@ -79,18 +89,53 @@ def advise_servers(
         now: Seconds, on the learner's clock.
 
     Raises:
-        TuningError: If there is no such pair.
-        NotKnown: If steps were not measured, or nobody asked for anything.
+        TuningError: If there is no such pair of one model.
+        NotKnown: If steps or drafts were not measured, or nobody asked for anything.
     """
-    spec = next((pool for pool in pools.values() if pool.speculates), None)
-    plain = next((pool for pool in pools.values() if not pool.speculates), None)
-    if spec is None or plain is None:
+    pairs = (
+        (spec, plain)
+        for spec in pools.values()
+        for plain in pools.values()
+        if spec.speculates and not plain.speculates and spec.model == plain.model
+    )
+    if (pair := next(pairs, None)) is None:
         raise TuningError("what was learnt is not of a pool that speculates and a plain one")
+    spec, plain = pair
     asked = demand or learner.demand.of(spec.model, now=now)
     shares = advise(learner, spec, plain, now=now, demand=demand)
-    engine, _ = learnt_engines(learner, spec, plain, asked, now=now)
-    drafts = schedule(engine, _average(learner, spec, asked, now))
+    engines = learnt_engines(learner, spec, plain, asked, now=now)
+    odds, context = _average(learner, spec, asked, now), context_tokens(learner, asked)
+    drafts = schedule(
+        _drafting(*engines, share=odds.share, context=context), odds, context_tokens=context
+    )
     return ServerAdvice(spec=spec, drafts=drafts, shares=shares)
+
+
+def _drafting(
+    spec: EngineSettings, plain: EngineSettings, *, share: float, context: float
+) -> EngineSettings:
+    """Return the engine that speculates such that without drafts it takes what the plain one does.
+
+    Both as learnt. What its step takes longer is the drafts' doing; where all that a request adds
+    is less than its drafts would as further tokens, a token costs less and the context more.
+
+    Args:
+        spec: The engine that speculates.
+        plain: The one that does not.
+        share: Of steps that draft.
+        context: Tokens of a typical request.
+    """
+    longer_s = spec.cost.fixed_s - plain.cost.fixed_s
+    cost = replace(spec.cost, fixed_s=plain.cost.fixed_s, draft_s=longer_s)
+    if cost.sequence_s < 0.0:
+        less_s = -cost.sequence_s / (share * spec.k)
+        cost = replace(
+            cost,
+            sequence_s=0.0,
+            token_s=cost.token_s - less_s,
+            context_s=cost.context_s + less_s / context,
+        )
+    return replace(spec, cost=cost)
 
 
 def _average(
