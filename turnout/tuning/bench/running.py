@@ -65,11 +65,15 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         minutes=(monotonic() - began) / 60.0,
         command=shlex.join(["turnout", *sys.argv[1:]]),
     )
-    status = finish(report_of(benched), args.out, failing)
-    if spec is not None and plain is not None:
-        learner, now = _learnt(whole, spec, plain)
-        print(write_lesson(args.out, learner, spec, plain, now=now, config=args.config is None))
-    return status
+    if spec is None or plain is None:
+        return finish(report_of(benched), args.out, failing)
+    pair = spec, plain
+
+    def lesson() -> str:
+        learner, now = _learnt(whole, *pair)
+        return write_lesson(args.out, learner, *pair, now=now, config=args.config is None)
+
+    return finish(report_of(benched), args.out, failing, teach=lesson)
 
 
 class _Plan:

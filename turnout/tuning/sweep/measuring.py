@@ -128,7 +128,7 @@ class Measuring:
         on_trial: OnTrial,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.cells = [Cell(task, each) for task in prompts for each in temperatures]
+        self.cells = [Cell(task, each) for task in prompts for each in dict.fromkeys(temperatures)]
         self.left_out: list[Cell] = []
         self.source = Source.CHUNKS
         self._targets = {SPEC: spec, PLAIN: plain}
@@ -160,8 +160,10 @@ class Measuring:
                 if until is None:
                     continue
                 if number == 0:
+                    planned = len(self.cells)
                     self._give_up(int((until - began) / took_s), rounds)
-                elif self._clock() + took_s > until:
+                    took_s *= len(self.cells) / planned
+                if self._clock() + took_s > until:
                     return
 
     def _generator(self, pool: str) -> LoadGenerator:
@@ -214,10 +216,11 @@ class Measuring:
         return _by_chunks(trial)
 
     async def _scrape(self) -> Exposition | None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        target = self._targets[SPEC]
+        async with httpx.AsyncClient(trust_env=False, headers=target.headers) as client:
             try:
-                answer = await client.get(f"{self._targets[SPEC].url}/metrics")
-                return parse(answer.text)
+                answer = await client.get(f"{target.url}/metrics")
+                return parse(answer.raise_for_status().text)
             except (httpx.HTTPError, UnreadableMetrics):
                 return None
 
