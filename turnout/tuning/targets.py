@@ -239,6 +239,30 @@ def pair_of(args: argparse.Namespace) -> tuple[Target, Target]:
     return replace(first, speculation=method, k=args.k or first.k), second
 
 
+def different(spec: Target, plain: Target) -> tuple[Target, Target]:
+    """Return a pair that was reached, the plain one known as such.
+
+    Raises:
+        TuningError: If both speculate, or neither.
+    """
+    if spec.speculation is Speculation.NONE:
+        raise TuningError(does_not_speculate(spec))
+    if plain.k:
+        raise TuningError(
+            f"{plain.url} speculates too, so there is nothing to compare with; name a server "
+            "without --speculative-config with --plain"
+        )
+    return spec, replace(plain, speculation=Speculation.NONE)
+
+
+def does_not_speculate(target: Target) -> str:
+    """Return the sentence about a server that was to speculate."""
+    return (
+        f"{target.url} does not speculate: its /metrics has no vllm:spec_decode series; start it "
+        "with --speculative-config, or name the server that has it"
+    )
+
+
 class Running(Protocol):
     """The module that does what a command asks for; imported once the extras are seen."""
 

@@ -25,7 +25,7 @@ from turnout.tuning.load import LoadGenerator
 from turnout.tuning.material import Prompt
 from turnout.tuning.report import TuningError
 from turnout.tuning.sample import Job, Sample
-from turnout.tuning.targets import Target, exposition
+from turnout.tuning.targets import Target, does_not_speculate, exposition
 
 FEWEST_ROUNDS = 5
 """Requests of a cell under which its interval says nothing; cells are left out before that."""
@@ -186,9 +186,10 @@ class Measuring:
                 if pool == SPEC and sample.accepted is not None:
                     self.source = Source.ENGINE
         if self.source is not Source.ENGINE and (seen := exposition(self._targets[SPEC])):
-            if not seen.speculates:
-                raise TuningError(_plain_spec(self._targets[SPEC]))
-            self.source = Source.COUNTERS
+            if seen.speculates is False:
+                raise TuningError(does_not_speculate(self._targets[SPEC]))
+            if seen.speculates:
+                self.source = Source.COUNTERS
 
     async def _round(self, number: int, generators: Mapping[str, LoadGenerator]) -> None:
         order = list(self.cells)
@@ -235,13 +236,6 @@ class Measuring:
                 return
             self.cells.remove(cell)
             self.left_out.append(cell)
-
-
-def _plain_spec(target: Target) -> str:
-    return (
-        f"{target.url} does not speculate: its /metrics has no vllm:spec_decode series; start it "
-        "with --speculative-config, or name the server that has it"
-    )
 
 
 def _jobs(cell: Cell, prompts: Sequence[Prompt], *, max_tokens: int) -> Iterator[Job]:

@@ -32,12 +32,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         TuningError: If nothing can be measured.
     """
     _check(args)
-    spec, plain = targets.asked(targets.pair_of(args), args)
-    if plain.k:
-        raise TuningError(
-            f"{plain.url} speculates too, so there is nothing to compare with; name a server "
-            "without --speculative-config with --plain"
-        )
+    spec, plain = targets.different(*targets.asked(targets.pair_of(args), args))
     prompts = _prompts(args)
     measuring, trials, minutes = _measured(args, spec, plain, prompts)
     whole = _whole(trials, measuring.cells)
@@ -47,7 +42,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
             "cell had one"
         )
     method = spec.speculation or method_of(whole, spec.k) or Speculation.NGRAM
-    spec, plain = replace(spec, speculation=method), replace(plain, speculation=Speculation.NONE)
+    spec = replace(spec, speculation=method)
     swept = Swept(
         spec=spec,
         plain=plain,
