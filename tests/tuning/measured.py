@@ -70,6 +70,7 @@ def interrupt(name: str, *arguments: str, once: str, log: Path) -> tuple[int, st
     """
     with (
         log.open("w") as err,
+        _heeding_ctrl_c(),
         subprocess.Popen(
             command(name, *arguments), stdout=subprocess.PIPE, stderr=err, text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
@@ -82,6 +83,16 @@ def interrupt(name: str, *arguments: str, once: str, log: Path) -> tuple[int, st
         finally:
             started.kill()
     return started.returncode, out, log.read_text()
+
+
+@contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Let processes started here heed it, though a shell that runs tests aside had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ask(server: Emulated) -> None:

@@ -307,7 +307,7 @@ def test_what_can_not_be_swept_is_one_sentence(
 def test_ctrl_c_before_a_round_is_whole_says_that_nothing_was_measured(
     running: Mapping[str, Emulated], tmp_path: Path
 ) -> None:
-    """Twenty requests of a round are told of, of the 64 that each has."""
+    """A round has 64 requests; of the first twelve a line is written."""
     file = tmp_path / "many.jsonl"
     lines = [{"prompt": measured.CODE, "task": f"task-{number}"} for number in range(32)]
     file.write_text("\n".join(map(json.dumps, lines)))
