@@ -91,10 +91,8 @@ def test_a_ladder_goes_up_with_all_kinds_on_each_step() -> None:
 def test_open_loads_are_shares_of_capacity() -> None:
     found = open_steps(20.0, [(0.3, 10), (0.8, 100)])
 
-    assert [(each.kind, each.in_flight, each.rate_per_s) for each in found] == [
-        ("", 10, pytest.approx(6.0)),
-        ("", 100, pytest.approx(16.0)),
-    ]
+    assert [(each.kind, each.in_flight) for each in found] == [("", 10), ("", 100)]
+    assert [each.rate_per_s for each in found] == pytest.approx([6.0, 16.0])
 
 
 @pytest.mark.parametrize("text", ["", "code", "code@0", "code@hot=1", "code@0=-1", "poems@0=1"])
