@@ -1,84 +1,102 @@
-"""What the measuring commands leave for others to read, in short."""
+"""Emulated servers to measure, prompts that say what they are, and the commands that measure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-SPEEDS = {
-    "gains": [1.4, 1.2, 1.6],
-    "loses": [0.8, 0.7, 0.9],
-    "can't tell": [1.05, 0.9, 1.2],
-}
-"""A ratio of TPOT, plain / spec, with its interval, for each effect."""
+import httpx
+import pytest
 
+from tests.lab.emulated_servers import Emulated, emulated
+from tests.running import eventually
 
-def cell(
-    task: str, temperature: float, effect: str, *, acceptance: float | None = None
-) -> dict[str, Any]:
-    """Return a cell of a sweep; one of which nothing is known has the effect ""."""
-    return {
-        "task": task,
-        "temperature": temperature,
-        "requests": 20,
-        "failed": 0,
-        "tau": [1.8, 1.6, 2.0],
-        "acceptance": acceptance and [acceptance, acceptance - 0.01, acceptance + 0.01],
-        "spread": [],
-        "tpot_s": [0.02, 0.03] if effect else None,
-        "speed": SPEEDS.get(effect),
-        "ttft": None,
-        "effect": effect or "can't tell",
-    }
+SCALED = ("--time-scale", "50")
+NGRAM = (*SCALED, "--speculation", "ngram", "--k", "5")
+MODEL = "smollm2"
+CODE = "Write a Python class `Ledger` with methods add and merge, then three unit tests."
+STORY = "Write a short story about a clockmaker who finds a door in a salt mine."
 
 
-def sweep(*cells: Mapping[str, Any], speculation: str = "ngram") -> dict[str, Any]:
-    """Return the results of a sweep."""
-    return {
-        "kind": "sweep",
-        "model": "m",
-        "speculation": speculation,
-        "drafts_every_step": speculation in ("draft_model", "eagle3", "mtp"),
-        "k": 3,
-        "spec": {"name": "spec", "url": "http://a:1"},
-        "plain": {"name": "plain", "url": "http://b:1"},
-        "acceptance_from": "engine",
-        "spreads": {},
-        "cells": list(cells),
-    }
+@contextmanager
+def servers(
+    at: pytest.TempPathFactory, **arguments: tuple[str, ...]
+) -> Iterator[Mapping[str, Emulated]]:
+    """Run emulated servers, each with its arguments, by name."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(emulated(*each, at=at)) for name, each in arguments.items()
+        }
 
 
-def curve(
-    kind: str, points: Mapping[int, float], crossing: Sequence[float | None]
-) -> dict[str, Any]:
-    """Return a kind's gains by load, and where they end with its interval; None is infinity."""
-    return {
-        "kind": kind,
-        "points": [[load, gain, gain - 0.05, gain + 0.05] for load, gain in points.items()],
-        "crossing": list(crossing),
-    }
+def prompts(folder: Path) -> Path:
+    """Write prompts of two tasks, for which n-gram drafts do much and nothing."""
+    lines = [
+        {"prompt": f"{text} Part {part}.", "task": task, "body": {"vllm_xargs": xargs}}
+        for part in range(5)
+        for task, text, xargs in (
+            ("code", CODE, {"true_task": "code_edit"}),
+            ("creative", STORY, {"true_task": "creative"}),
+        )
+    ]
+    file = folder / "prompts.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return file
 
 
-def bench(*curves: Mapping[str, Any], classes: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return the results of a bench."""
-    return {"kind": "bench", "model": "m", "curves": list(curves), "classes": list(classes)}
+def command(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "turnout.cli", name, *arguments]
 
 
-def replay(
-    *,
-    policy: str = "threshold",
-    change: Sequence[float] | None = (-0.2, -0.3, -0.1),
-    growth: Mapping[str, float] = {"spec": 0.9, "plain": 1.1},
-) -> dict[str, Any]:
-    """Return the results of a replay; `change` is a share of mean E2E with its interval."""
-    names = ("share", "low", "high")
-    return {
-        "kind": "replay",
-        "policy": policy,
-        "figures": {f"growth.{pool}": times for pool, times in growth.items()},
-        "groups": [
-            {
-                "name": "all",
-                "requests": 400,
-                "e2e": {"change": change and dict(zip(names, change, strict=True))},
-            }
-        ],
-    }
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a subcommand to its end."""
+    return subprocess.run(
+        command(name, *arguments), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def interrupt(name: str, *arguments: str, once: str, log: Path) -> tuple[int, str, str]:
+    """Run a subcommand, press Ctrl-C when `once` is in what it says; return all it said.
+
+    Args:
+        name: The subcommand.
+        arguments: Its arguments.
+        once: Words on standard error.
+        log: Standard error goes here.
+    """
+    with (
+        log.open("w") as err,
+        _heeding_ctrl_c(),
+        subprocess.Popen(
+            command(name, *arguments), stdout=subprocess.PIPE, stderr=err, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        ) as started,
+    ):  # fmt: skip
+        try:
+            eventually(lambda: once in log.read_text(), within_s=60, what=f"{name} says {once}")
+            started.send_signal(signal.SIGINT)
+            out, _ = started.communicate(timeout=60)
+        finally:
+            started.kill()
+    return started.returncode, out, log.read_text()
+
+
+@contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Let processes started here heed it, though a shell that runs tests aside had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ask(server: Emulated) -> None:
+    """Send a server a request of another client."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": STORY}], "max_tokens": 40}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, trust_env=False)
+    answer.raise_for_status()

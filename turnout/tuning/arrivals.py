@@ -1,9 +1,11 @@
 """When the requests of an open loop are due: seconds from its start, rising."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from random import Random
 
@@ -13,6 +15,7 @@ from turnout.tuning.report import TuningError
 SHAPES = ("poisson", "constant", "burst", "ramp")
 RAMP_FROM = 0.2
 """Share of the mean rate at which a ramp begins; it ends as far above it."""
+_MORE_DECIMALS = re.compile(r"(\.\d{6})\d+")
 
 
 def shaped(shape: str, rate_per_s: float, *, seconds: float, seed: int) -> Iterator[float]:
@@ -68,10 +71,11 @@ def of_file(file: Path) -> list[float]:
     """
     try:
         with file.open(newline="", encoding="utf-8") as text:
-            first = [row[0] for row in csv.reader(text) if row]
-    except (OSError, UnicodeDecodeError) as error:
+            lines = csv.reader(text)
+            first = [(lines.line_num, row[0]) for row in lines if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TuningError(f"arrivals {file} can't be read: {error}") from None
-    times = [_moment(word, line, file) for line, word in enumerate(first[1:], start=2)]
+    times = [_moment(word, line, file) for line, word in first[1:]]
     if not times:
         raise TuningError(f"arrivals {file} has no line after its head; give it one per request")
     return from_first(times)
@@ -85,15 +89,17 @@ def from_first(times: Sequence[float]) -> list[float]:
 
 def _moment(word: str, line: int, file: Path) -> float:
     try:
-        return float(word)
+        if isfinite(seconds := float(word)):
+            return seconds
     except ValueError:
         pass
     try:
         # Python 3.11 reads six decimals at most; the traces have seven.
-        head, _, decimals = word.strip().partition(".")
-        return datetime.fromisoformat(f"{head}.{decimals[:6]:0<6}").timestamp()
+        moment = datetime.fromisoformat(_MORE_DECIMALS.sub(r"\1", word.strip()))
     except ValueError:
         raise TuningError(
             f"arrivals {file}, line {line}: {word!r} is neither seconds nor a timestamp as "
             "2023-11-16 18:17:03.98"
         ) from None
+    # Without a zone it is read as UTC, in which no hour is left out or comes twice.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -213,7 +213,8 @@ def of_file(file: Path) -> dict[str, list[Prompt]]:
         TuningError: If it can't be read, has no prompt, or a line is no such object.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(), which also ends lines at U+2028 and others that JSON allows in text.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TuningError(f"prompts {file} can't be read: {error}") from None
     found: dict[str, list[Prompt]] = {}
@@ -238,10 +239,14 @@ def _prompt(line: str, where: str) -> Prompt:
         messages = [{"role": "user", "content": text}]
     if not isinstance(messages, list) or not messages:
         raise TuningError(f'{where} has neither "prompt" (text) nor "messages" (a list)')
-    body = read.get("body", {})
+    if bad := [each for each in messages if not isinstance(each, dict)]:
+        raise TuningError(
+            f'{where}: {bad[0]!r} in "messages" is no object with "role" and "content"'
+        )
+    task, body = read.get("task", ""), read.get("body", {})
+    if not isinstance(task, str):
+        raise TuningError(f'{where}: "task" is {task!r}, not a name')
     if not isinstance(body, dict):
         raise TuningError(f'{where}: "body" is {body!r}, not an object of further fields')
     features = extract(Route.CHAT, {**body, "messages": messages})
-    return Prompt(
-        task=str(read.get("task") or classify(features).task.value), messages=messages, body=body
-    )
+    return Prompt(task=task or classify(features).task.value, messages=messages, body=body)

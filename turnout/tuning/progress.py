@@ -12,7 +12,12 @@ Count = Callable[..., None]
 
 @contextmanager
 def counting(console: Console, what: str, *, total: int | None) -> Iterator[Count]:
-    """Show requests as a bar on a terminal, elsewhere a line at each tenth of them."""
+    """Show requests as a bar on a terminal, elsewhere a line at each tenth of them.
+
+    Where it is not known how many there will be it is a line at each hundredth request.
+    """
+    every = max(1, total // 10) if total else 100
+    of = f" of {total}" if total else ""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -31,7 +36,7 @@ def counting(console: Console, what: str, *, total: int | None) -> Iterator[Coun
             nonlocal done
             done += 1
             progress.advance(task)
-            if not console.is_terminal and total and done % max(1, total // 10) == 0:
-                console.print(f"{what}: {done} of {total} requests", highlight=False)
+            if not console.is_terminal and done % every == 0:
+                console.print(f"{what}: {done}{of} requests", highlight=False)
 
         yield count

@@ -213,14 +213,28 @@ class Condition(NamedTuple):
         ]
 
 
-def finish(report: Report, folder: Path, conditions: Sequence[Condition]) -> int:
+def finish(
+    report: Report,
+    folder: Path,
+    conditions: Sequence[Condition],
+    *,
+    teach: Callable[[], str] | None = None,
+) -> int:
     """Show and write a report, and return the exit status.
+
+    Args:
+        report: What was found.
+        folder: Where its files go.
+        conditions: Of `--fail-if`; they are looked at when all is written.
+        teach: Writes what a gateway can learn from it, and says what is next.
 
     Raises:
         TuningError: If it can't be written, or a condition names no figure.
     """
     show(report)
     print(f"\nReport: {write(report, folder)}")
+    if teach is not None:
+        print(teach())
     held = [sentence for each in conditions for sentence in each.held(report.figures)]
     for sentence in held:
         print(f"--fail-if: {sentence}", file=sys.stderr)

@@ -33,6 +33,7 @@ class Target:
         url: Base URL, without `/v1`.
         model: Model to ask for; empty asks the server, which `reached` does.
         api_key: Bearer token.
+        api_key_env: Environment variable that it is from; empty where it is from none.
         speculation: How it drafts; None while unknown.
         k: Its `num_speculative_tokens`; 0 while unknown, or without.
         max_num_seqs: Its `--max-num-seqs`.
@@ -42,9 +43,15 @@ class Target:
     url: str
     model: str = ""
     api_key: str = _NO_KEY
+    api_key_env: str = ""
     speculation: Speculation | None = None
     k: int = 0
     max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What authenticates a request to it."""
+        return {} if self.api_key == _NO_KEY else {"authorization": f"Bearer {self.api_key}"}
 
 
 def of_url(name: str, url: str) -> Target:
@@ -80,7 +87,9 @@ def settings_of(file: Path) -> Settings:
     try:
         return load(file)
     except ConfigError as error:
-        raise TuningError(str(error)) from None
+        first, *more = (" ".join(str(problem).split()) for problem in error.problems)
+        others = f" (and {len(more)} more; turnout check {file} says which)" if more else ""
+        raise TuningError(first + others) from None
 
 
 def _of_pool(pool: PoolSettings) -> Target:
@@ -95,6 +104,7 @@ def _of_pool(pool: PoolSettings) -> Target:
         of_url(pool.name, named[0]),
         model=pool.model or "",
         api_key=key,
+        api_key_env=pool.api_key_env or "",
         speculation=declared,
         k=pool.k or 0,
         max_num_seqs=pool.max_num_seqs,
@@ -141,10 +151,9 @@ def exposition(
 
 
 def _get(target: Target, path: str, transport: httpx.BaseTransport | None) -> httpx.Response:
-    headers = {} if target.api_key == _NO_KEY else {"authorization": f"Bearer {target.api_key}"}
     try:
         with httpx.Client(timeout=TIMEOUT_S, transport=transport, trust_env=False) as client:
-            answer = client.get(target.url + path, headers=headers)
+            answer = client.get(target.url + path, headers=target.headers)
     except httpx.HTTPError as error:
         why = str(error) or type(error).__name__
         raise TuningError(
@@ -203,14 +212,21 @@ def pair_of(args: argparse.Namespace) -> tuple[Target, Target]:
     """
     if args.config is not None:
         found = of_config(args.config)
-        spec = [each for each in found if each.speculation is not Speculation.NONE]
-        plain = [each for each in found if each.speculation is Speculation.NONE]
-        if not spec or not plain:
+        pairs = [
+            (spec, plain)
+            for spec in found
+            for plain in found
+            if spec.speculation is not Speculation.NONE
+            and plain.speculation is Speculation.NONE
+            and spec.model == plain.model
+            and args.model in ("", spec.model or args.model)
+        ]
+        if not pairs:
             raise TuningError(
-                f"{args.config} needs a pool that speculates and one with `speculation: none`; "
-                "or name both servers with --spec and --plain"
+                f"{args.config} needs a pool that speculates and one with `speculation: none` of "
+                "the same model; or name both servers with --spec and --plain"
             )
-        pair = spec[0], plain[0]
+        pair = pairs[0]
     elif args.spec and args.plain:
         pair = of_url("spec", args.spec), of_url("plain", args.plain)
     else:
@@ -221,6 +237,30 @@ def pair_of(args: argparse.Namespace) -> tuple[Target, Target]:
     )
     method = Speculation(args.method) if args.method else first.speculation
     return replace(first, speculation=method, k=args.k or first.k), second
+
+
+def different(spec: Target, plain: Target) -> tuple[Target, Target]:
+    """Return a pair that was reached, the plain one known as such.
+
+    Raises:
+        TuningError: If both speculate, or neither.
+    """
+    if spec.speculation is Speculation.NONE:
+        raise TuningError(does_not_speculate(spec))
+    if plain.k:
+        raise TuningError(
+            f"{plain.url} speculates too, so there is nothing to compare with; name a server "
+            "without --speculative-config with --plain"
+        )
+    return spec, replace(plain, speculation=Speculation.NONE)
+
+
+def does_not_speculate(target: Target) -> str:
+    """Return the sentence about a server that was to speculate."""
+    return (
+        f"{target.url} does not speculate: its /metrics has no vllm:spec_decode series; start it "
+        "with --speculative-config, or name the server that has it"
+    )
 
 
 class Running(Protocol):
@@ -271,6 +311,13 @@ def asked(targets: Sequence[Target], args: argparse.Namespace) -> list[Target]:
             f"environment variable {args.api_key_env} is empty or not set; export the key in it"
         )
     return [
-        reached(replace(each, model=args.model or each.model, api_key=key or each.api_key))
+        reached(
+            replace(
+                each,
+                model=args.model or each.model,
+                api_key=key or each.api_key,
+                api_key_env=args.api_key_env or each.api_key_env,
+            )
+        )
         for each in targets
     ]

@@ -119,4 +119,5 @@ def _declared(target: Target) -> dict[str, object]:
         "speculation": pool.speculation.value,
         **({"k": pool.k} if pool.speculates and pool.k else {}),
         "max_num_seqs": pool.max_num_seqs,
+        **({"api_key_env": target.api_key_env} if target.api_key_env else {}),
     }

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--arrivals", default="poisson", metavar="SHAPE",
-        help=f"of an open loop: {', '.join(SHAPES)}, or a CSV file whose first column has times",
+        help=f"of an open loop: {', '.join(SHAPES)}, or a CSV file whose first column has times, "
+        "which stand instead of loads and rates",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=SECONDS,

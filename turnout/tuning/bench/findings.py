@@ -163,9 +163,11 @@ class Curve:
             return f"{self.kind} gains nothing, even at {self.points[0][0]} in flight"
         else:
             said = f"gains up to {self.crossing.value:.1f} in flight"
-        low, high = self.crossing.low, self.crossing.high
-        shown = f"over {highest}" if isinf(high) else f"{high:.1f}"
-        return f"{self.kind} {said} (95 %: {low:.1f} to {shown})"
+        low, high = (
+            f"over {highest}" if isinf(each) else f"{each:.1f}" for each in self.crossing[1:]
+        )
+        range_ = low if low == high else f"{low} to {high}"
+        return f"{self.kind} {said} (95 %: {range_})"
 
 
 def curves(runs: Sequence[Run], *, spec: str, plain: str) -> list[Curve]:

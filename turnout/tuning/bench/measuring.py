@@ -15,6 +15,8 @@ from turnout.tuning.targets import Target
 
 OVER = 1.5
 """Requests of a closed step over those in flight, at least: so that most begin and end in it."""
+BATCHES = 3
+"""Batches from which capacity is told, the first of them to fill it."""
 _WARM_UP_TOKENS = 16
 
 
@@ -101,12 +103,13 @@ class Bench:
     async def capacity_per_s(self, target: Target, *, in_flight: int) -> float:
         """Return the requests per second that a target can do of the mix, its batch kept full."""
         step = Step(name="capacity", kind="", in_flight=in_flight)
-        run = await self._closed(step, target, 0, requests=round(OVER * in_flight) + in_flight)
-        ends = sorted(sample.ended_s for sample in run.samples if sample.outcome == "ok")
-        counted = ends[min(in_flight, len(ends) // 2) :]
-        if len(counted) < 2 or counted[-1] <= counted[0]:
+        run = await self._closed(step, target, 0, requests=BATCHES * in_flight)
+        found = full_rate(
+            [sample.ended_s for sample in run.samples if sample.outcome == "ok"], in_flight
+        )
+        if found is None:
             raise TuningError(f"{target.url} did not answer enough requests to tell its capacity")
-        return (len(counted) - 1) / (counted[-1] - counted[0])
+        return found
 
     async def run(self, step: Step, round_number: int) -> list[Run]:
         """Run a step on every target; each round begins with another one."""
@@ -165,6 +168,24 @@ class Bench:
         assert step.rate_per_s is not None  # noqa: S101 - of open steps only
         found = list(shaped(self._shape, step.rate_per_s, seconds=self._seconds, seed=number + 1))
         return found or [0.0]
+
+
+def full_rate(ends: Sequence[float], in_flight: int) -> float | None:
+    """Return the requests per second of a batch kept full; None where too few ended.
+
+    It counts from the end of the first batch, in which it was filled, to the last end, so that
+    batches whose requests end together have the rate of those whose do not.
+
+    Args:
+        ends: When requests ended, s; those of whole batches.
+        in_flight: Size of the batch.
+    """
+    first = min(in_flight, len(ends) // 2)
+    if first < 1:
+        return None
+    ordered = sorted(ends)
+    seconds = ordered[-1] - ordered[first - 1]
+    return (len(ordered) - first) / seconds if seconds > 0.0 else None
 
 
 def by_target(runs: Sequence[Run]) -> Mapping[str, list[Run]]:

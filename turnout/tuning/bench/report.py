@@ -94,7 +94,7 @@ def report_of(benched: Benched) -> Report:
         ],
         plots=[
             *([_curve_plot(crossings)] if crossings else []),
-            *([_latency_plot(opened)] if opened else []),
+            *([_latency_plot(opened)] if any(each.requests for each in opened) else []),
         ],
         figures=figures(found, crossings),
         data=_data(benched, found, crossings),
@@ -165,7 +165,8 @@ def _warnings(benched: Benched, found: Sequence[Measures]) -> list[str]:
         worst = max(late, key=lambda each: each.late_s)
         said.append(
             f"At {worst.step.name} on {worst.target} requests left up to {worst.late_s:.2f} s "
-            f"late, held back at {worst.step.in_flight} in flight; the wait is in TTFT and E2E."
+            f"late: {worst.step.in_flight} were in flight, or this machine was too busy to send; "
+            "the wait is in TTFT and E2E."
         )
     return said
 
@@ -186,7 +187,7 @@ def _ladder_table(crossings: Sequence[Curve]) -> Table:
 
 def _crossing(found: Interval) -> str:
     value, low, high = ("over" if isinf(each) else f"{each:.1f}" for each in found)
-    return f"{value} ({low}-{high})"
+    return value if value == low == high else f"{value} ({low}-{high})"
 
 
 def _interval(found: Interval | None) -> str:
@@ -291,7 +292,9 @@ def _curve_plot(crossings: Sequence[Curve]) -> Drawn:
 
 
 def _latency_plot(opened: Sequence[Measures]) -> Drawn:
-    names = [name for name in ("TTFT", "TPOT", "E2E") if name in opened[0].latency_s]
+    names = [
+        name for name in ("TTFT", "TPOT", "E2E") if any(name in each.latency_s for each in opened)
+    ]
     steps = list(dict.fromkeys(each.step.name for each in opened))
     targets = list(dict.fromkeys(each.target for each in opened))
 
@@ -308,8 +311,8 @@ def _latency_plot(opened: Sequence[Measures]) -> Drawn:
                     middle, *_, tail = (1000.0 * value for value in values)
                     colour = COLOURS[number % len(COLOURS)]
                     axes.bar(at, tail, width * 0.9, color=colour, alpha=0.35)
-                    axes.bar(at, middle, width * 0.9, color=colour,
-                             label=target if place == 0 else None)  # fmt: skip
+                    axes.bar(at, middle, width * 0.9, color=colour)
+                axes.bar(0, 0, color=COLOURS[number % len(COLOURS)], label=target)
             axes.set_xticks(range(len(steps)), [step.replace(" of ", "\nof ") for step in steps])
             axes.set_title(f"{name}, ms")
         grid[0][-1].legend(frameon=False, fontsize=8)

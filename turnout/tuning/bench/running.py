@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -21,6 +22,7 @@ from turnout.tuning.arrivals import SHAPES, of_file
 from turnout.tuning.bench.measuring import Bench, Run
 from turnout.tuning.bench.plan import Step, Workload, ladder, mix_of, open_steps, prompts_of
 from turnout.tuning.bench.report import Benched, report_of
+from turnout.tuning.load import MAX_IN_FLIGHT
 from turnout.tuning.material import of_file as prompts_of_file
 from turnout.tuning.progress import Count, counting
 from turnout.tuning.report import Condition, TuningError, finish
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
     """
     plan = _Plan(args)
     found = targets.asked(_targets(args), args)
-    spec, plain = _sides(found)
+    spec, plain = _sides(found) if args.urls else targets.different(*found)
     runs: list[Run] = []
     began = monotonic()
     capacity: list[float] = []
@@ -48,7 +50,9 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         suppress(KeyboardInterrupt),
     ):
         asyncio.run(plan.measure(found, plain or found[0], runs, capacity, count))
-    whole = [each for each in runs if each.round < plan.finished(runs, len(found))]
+    rounds = plan.whole_rounds(runs, len(found))
+    # A part of the first round is better than nothing.
+    whole = [each for each in runs if each.round < max(1, rounds)]
     if not whole:
         raise TuningError("nothing was measured: it was stopped before the first round was over")
     spec = spec and replace(spec, speculation=spec.speculation or _method(whole, spec))
@@ -61,15 +65,19 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         mix=args.mix,
         arrivals=args.arrivals,
         capacity_per_s=capacity[0] if capacity else None,
-        rounds=(1 + max(each.round for each in whole), args.rounds),
+        rounds=(rounds, args.rounds),
         minutes=(monotonic() - began) / 60.0,
         command=shlex.join(["turnout", *sys.argv[1:]]),
     )
-    status = finish(report_of(benched), args.out, failing)
-    if spec is not None and plain is not None:
-        learner, now = _learnt(whole, spec, plain)
-        print(write_lesson(args.out, learner, spec, plain, now=now, config=args.config is None))
-    return status
+    if spec is None or plain is None:
+        return finish(report_of(benched), args.out, failing)
+    pair = spec, plain
+
+    def lesson() -> str:
+        learner, now = _learnt(whole, *pair)
+        return write_lesson(args.out, learner, *pair, now=now, config=args.config is None)
+
+    return finish(report_of(benched), args.out, failing, teach=lesson)
 
 
 class _Plan:
@@ -80,11 +88,11 @@ class _Plan:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        if args.rounds < 1 or args.requests < 1 or args.max_tokens < 2 or args.seconds <= 0.0:
-            raise TuningError(
-                "--rounds and --requests are 1 at least, --max-tokens 2, and --seconds above 0"
-            )
-        if bad := [each for each in (*args.in_flight, *args.rates) if each <= 0]:
+        if args.rounds < 1 or args.requests < 1 or args.max_tokens < 2:
+            raise TuningError("--rounds and --requests are 1 at least, and --max-tokens 2")
+        if not 0.0 < args.seconds < inf:
+            raise TuningError(f"--seconds {args.seconds:g} is no time to send in; give 60")
+        if bad := [each for each in (*args.in_flight, *args.rates) if not 0.0 < each < inf]:
             raise TuningError(f"a load of {bad[0]:g} is none; give numbers above 0")
         mix = mix_of(args.mix)
         own = None if args.prompts is None else prompts_of_file(args.prompts)
@@ -95,11 +103,14 @@ class _Plan:
             ignore_eos=args.ignore_eos,
         )
         self._args = args
-        self._ladder = ladder(mix, args.in_flight)
-        self._loads = [] if args.rates else [_load(text) for text in args.loads]
+        self._ladder = ladder(mix, sorted(set(args.in_flight)))
         self._trace = None if args.arrivals in SHAPES else of_file(Path(args.arrivals))
+        asked = not args.rates and self._trace is None
+        self._loads = [_load(text) for text in args.loads] if asked else []
+        if len({share for share, _ in self._loads}) < len(self._loads):
+            raise TuningError("two of --loads have the same share; give each in a run of its own")
         self._steps: list[Step] = []
-        if not self._ladder and not self._loads and not args.rates:
+        if not self._ladder and not self._loads and not args.rates and self._trace is None:
             raise TuningError("there is no load to measure; give --in-flight, --loads or --rates")
 
     async def measure(
@@ -127,30 +138,36 @@ class _Plan:
                 capacity.append(await bench.capacity_per_s(reference, in_flight=most))
                 opened = open_steps(capacity[0], self._loads)
             else:
-                opened = [
-                    Step(name=f"mix at {rate:g}/s", kind="", in_flight=1000, rate_per_s=rate)
-                    for rate in self._args.rates
-                ]
+                opened = self._at_rates()
             self._steps = [*self._ladder, *opened]
             for number in range(self._args.rounds):
                 for step in self._steps:
                     runs += await bench.run(step, number)
 
-    def finished(self, runs: Sequence[Run], targets: int) -> int:
-        """Return how many rounds are whole; one that is not counts where there is no other."""
-        each = len(self._steps) * targets
-        if not each:
-            return 0
-        return max(1, len(runs) // each)
+    def _at_rates(self) -> list[Step]:
+        """Return the mix as a trace has it, or else at the rates that are asked for."""
+        if self._trace is None:
+            rates = {f"mix at {rate:g}/s": rate for rate in self._args.rates}
+        else:
+            rate = len(self._trace) / max(1.0, self._trace[-1])
+            rates = {f"mix as in {Path(self._args.arrivals).name}": rate}
+        return [
+            Step(name=name, kind="", in_flight=MAX_IN_FLIGHT, rate_per_s=rate)
+            for name, rate in rates.items()
+        ]
+
+    def whole_rounds(self, runs: Sequence[Run], targets: int) -> int:
+        """Return how many rounds are whole."""
+        return len(runs) // (len(self._steps) * targets) if self._steps else 0
 
 
 def _load(text: str) -> tuple[float, int]:
     share, _, most = text.partition(":")
     try:
-        found = float(share), int(most or 1000)
+        found = float(share), int(most or MAX_IN_FLIGHT)
     except ValueError:
         found = 0.0, 0
-    if found[0] <= 0.0 or found[1] < 1:
+    if not 0.0 < found[0] < inf or found[1] < 1:
         raise TuningError(f"--loads {text!r} is not SHARE:N; write 0.8:100")
     return found
 

@@ -25,7 +25,7 @@ from turnout.tuning.load import LoadGenerator
 from turnout.tuning.material import Prompt
 from turnout.tuning.report import TuningError
 from turnout.tuning.sample import Job, Sample
-from turnout.tuning.targets import Target, exposition
+from turnout.tuning.targets import Target, does_not_speculate, exposition
 
 FEWEST_ROUNDS = 5
 """Requests of a cell under which its interval says nothing; cells are left out before that."""
@@ -128,7 +128,7 @@ class Measuring:
         on_trial: OnTrial,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.cells = [Cell(task, each) for task in prompts for each in temperatures]
+        self.cells = [Cell(task, each) for task in prompts for each in dict.fromkeys(temperatures)]
         self.left_out: list[Cell] = []
         self.source = Source.CHUNKS
         self._targets = {SPEC: spec, PLAIN: plain}
@@ -160,8 +160,10 @@ class Measuring:
                 if until is None:
                     continue
                 if number == 0:
+                    planned = len(self.cells)
                     self._give_up(int((until - began) / took_s), rounds)
-                elif self._clock() + took_s > until:
+                    took_s *= len(self.cells) / planned
+                if self._clock() + took_s > until:
                     return
 
     def _generator(self, pool: str) -> LoadGenerator:
@@ -184,9 +186,10 @@ class Measuring:
                 if pool == SPEC and sample.accepted is not None:
                     self.source = Source.ENGINE
         if self.source is not Source.ENGINE and (seen := exposition(self._targets[SPEC])):
-            if not seen.speculates:
-                raise TuningError(_plain_spec(self._targets[SPEC]))
-            self.source = Source.COUNTERS
+            if seen.speculates is False:
+                raise TuningError(does_not_speculate(self._targets[SPEC]))
+            if seen.speculates:
+                self.source = Source.COUNTERS
 
     async def _round(self, number: int, generators: Mapping[str, LoadGenerator]) -> None:
         order = list(self.cells)
@@ -214,10 +217,11 @@ class Measuring:
         return _by_chunks(trial)
 
     async def _scrape(self) -> Exposition | None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        target = self._targets[SPEC]
+        async with httpx.AsyncClient(trust_env=False, headers=target.headers) as client:
             try:
-                answer = await client.get(f"{self._targets[SPEC].url}/metrics")
-                return parse(answer.text)
+                answer = await client.get(f"{target.url}/metrics")
+                return parse(answer.raise_for_status().text)
             except (httpx.HTTPError, UnreadableMetrics):
                 return None
 
@@ -232,13 +236,6 @@ class Measuring:
                 return
             self.cells.remove(cell)
             self.left_out.append(cell)
-
-
-def _plain_spec(target: Target) -> str:
-    return (
-        f"{target.url} does not speculate: its /metrics has no vllm:spec_decode series; start it "
-        "with --speculative-config, or name the server that has it"
-    )
 
 
 def _jobs(cell: Cell, prompts: Sequence[Prompt], *, max_tokens: int) -> Iterator[Job]:

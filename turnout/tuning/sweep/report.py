@@ -217,7 +217,7 @@ def _acceptance_tables(swept: Swept) -> list[Table]:
             rows=[*cells, *rates],
         )
     ]
-    if swept.drafts_every_step and (fitted := falls(swept.findings, swept.spec.k)):
+    if fitted := _falls(swept):
         tables.append(
             Table(
                 heading="Alpha by temperature: the chance of a draft token after accepted ones",
@@ -248,6 +248,13 @@ def _spreads(swept: Swept) -> dict[str, Mapping[str, float]]:
         | dict(zip(_QUANTILES, quantiles(mine, _QUANTILES.values()), strict=True))
         for name, mine in groups.items()
     }
+
+
+def _falls(swept: Swept) -> Mapping[str, Fall]:
+    """Return how alpha falls, where drafts of a known length are made at every step."""
+    if not swept.drafts_every_step or not swept.spec.k:
+        return {}
+    return falls(swept.findings, swept.spec.k)
 
 
 def _number(interval: Interval | None) -> str:
@@ -316,9 +323,6 @@ def _by_temperature(
 def _data(swept: Swept) -> Mapping[str, Any]:
     spec = swept.spec
     method = spec.speculation or Speculation.NGRAM
-    fitted: Mapping[str, Fall] = (
-        falls(swept.findings, spec.k) if swept.drafts_every_step and spec.k else {}
-    )
     return {
         "model": spec.model,
         "speculation": method.value,
@@ -331,7 +335,9 @@ def _data(swept: Swept) -> Mapping[str, Any]:
         "acceptance_from": swept.source.value,
         "requests_per_cell": swept.rounds[0],
         "left_out": [str(cell) for cell in swept.left_out],
-        "alpha": {task: {"at_zero": each.at_zero, "by": each.by} for task, each in fitted.items()},
+        "alpha": {
+            task: {"at_zero": each.at_zero, "by": each.by} for task, each in _falls(swept).items()
+        },
         "spreads": _spreads(swept),
         "cells": [_cell(each) for each in swept.findings],
     }

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from time import monotonic
 
 from rich.console import Console
@@ -31,12 +32,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         TuningError: If nothing can be measured.
     """
     _check(args)
-    spec, plain = targets.asked(targets.pair_of(args), args)
-    if plain.speculation not in (None, Speculation.NONE):
-        raise TuningError(
-            f"{plain.url} speculates too, so there is nothing to compare with; name a server "
-            "without --speculative-config with --plain"
-        )
+    spec, plain = targets.different(*targets.asked(targets.pair_of(args), args))
     prompts = _prompts(args)
     measuring, trials, minutes = _measured(args, spec, plain, prompts)
     whole = _whole(trials, measuring.cells)
@@ -46,7 +42,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
             "cell had one"
         )
     method = spec.speculation or method_of(whole, spec.k) or Speculation.NGRAM
-    spec, plain = replace(spec, speculation=method), replace(plain, speculation=Speculation.NONE)
+    spec = replace(spec, speculation=method)
     swept = Swept(
         spec=spec,
         plain=plain,
@@ -59,9 +55,18 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         minutes=minutes,
         command=shlex.join(["turnout", *sys.argv[1:]]),
     )
-    status = finish(report_of(swept), args.out, failing)
+
+    def lesson() -> str:
+        learner = _learnt(whole, spec, plain)
+        now = max(trial.sample.ended_s for trial in whole)
+        return write_lesson(args.out, learner, spec, plain, now=now, config=args.config is None)
+
+    return finish(report_of(swept), args.out, failing, teach=lesson)
+
+
+def _learnt(trials: Sequence[Trial], spec: Target, plain: Target) -> Learner:
     learner, pools = Learner(), {SPEC: pool_of(spec), PLAIN: pool_of(plain)}
-    for trial in whole:
+    for trial in trials:
         teach(
             learner,
             pools[trial.pool],
@@ -70,10 +75,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
             accepted=trial.accepted,
             drafted=trial.drafted,
         )
-    now = max(trial.sample.ended_s for trial in whole)
-    said = write_lesson(args.out, learner, spec, plain, now=now, config=args.config is None)
-    print(said)
-    return status
+    return learner
 
 
 def _prompts(args: argparse.Namespace) -> dict[str, list[Prompt]]:
@@ -96,7 +98,7 @@ def _measured(
 ) -> tuple[Measuring, list[Trial], float]:
     """Return the requests that were sent until it was over, time was up, or Ctrl-C; minutes."""
     trials: list[Trial] = []
-    total = 2 * args.requests * len(prompts) * len(args.temperatures)
+    total = 2 * args.requests * len(prompts) * len(set(args.temperatures))
     began = monotonic()
     with counting(Console(stderr=True), "Sweep", total=total) as count:
 
@@ -139,5 +141,5 @@ def _check(args: argparse.Namespace) -> None:
             raise TuningError(f"{name} {value} is too few; give {least} at least")
     if bad := [each for each in args.temperatures if not 0.0 <= each <= 2.0]:
         raise TuningError(f"temperature {bad[0]:g} is not from 0 to 2, which is what vLLM takes")
-    if args.budget is not None and args.budget <= 0.0:
+    if args.budget is not None and not 0.0 < args.budget < inf:
         raise TuningError(f"--budget {args.budget:g} is no time; give minutes, as 10")
