@@ -15,11 +15,9 @@ from turnout.tuning.report import Report, page_of
 from turnout.tuning.sweep.findings import (
     CellFinding,
     Effect,
-    alpha_of,
     falls,
     figures,
     find,
-    method_of,
 )
 from turnout.tuning.sweep.measuring import PLAIN, SPEC, Cell, Source, Trial
 from turnout.tuning.sweep.report import Swept, report_of
@@ -193,54 +191,6 @@ def test_the_rule_of_practice_goes_by_accepted_over_drafted(
     known = None if acceptance is None else Interval(acceptance, 0.0, 1.0)
 
     assert finding(acceptance=known).rule == rule
-
-
-@pytest.mark.parametrize(
-    ("drafts", "expected"),
-    [
-        ({CODE: (250, 50), STORY: (250, 60)}, Speculation.DRAFT_MODEL),
-        ({CODE: (250, 50), STORY: (50, 60)}, Speculation.NGRAM),
-        ({CODE: (250, 50), STORY: (0, 0)}, Speculation.NGRAM),
-        ({}, None),
-    ],
-    ids=["drafts everywhere", "seldom in stories", "never in stories", "untold"],
-)
-def test_a_method_is_told_by_the_cell_that_is_drafted_for_least(
-    drafts: dict[Cell, tuple[int, int]], expected: Speculation | None
-) -> None:
-    trials = [
-        trial(number, cell=cell, accepted=accepted, drafted=drafted)
-        for number in range(3)
-        for cell, (drafted, accepted) in drafts.items()
-    ]
-
-    assert method_of(trials, 5) is expected
-
-
-def test_a_method_is_not_told_without_the_length_of_a_draft() -> None:
-    assert method_of([trial(0, accepted=50, drafted=250)], 0) is None
-
-
-def test_a_trial_whose_drafts_are_not_known_tells_no_method() -> None:
-    assert method_of([trial(0, accepted=50), trial(0, PLAIN)], 5) is None
-
-
-@given(alpha=st.floats(0.0, 1.0), k=st.integers(1, 16))
-def test_alpha_is_found_again_from_the_acceptance_it_makes(alpha: float, k: int) -> None:
-    acceptance = sum(alpha**place for place in range(1, k + 1)) / k
-
-    found = alpha_of(acceptance, k)
-
-    # Where alpha is small and k large many of them make nearly the same acceptance.
-    assert sum(found**place for place in range(1, k + 1)) / k == pytest.approx(acceptance)
-    assert found == pytest.approx(alpha, abs=1e-6)
-
-
-@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=2), st.integers(1, 16))
-def test_more_accepted_is_never_a_lower_alpha(rates: list[float], k: int) -> None:
-    low, high = sorted(rates)
-
-    assert alpha_of(low, k) <= alpha_of(high, k) + 1e-9
 
 
 def accepting(alphas: dict[float, float], k: int, task: str = "code") -> list[CellFinding]:

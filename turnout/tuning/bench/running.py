@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
@@ -13,7 +13,6 @@ from time import monotonic
 
 from rich.console import Console
 
-from proxy.discovery import DRAFTS_EVERY_STEP
 from routing.learner import Learner
 from routing.pools import Speculation
 from turnout.simulation.statistics import Targets as Limits
@@ -22,6 +21,7 @@ from turnout.tuning.arrivals import SHAPES, of_file
 from turnout.tuning.bench.measuring import Bench, Run
 from turnout.tuning.bench.plan import Step, Workload, ladder, mix_of, open_steps, prompts_of
 from turnout.tuning.bench.report import Benched, report_of
+from turnout.tuning.drafting import method_of
 from turnout.tuning.load import MAX_IN_FLIGHT
 from turnout.tuning.material import of_file as prompts_of_file
 from turnout.tuning.progress import Count, counting
@@ -55,7 +55,9 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
     whole = [each for each in runs if each.round < max(1, rounds)]
     if not whole:
         raise TuningError("nothing was measured: it was stopped before the first round was over")
-    spec = spec and replace(spec, speculation=spec.speculation or _method(whole, spec))
+    spec = spec and replace(
+        spec, speculation=spec.speculation or method_of(_told(whole), spec.k) or Speculation.NGRAM
+    )
     benched = Benched(
         targets=found,
         spec=spec,
@@ -198,16 +200,12 @@ def _sides(found: Sequence[Target]) -> tuple[Target | None, Target | None]:
     return None, None
 
 
-def _method(runs: Sequence[Run], spec: Target) -> Speculation:
-    """Tell a method that drafts at every step from one that copies, as the gateway does."""
-    shares = []
-    for kind in {sample.job.kind for run in runs for sample in run.samples}:
-        mine = [s for run in runs for s in run.samples if s.job.kind == kind and s.drafted]
-        steps = sum((s.tokens or 1) - 1 - (s.accepted or 0) for s in mine)
-        if steps > 0:
-            shares.append(sum(s.drafted or 0 for s in mine) / steps)
-    every = bool(shares and spec.k) and min(shares) >= DRAFTS_EVERY_STEP * spec.k
-    return Speculation.DRAFT_MODEL if every else Speculation.NGRAM
+def _told(runs: Sequence[Run]) -> Iterator[tuple[str, int, int]]:
+    """Yield what was drafted, where it is known."""
+    for sample in (sample for run in runs for sample in run.samples):
+        steps = (sample.tokens or 1) - 1 - (sample.accepted or 0)
+        if sample.drafted is not None and steps > 0:
+            yield sample.job.kind, sample.drafted, steps
 
 
 def _learnt(runs: Sequence[Run], spec: Target, plain: Target) -> tuple[Learner, float]:

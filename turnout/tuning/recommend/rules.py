@@ -96,7 +96,10 @@ def _verdict(cells: Sequence[Mapping[str, Any]]) -> TaskRule | None:
 
 
 def _highest(cells: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Iterator[Change]:
-    """Yield the temperature above which every task was seen to lose."""
+    """Yield the temperature above which every task was seen to lose.
+
+    `policy: threshold` measures nothing by itself, so it has the highest at which a task gains.
+    """
     by_temperature: dict[float, list[Mapping[str, Any]]] = {}
     for cell in cells:
         if cell["speed"]:
@@ -116,6 +119,27 @@ def _highest(cells: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> I
         cool = "thresholds", "cool_temperature"
         if (_at(config, cool) or 0.0) > max(rest):
             yield Change(key=cool, value=max(rest), because="it is at most max_temperature")
+    elif config.get("policy") == "threshold":
+        yield from _highest_gain(by_temperature, config)
+
+
+def _highest_gain(
+    by_temperature: Mapping[float, Sequence[Mapping[str, Any]]], config: Mapping[str, Any]
+) -> Iterator[Change]:
+    gaining = {
+        at: mine
+        for at, cells in by_temperature.items()
+        if (mine := [cell for cell in cells if Effect(cell["effect"]) is Effect.GAINS])
+    }
+    key = "thresholds", "max_temperature"
+    present = _at(config, key) or ThresholdSettings().max_temperature
+    if gaining and max(gaining) != present:
+        yield Change(
+            key=key,
+            value=max(gaining),
+            because=f"sweep: the highest at which a task gains: "
+            f"{', '.join(map(_speed, gaining[max(gaining)]))}",
+        )
 
 
 def _break_even(

@@ -16,10 +16,11 @@ import orjson
 import yaml
 
 from config.problems import ConfigError
+from routing.pools import Pool
 from routing.state import UnusableState
 from turnout.simulation.page import Drawn, Panels, Table, svg
 from turnout.tuning.advice import Advice, NotKnown
-from turnout.tuning.learnt import read_learnt
+from turnout.tuning.learnt import Learnt, read_learnt, write_learnt
 from turnout.tuning.recommend.rules import (
     Change,
     applied,
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         )
     if args.rate is not None and not 0.0 < args.rate < inf:
         raise TuningError(f"--rate {args.rate:g} is none; give a number above 0")
-    config = _config(args.config)
-    changes = differing(_changes(args, config), config)
+    config = _config(args)
+    changes = differing([*_changes(args, config), *_start(args, config)], config)
     servers, unknown = _servers(args)
     try:
         made = applied(config, changes)
@@ -66,14 +67,19 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
     if changes and config:
         written = args.out / CONFIG
         written.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
-        print(f"Changed config: {written}")
+        print(f"Next: turnout serve --config {written}")
     if args.apply:
         _apply(args, changes)
     return status
 
 
-def _config(file: Path | None) -> dict[str, Any]:
-    """Return a config as it is written; empty without one."""
+def _config(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the present config as it is written, or the one that a measurement began.
+
+    Empty without either.
+    """
+    begun = [folder / CONFIG for folder in (args.bench, args.sweep) if folder is not None]
+    file = args.config or next((each for each in begun if each.is_file()), None)
     if file is None:
         return {}
     settings_of(file)  # refuses one that is not valid
@@ -94,6 +100,52 @@ def _changes(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Change
             with _whole(folder):
                 found += rule(results)
     return found
+
+
+def _start(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Change]:
+    """Put together what the measurements taught, for a gateway to start from.
+
+    A config of the user's own that keeps what was learnt keeps that.
+    """
+    folders = [each for each in (args.sweep, args.bench) if each is not None]
+    taught = [each / LEARNT for each in folders if (each / LEARNT).is_file()]
+    kept = (config.get("learning") or {}).get("state_file")
+    if not taught or (args.config is not None and kept):
+        return []
+    learner, pools = _read_learnt(taught[0])
+    for file in taught[1:]:
+        more, others = _read_learnt(file)
+        if {name: _known(each) for name, each in others.items()} != {
+            name: _known(each) for name, each in pools.items()
+        }:
+            raise TuningError(
+                f"{taught[0]} and {file} are of different servers; measure both on the same ones"
+            )
+        learner.merge(more)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / LEARNT
+    write_learnt(file, learner, pools.values(), now=0.0)
+    sources = " and ".join(each.parent.name for each in taught)
+    return [
+        Change(
+            key=("learning", "state_file"),
+            value=str(file.resolve()),
+            because=f"{sources}: the gateway starts from what was measured, and goes on",
+        )
+    ]
+
+
+def _known(pool: Pool) -> tuple[str, str, int]:
+    return pool.model, pool.speculation.value, pool.k
+
+
+def _read_learnt(file: Path) -> Learnt:
+    try:
+        return read_learnt(file)
+    except OSError as error:
+        raise TuningError(f"{file} can't be read: {error.strerror}") from None
+    except UnusableState as error:
+        raise TuningError(str(error)) from None
 
 
 @contextmanager
@@ -121,13 +173,9 @@ def _servers(args: argparse.Namespace) -> tuple[ServerAdvice | None, str]:
             demand = demand_of(results, args.rate)
     else:
         return None, "draft tokens and pool shares: they need turnout bench, or --learnt"
+    learner, pools = _read_learnt(file)
     try:
-        learner, pools = read_learnt(file)
         return advise_servers(learner, pools, demand=demand, now=0.0), ""
-    except OSError as error:
-        raise TuningError(f"{file} can't be read: {error.strerror}") from None
-    except UnusableState as error:
-        raise TuningError(str(error)) from None
     except NotKnown as error:
         return None, f"draft tokens and pool shares: {error}"
 

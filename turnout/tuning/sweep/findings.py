@@ -7,8 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from proxy.discovery import DRAFTS_EVERY_STEP
-from routing.pools import Speculation
+from turnout.simulation.acceptance import alpha_of
 from turnout.simulation.statistics import Interval
 from turnout.tuning.intervals import quantiles, ratio_of_sums, speed_ratio
 from turnout.tuning.sweep.measuring import PLAIN, SPEC, Cell, Trial
@@ -122,49 +121,6 @@ def _acceptance(trials: Sequence[Trial]) -> Interval | None:
     return ratio_of_sums(*zip(*told, strict=True)) if told else None
 
 
-def method_of(trials: Sequence[Trial], k: int) -> Speculation | None:
-    """Tell a method that drafts at every step from one that copies, as the gateway does.
-
-    Of the cell whose steps draft least: where text does not repeat, n-gram and suffix decoding
-    find nothing. `NGRAM` stands for whatever copies, `DRAFT_MODEL` for whatever predicts.
-
-    Args:
-        trials: All of them.
-        k: Draft tokens per step; 0 while unknown.
-    """
-    shares = []
-    for cell in {trial.cell for trial in trials}:
-        told = [
-            (each.drafted, each.steps)
-            for each in trials
-            if each.cell == cell and each.drafted is not None and each.steps
-        ]
-        if told:
-            shares.append(sum(d for d, _ in told) / sum(s for _, s in told))
-    if not shares or not k:
-        return None
-    least = min(shares) / k
-    return Speculation.DRAFT_MODEL if least >= DRAFTS_EVERY_STEP else Speculation.NGRAM
-
-
-def alpha_of(acceptance: float, k: int) -> float:
-    """Return the chance that a draft token is accepted after those before it were, in [0, 1].
-
-    Accepted / drafted is alpha (1 - alpha^k) / (k (1 - alpha)) where that chance is the same at
-    every place of a draft; found by bisection.
-
-    Args:
-        acceptance: Accepted / drafted, in [0, 1].
-        k: Draft tokens per step, at least 1.
-    """
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2.0
-        rate = sum(middle**place for place in range(1, k + 1)) / k
-        low, high = (middle, high) if rate < acceptance else (low, middle)
-    return (low + high) / 2.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fall:
     """How a task's acceptance falls with temperature: at_zero * (1 - by * T^1.6).
@@ -186,7 +142,7 @@ def falls(findings: Sequence[CellFinding], k: int) -> dict[str, Fall]:
     points: dict[str, list[tuple[float, float]]] = {}
     for each in findings:
         if each.acceptance is not None:
-            alpha = alpha_of(each.acceptance.value, k)
+            alpha = alpha_of(each.acceptance.value * k, k)
             points.setdefault(each.cell.task, []).append((each.cell.temperature, alpha))
     return {task: _fitted(mine) for task, mine in points.items() if len(dict(mine)) > 1}
 

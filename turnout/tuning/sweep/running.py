@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
@@ -15,10 +15,11 @@ from rich.console import Console
 from routing.learner import Learner
 from routing.pools import Speculation
 from turnout.tuning import targets
+from turnout.tuning.drafting import method_of
 from turnout.tuning.material import TASKS, Prompt, built_in, of_file
 from turnout.tuning.progress import counting
 from turnout.tuning.report import Condition, TuningError, finish
-from turnout.tuning.sweep.findings import find, method_of
+from turnout.tuning.sweep.findings import find
 from turnout.tuning.sweep.measuring import PLAIN, SPEC, Cell, Measuring, Trial
 from turnout.tuning.sweep.report import Swept, report_of
 from turnout.tuning.targets import Target
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
             f"nothing was measured: it was stopped after {len(trials)} requests, before every "
             "cell had one"
         )
-    method = spec.speculation or method_of(whole, spec.k) or Speculation.NGRAM
+    method = spec.speculation or method_of(_told(whole), spec.k) or Speculation.NGRAM
     spec = replace(spec, speculation=method)
     swept = Swept(
         spec=spec,
@@ -76,6 +77,13 @@ def _learnt(trials: Sequence[Trial], spec: Target, plain: Target) -> Learner:
             drafted=trial.drafted,
         )
     return learner
+
+
+def _told(trials: Sequence[Trial]) -> Iterator[tuple[str, int, int]]:
+    """Yield what was drafted, where it is known."""
+    for trial in trials:
+        if trial.drafted is not None and trial.steps:
+            yield str(trial.cell), trial.drafted, trial.steps
 
 
 def _prompts(args: argparse.Namespace) -> dict[str, list[Prompt]]:
