@@ -61,8 +61,7 @@ class _Seen:
         if answer.usage is not None:
             self.tokens = answer.usage.completion_tokens
             self.prompt_tokens = answer.usage.prompt_tokens
-        metrics = (answer.model_extra or {}).get("metrics") or {}
-        speculative = metrics.get("speculative_decoding") or {}
+        speculative = _speculative(answer)
         self.accepted = speculative.get("num_accepted_draft_tokens", self.accepted)
         self.drafted = speculative.get("num_draft_tokens", self.drafted)
 
@@ -232,6 +231,12 @@ class LoadGenerator:
             answer = await response.parse()
             seen.finish_reason = answer.choices[0].finish_reason
             seen.note_usage(answer)
+
+
+def _speculative(answer: ChatCompletion | ChatCompletionChunk) -> Mapping[str, int]:
+    """Return what vLLM tells of an answer's drafts; empty where it does not."""
+    metrics = (answer.model_extra or {}).get("metrics") or {}
+    return metrics.get("speculative_decoding") or {}
 
 
 def _messages(job: Job) -> list[ChatCompletionMessageParam]:
