@@ -155,6 +155,16 @@ def test_a_gap_that_is_there_one_at_a_time_has_another_cause() -> None:
     assert diagnosis.verdict.startswith("It is something else (")
 
 
+def test_a_gap_such_as_answers_have_by_themselves_is_no_cause() -> None:
+    """P99 at 1.8 times P50, whoever sends what."""
+    wide = [times(60, spread=0.25, seed=seed) for seed in (7, 8, 9)]
+
+    diagnosis = found({CODE: wide[0][:30], STORY: wide[0][30:]}, alone=wide[1], quiet=wide[2])
+
+    assert of(diagnosis, Cause.OTHER).holds is False
+    assert diagnosis.gaps[ALONE_QUIET].low > 1.15
+
+
 def test_two_requests_leave_every_question_of_time_open() -> None:
     two = times(2, seed=1)
 
