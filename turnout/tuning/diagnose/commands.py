@@ -16,7 +16,12 @@ DEFAULT_FOLDER = "reports/diagnose"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `diagnose`."""
-    parser.add_argument("url", metavar="URL", help="the server, or a gateway")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("url", nargs="?", metavar="URL", help="the server, or a gateway")
+    where.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="a gateway's config: the first server that it has speculate",
+    )  # fmt: skip
     parser.add_argument("--mix", default=MIX, help=f"kinds of requests (default: {MIX})")
     parser.add_argument(
         "--kind", metavar="TASK@T",

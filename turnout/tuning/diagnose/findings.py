@@ -183,7 +183,7 @@ def _load(tpots: Mapping[str, Sequence[float]]) -> Evidence:
 def _holds(wider: Interval) -> bool | None:
     if wider.value >= MATTERS and wider.low > 1.0:
         return True
-    return False if wider.high < MATTERS or wider.value <= 1.0 else None
+    return False if wider.high < MATTERS else None
 
 
 def _kv(pressure: Pressure | None) -> Evidence:

@@ -12,6 +12,7 @@ from math import ceil
 
 from rich.console import Console
 
+from routing.pools import Speculation
 from turnout.simulation.mixes import Kind
 from turnout.simulation.page import Drawn, Panels, Table, svg
 from turnout.simulation.statistics import Interval
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         )
     mix = mix_of(args.mix)
     kind = _predictable(mix, args.kind)
-    (target,) = targets.asked([targets.of_url("server", args.url)], args)
+    (target,) = targets.asked([_target(args)], args)
     workload = Workload(
         mix=mix,
         prompts=prompts_of(mix, None if args.prompts is None else of_file(args.prompts)),
@@ -80,6 +81,17 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
         pressure=_worst(seen),
     )
     return finish(_report(args, target, runs, by_step, found, kind), args.out, failing)
+
+
+def _target(args: argparse.Namespace) -> Target:
+    """Return the server that the arguments name."""
+    if args.config is None:
+        return targets.of_url("server", args.url)
+    found = targets.of_config(args.config)
+    spec = [each for each in found if each.speculation is not Speculation.NONE]
+    if not spec:
+        raise TuningError(f"{args.config} has no pool that speculates; name a server by its URL")
+    return spec[0]
 
 
 def _predictable(mix: Sequence[Kind], named: str | None) -> str:
