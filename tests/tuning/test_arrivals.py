@@ -32,7 +32,7 @@ def within(times: list[float], low: float, high: float) -> int:
 def test_every_shape_has_the_rate_that_is_asked_for_on_average(shape: str) -> None:
     counts = [len(arrivals(shape, seed)) for seed in SEEDS]
 
-    assert sum(counts) / len(counts) == pytest.approx(RATE * PERIODS_S, rel=0.02)
+    assert sum(counts) / len(counts) == pytest.approx(RATE * PERIODS_S, rel=0.012)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

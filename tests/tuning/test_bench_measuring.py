@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -79,6 +80,16 @@ async def test_every_target_and_no_two_rounds_have_the_same_requests() -> None:
 
     assert first[0] == first[1]
     assert sorted(texts(one)[8:]) == sorted(texts(other)[8:]) != first[0]
+
+
+async def test_no_two_rounds_of_a_closed_step_have_the_same_requests() -> None:
+    server = Scripted()
+    async with bench(server) as (made, _):
+        alone = replace(CLOSED, in_flight=1)
+        runs = [(await made.run(alone, number))[0] for number in range(2)]
+
+    first, second = ({str(each.job.messages) for each in run.samples} for run in runs)
+    assert first != second
 
 
 async def test_an_open_step_sends_at_its_rate_whatever_comes_back() -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from routing.features import Route, extract
@@ -104,6 +104,7 @@ def test_without_a_task_the_gateways_own_guess_stands(task: TaskType, tmp_path: 
     assert list(of_file(lines(tmp_path, json.dumps(line)))) == [task.value]
 
 
+@example("one\u2028two\u2029three\x85four")
 @given(st.text(st.characters(codec="utf-8"), min_size=1))
 def test_any_text_comes_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, text: str
