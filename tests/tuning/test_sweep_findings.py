@@ -204,6 +204,14 @@ def accepting(alphas: dict[float, float], k: int, task: str = "code") -> list[Ce
     ]
 
 
+def test_alpha_at_zero_is_a_chance() -> None:
+    """A draft that is its own target accepts all at 0: measured .99, .95, .78 and .48."""
+    fall = falls(accepting({0.0: 1.0, 0.4: 0.97, 0.8: 0.78, 1.0: 0.48}, 5), 5)["code"]
+
+    assert fall.at_zero == 1.0
+    assert 0.3 < fall.by < 0.5
+
+
 def test_the_published_series_falls_by_about_half() -> None:
     """.81, .71, .52 and .38 at 0, .4, .8 and 1 (decision framework, July 2026)."""
     series = {0.0: 0.81, 0.4: 0.71, 0.8: 0.52, 1.0: 0.38}

@@ -148,10 +148,13 @@ def falls(findings: Sequence[CellFinding], k: int) -> dict[str, Fall]:
 
 
 def _fitted(points: Sequence[tuple[float, float]]) -> Fall:
-    """Fit by least squares."""
+    """Fit by least squares, with a chance at temperature 0."""
     temperatures, alphas = np.array(points, np.float64).T
-    columns = np.stack([np.ones_like(temperatures), temperatures**FALL_POWER], axis=1)
+    powers = temperatures**FALL_POWER
+    columns = np.stack([np.ones_like(powers), powers], axis=1)
     (at_zero, slope), *_ = np.linalg.lstsq(columns, alphas, rcond=None)
+    if at_zero > 1.0:
+        at_zero, slope = 1.0, (powers @ (alphas - 1.0)) / (powers @ powers)
     return Fall(at_zero=float(at_zero), by=float(-slope / at_zero) if at_zero > 0.0 else 0.0)
 
 
