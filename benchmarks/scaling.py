@@ -1,16 +1,17 @@
 """How the gateway's cost grows: `python -m benchmarks.scaling`.
 
-With backends, traffic classes, streams and workers. The rate of requests or chunks is the same in
-each row of a table, so that a row shows what one of them costs with more of the rest. Wire, cores
-and CPU time are those of `benchmarks.cost`; the two workers share both cores with the wire.
+With backends, traffic classes, streams and workers, and what memory a million requests take. The
+rate of requests or chunks is the same in each row of a table, so that a row shows what one of them
+costs with more of the rest. Wire, cores and CPU time are those of `benchmarks.cost`; the two
+workers share both cores with the wire.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -45,6 +46,8 @@ STREAMS = (1, 64, 512, 5000)
 STREAM_GAP_US = 100
 """Between two chunks of all streams together: 10,000 chunks/s, however many streams there are."""
 LEAST_GAP_US = 5_000
+PIECE_S = 5.0
+"""Between two looks at the memory."""
 TEMPERATURES = (0.0, 0.4, 0.6, 0.9, 1.3)
 TALKS = (
     "Write a function that takes a list of numbers and returns those that are prime.",
@@ -118,11 +121,37 @@ class Cost(NamedTuple):
     kib: float
 
 
-def measured(wire: Path, load: Load, seconds: float) -> Cost:
-    """Measure one load.
+class _Running(NamedTuple):
+    """A gateway under load.
+
+    Attributes:
+        root: Process id of its first process.
+        asking: Sends requests for so many seconds and tells what came of them.
+        log: Its log.
+    """
+
+    root: int
+    asking: Callable[[float], dict[str, Any]]
+    log: Path
+
+    def ask(self, seconds: float) -> dict[str, Any]:
+        """Send requests for some seconds.
+
+        Raises:
+            Unfit: If one fails.
+        """
+        told = self.asking(seconds)
+        if told["failures"]:
+            raise Unfit(f"{told['failures']} requests failed: {self.log.read_text()[-300:]}")
+        return told
+
+
+@contextmanager
+def serving(wire: Path, load: Load, *, spread_s: float) -> Iterator[_Running]:
+    """Run a gateway, and what answers for its servers.
 
     Raises:
-        Unfit: If the gateway does not start, or fails requests.
+        Unfit: If the gateway does not start.
     """
     with tempfile.TemporaryDirectory() as where, ExitStack() as stack:
         folder = Path(where)
@@ -141,20 +170,55 @@ def measured(wire: Path, load: Load, seconds: float) -> Cost:
         )
         await_answer(PORT, log)
         sent = "\n".join(json.dumps(each, separators=(",", ":")) for each in load.bodies)
-        idle_mib = memory_mib(root)
-        spread_s = min(1.0, seconds / 3) if load.gap_us else 0.0
         asking = partial(
             loaded, wire, PORT, load.connections, sent=sent, spread_s=spread_s, cores=cores
         )
-        asking(min(1.0, seconds))
-        began = cpu_s(root)
-        told = asking(seconds)
-        spent = cpu_s(root) - began
-        if told["failures"]:
-            raise Unfit(f"{told['failures']} requests failed: {log.read_text()[-300:]}")
-        grown_kib = 1024 * (memory_mib(root) - idle_mib)
+        yield _Running(root, asking, log)
+
+
+def measured(wire: Path, load: Load, seconds: float) -> Cost:
+    """Measure one load.
+
+    Raises:
+        Unfit: If the gateway does not start, or fails requests.
+    """
+    spread_s = min(1.0, seconds / 3) if load.gap_us else 0.0
+    with serving(wire, load, spread_s=spread_s) as gateway:
+        idle_mib = memory_mib(gateway.root)
+        gateway.ask(min(1.0, seconds))
+        began = cpu_s(gateway.root)
+        told = gateway.ask(seconds)
+        spent = cpu_s(gateway.root) - began
+        grown_kib = 1024 * (memory_mib(gateway.root) - idle_mib)
     count = told["requests"] if load.gap_us is None else told["events"]
     return Cost(1e6 * spent / count, count / told["seconds"], grown_kib / load.connections)
+
+
+def memory_over(wire: Path, requests: int, console: Console) -> list[tuple[int, float]]:
+    """Return the gateway's memory, MiB, after each tenth of so many requests.
+
+    Raises:
+        Unfit: If the gateway does not start, or fails requests.
+    """
+    found: list[tuple[int, float]] = []
+    with (
+        serving(wire, Load(table="memory", amount=requests), spread_s=0.0) as gateway,
+        Progress(console=console) as progress,
+    ):
+        step = progress.add_task("requests", total=requests)
+        sent = 0
+        while sent < requests:
+            sent += gateway.ask(PIECE_S)["requests"]
+            progress.update(step, completed=sent)
+            if sent >= (len(found) + 1) * requests / 10:
+                found.append((sent, memory_mib(gateway.root)))
+    return found
+
+
+def memory_table(found: Sequence[tuple[int, float]]) -> list[str]:
+    """Return the table of memory as Markdown."""
+    lines = ["| requests | memory MiB |", "|---:|---:|"]
+    return [*lines, *(f"| {sent:,} | {mib:.1f} |" for sent, mib in found)]
 
 
 def run(
@@ -199,20 +263,25 @@ def table(name: str, found: Mapping[Load, Sequence[Cost]]) -> list[str]:
 def main() -> int:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    everything = ("backends", "classes", "streams", "workers")
+    everything = ("backends", "classes", "streams", "workers", "memory")
     parser.add_argument("--only", nargs="+", choices=everything, default=everything)
+    parser.add_argument(
+        "--requests", type=int, default=10**6, help="of memory (default a million)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load (default 5)")
     args = parser.parse_args()
     console = Console(stderr=True)
     try:
         found = run(args.only, args.rounds, args.seconds, console)
+        over = memory_over(build_wire(), args.requests, console) if "memory" in args.only else []
     except Unfit as why:
         console.print(str(why))
         return 1
-    lines = [line for name in args.only for line in ("", *table(name, found))][1:]
+    tables = [memory_table(over) if name == "memory" else table(name, found) for name in args.only]
+    lines = [line for each in tables for line in ("", *each)][1:]
     kept = BUILT / f"scaling-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    raw = [[load.table, load.amount, costs] for load, costs in found.items()]
+    raw = [["memory", over], *([load.table, load.amount, costs] for load, costs in found.items())]
     kept.with_suffix(".json").write_text(json.dumps(raw))
     kept.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
