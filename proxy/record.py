@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from routing.acceptance import steps_of
 from routing.decision import Decision, Draws, Outcome, Reason, RoutingRequest
 from routing.pools import Pool
 from routing.static import Choice
@@ -165,8 +166,8 @@ class RequestRecord:
         """Tokens per engine step, (N - 1) / (N - 1 - A); None when unknown."""
         if self.accepted is None or self.completion_tokens is None or self.completion_tokens < 2:
             return None
-        decoded = self.completion_tokens - 1
-        return decoded / max(1, decoded - self.accepted)
+        decoded, k = self.completion_tokens - 1, self.decision.pool.k if self.decision else 0
+        return decoded / steps_of(decoded, self.accepted, k)
 
     @property
     def acceptance(self) -> float | None:

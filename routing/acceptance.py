@@ -116,6 +116,21 @@ class AcceptanceSums(Fading):
 _UNSEEN = AcceptanceSums()
 
 
+def steps_of(tokens: int, accepted: int, k: int) -> int:
+    """Return the engine steps that decoded `tokens`, some of them accepted drafts.
+
+    Each step yields one token and the drafts it accepts: N - 1 - A. The last one may have accepted
+    more than the answer had room for, which vLLM counts too; no step yields more than k + 1.
+
+    Args:
+        tokens: Tokens after the first, N - 1; at least 1.
+        accepted: Draft tokens accepted, as the server counts them.
+        k: Draft tokens per step; 0 while unknown.
+    """
+    least = -(-tokens // (k + 1)) if k else 1
+    return max(least, tokens - accepted)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
     """What is believed of a class on a pool.
@@ -222,7 +237,7 @@ class AcceptanceBook:
         """
         if tokens <= 0:
             return
-        steps = max(1, tokens - accepted)
+        steps = steps_of(tokens, accepted, pool.k)
         self._watch(pool, traffic_class, steps=steps, accepted=accepted)
         self._add(pool, traffic_class, steps, accepted, drafted, now)
 

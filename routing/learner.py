@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
-from routing.acceptance import POOL_TOKENS, AcceptanceBook, AcceptanceSums
+from routing.acceptance import POOL_TOKENS, AcceptanceBook, AcceptanceSums, steps_of
 from routing.causal import CausalBook
 from routing.decision import Outcome
 from routing.demand import DemandBook
@@ -108,7 +108,7 @@ class Learner:
         """Take the mean step of an answer that did not stream, and so showed no gaps."""
         backend, decoded = outcome.backend, outcome.tokens - 1
         if backend is not None:
-            steps = max(1, decoded - (outcome.accepted or 0))
+            steps = steps_of(decoded, outcome.accepted or 0, outcome.pool.k)
             gap_s, in_flight = tpot_s * decoded / steps, max(1, outcome.in_flight)
             self.stepped(outcome.pool, backend, gap_s, in_flight=in_flight, now=now, count=steps)
 

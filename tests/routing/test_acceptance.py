@@ -12,6 +12,7 @@ from routing.acceptance import (
     Acceptance,
     AcceptanceBook,
     AcceptanceSums,
+    steps_of,
 )
 from routing.expectations import expectation
 from routing.pools import Pool, Speculation
@@ -225,3 +226,31 @@ def test_no_request_gives_anything_but_a_number(pool: Pool, steps: int) -> None:
     found = book.believed(pool, CODE, now=0)
     assert 1 <= found.tau < float("inf")
     assert 0 < found.sd < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "accepted", "k", "steps"),
+    [
+        (59, 0, 5, 59),
+        (59, 40, 5, 19),
+        (59, 49, 5, 10),
+        (59, 50, 5, 10),  # the last step accepted one more than there was room for
+        (59, 55, 5, 10),
+        (6, 5, 5, 1),
+        (1, 1, 5, 1),
+        (10, 12, 0, 1),  # how many it drafts is not known
+        (10, 4, 0, 6),
+    ],
+)
+def test_no_step_yields_more_than_its_drafts_and_one(
+    tokens: int, accepted: int, k: int, steps: int
+) -> None:
+    assert steps_of(tokens, accepted, k) == steps
+
+
+def test_what_a_last_step_accepts_beyond_the_end_makes_no_more_tokens_per_step() -> None:
+    book = AcceptanceBook()
+    for now in range(50):
+        book.add(NGRAM, CODE, tokens=11, accepted=10, drafted=10, now=float(now))
+
+    assert 5.0 < book.believed(NGRAM, CODE, now=50.0).tau <= 6.0

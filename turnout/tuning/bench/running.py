@@ -13,6 +13,7 @@ from time import monotonic
 
 from rich.console import Console
 
+from routing.acceptance import steps_of
 from routing.learner import Learner
 from routing.pools import Speculation
 from turnout.simulation.statistics import Targets as Limits
@@ -56,7 +57,10 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
     if not whole:
         raise TuningError("nothing was measured: it was stopped before the first round was over")
     spec = spec and replace(
-        spec, speculation=spec.speculation or method_of(_told(whole), spec.k) or Speculation.NGRAM
+        spec,
+        speculation=spec.speculation
+        or method_of(_told(whole, spec.k), spec.k)
+        or Speculation.NGRAM,
     )
     benched = Benched(
         targets=found,
@@ -200,11 +204,11 @@ def _sides(found: Sequence[Target]) -> tuple[Target | None, Target | None]:
     return None, None
 
 
-def _told(runs: Sequence[Run]) -> Iterator[tuple[str, int, int]]:
+def _told(runs: Sequence[Run], k: int) -> Iterator[tuple[str, int, int]]:
     """Yield what was drafted, where it is known."""
     for sample in (sample for run in runs for sample in run.samples):
-        steps = (sample.tokens or 1) - 1 - (sample.accepted or 0)
-        if sample.drafted is not None and steps > 0:
+        if sample.drafted is not None and (sample.tokens or 0) > 1:
+            steps = steps_of((sample.tokens or 0) - 1, sample.accepted or 0, k)
             yield sample.job.kind, sample.drafted, steps
 
 

@@ -108,7 +108,11 @@ def find(trials: Sequence[Trial], cell: Cell) -> CellFinding:
 
 
 def _tau(trials: Sequence[Trial]) -> Interval | None:
-    told = [(each.steps + (each.accepted or 0), each.steps) for each in trials if each.steps]
+    told = [
+        (each.sample.tokens - 1, each.steps)
+        for each in trials
+        if each.steps and each.sample.tokens
+    ]
     return ratio_of_sums(*zip(*told, strict=True)) if told else None
 
 

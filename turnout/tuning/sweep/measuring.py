@@ -21,6 +21,7 @@ from proxy.vllm_metrics import (
     UnreadableMetrics,
     parse,
 )
+from routing.acceptance import steps_of
 from turnout.tuning.load import LoadGenerator
 from turnout.tuning.material import Prompt
 from turnout.tuning.report import TuningError
@@ -64,6 +65,7 @@ class Trial:
         accepted: Draft tokens accepted; None where unknown. By chunks: tokens beyond one a chunk.
         drafted: Draft tokens proposed; None where unknown.
         disturbed: Whether the counters also counted other traffic.
+        k: Draft tokens per step; 0 while unknown, or on the plain server.
     """
 
     round: int
@@ -74,19 +76,22 @@ class Trial:
     accepted: int | None = None
     drafted: int | None = None
     disturbed: bool = False
+    k: int = 0
 
     @property
     def tau(self) -> float | None:
         """Tokens per engine step, (N - 1) / (N - 1 - A); None while unknown."""
-        return None if self.steps is None else 1.0 + (self.accepted or 0) / self.steps
+        if self.steps is None or self.sample.tokens is None:
+            return None
+        return (self.sample.tokens - 1) / self.steps
 
     @property
     def steps(self) -> int | None:
-        """Engine steps after the first token, N - 1 - A; None while unknown or none."""
+        """Engine steps after the first token; None while unknown or none."""
         tokens = self.sample.tokens
-        if tokens is None or self.accepted is None or tokens - 1 <= self.accepted:
+        if tokens is None or self.accepted is None or tokens < 2:
             return None
-        return tokens - 1 - self.accepted
+        return steps_of(tokens - 1, self.accepted, self.k)
 
     @property
     def acceptance(self) -> float | None:
@@ -208,6 +213,7 @@ class Measuring:
         trial = Trial(round=number, cell=cell, pool=pool, sample=sample)
         if pool == PLAIN:
             return trial
+        trial = replace(trial, k=self._targets[SPEC].k)
         if self.source is Source.ENGINE:
             return replace(
                 trial, source=Source.ENGINE, accepted=sample.accepted, drafted=sample.drafted
