@@ -57,9 +57,14 @@ def curve(
     }
 
 
-def bench(*curves: Mapping[str, Any], classes: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def bench(
+    *curves: Mapping[str, Any],
+    classes: Sequence[Mapping[str, Any]] = (),
+    mix: str = "code@0.2=1",
+) -> dict[str, Any]:
     """Return the results of a bench."""
-    return {"kind": "bench", "model": "m", "curves": list(curves), "classes": list(classes)}
+    whole = {"kind": "bench", "model": "m", "mix": mix}
+    return {**whole, "curves": list(curves), "classes": list(classes)}
 
 
 def replay(

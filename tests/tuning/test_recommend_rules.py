@@ -290,25 +290,28 @@ STORY = curve("creative@1", {1: 0.8, 4: 0.7, 16: 0.6}, [0.0, 0.0, 0.0])
 ENDLESS = curve("code_edit@0.2", {1: 4.0, 16: 3.0, 32: 2.0}, [None, None, None])
 
 
-@pytest.mark.parametrize(
-    "curves",
-    [(CODE,), (CODE, ECHO), (ECHO, CODE), (CODE, STORY), (CODE, ENDLESS)],
-    ids=[
-        *("one", "the first of two to stop", "in any order", "one that never gains has no say"),
-        "nor has one that does not stop",
-    ],
-)
-def test_marks_are_of_the_first_kind_that_gained_to_stop(
-    curves: Sequence[Mapping[str, Any]],
-) -> None:
-    (change,) = from_bench(bench(*curves))
+THRESHOLD = {"policy": "threshold"}
+MIX = "code@0.2=30,extraction@0.2=10,creative@1=35,code_edit@0.2=5"
 
-    assert (change.key, change.value) == (("thresholds", "in_flight"), {"high": 11, "low": 8.25})
-    assert change.because == (
-        "bench: code@0.2 is the first to stop gaining, at 12.4 in flight; kinds that never gain "
-        "are kept out by class"
-    )
-    assert applied({}, [change]) == {"thresholds": {"in_flight": {"high": 11, "low": 8.25}}}
+
+@pytest.mark.parametrize(
+    ("curves", "high", "because"),
+    [
+        ((CODE,), 11, "no kind gains beyond: code@0.2 is the last to stop, at 12.4 in flight"),
+        ((ECHO, CODE), 21, "no kind gains beyond: extraction@0.2 is the last to stop, at 22.6"),
+        ((CODE, STORY), 11, "no kind gains beyond: code@0.2 is the last to stop"),
+    ],
+    ids=["one", "the last of two", "one that never gains has no say"],
+)
+def test_adaptive_has_a_mark_only_where_no_kind_gains_any_more(
+    curves: Sequence[Mapping[str, Any]], high: int, because: str
+) -> None:
+    (change,) = from_bench(bench(*curves, mix=MIX))
+
+    marks = {"high": high, "low": 0.75 * high}
+    assert (change.key, change.value) == (("thresholds", "in_flight"), marks)
+    assert change.because.startswith(f"bench: {because}")
+    assert applied({}, [change]) == {"thresholds": {"in_flight": marks}}
 
 
 @pytest.mark.parametrize(
@@ -317,19 +320,47 @@ def test_marks_are_of_the_first_kind_that_gained_to_stop(
         (),
         (STORY,),
         (ENDLESS,),
-        (STORY, ENDLESS),
+        (CODE, ENDLESS),
         (curve("code@0.2", {1: 2.0, 16: 0.98}, [15.0, 11.0, None]),),
         (curve("code@0.2", {1: 1.02, 2: 0.9}, [1.2, 0.0, 1.7]),),
     ],
     ids=[
-        *("no curves", "no gain", "no end of a gain", "neither", "it may go on", "it may be none"),
+        *("no curves", "no gain", "no end of a gain", "one goes on", "it may go on"),
+        "it may be none",
     ],
 )
-def test_there_are_no_marks_where_no_gain_was_surely_seen_to_end(
-    curves: Sequence[Mapping[str, Any]],
-) -> None:
-    """A mark binds every policy: one at the highest load measured would shed what gains there."""
-    assert from_bench(bench(*curves)) == []
+def test_adaptive_has_no_mark_where_a_gain_may_go_on(curves: Sequence[Mapping[str, Any]]) -> None:
+    """A mark binds every policy: one where the first kind stops would shed what gains there."""
+    assert from_bench(bench(*curves, mix=MIX)) == []
+
+
+def test_threshold_has_one_where_kinds_that_gain_stop_by_how_often_they_come() -> None:
+    ladder = (1, 8, 16, 32)
+    code = curve("code@0.2", dict(zip(ladder, (1.5, 0.9, 0.7, 0.6), strict=True)), [6.5, 5.0, 8.0])
+    echo = curve("extraction@0.2", dict.fromkeys(ladder, 2.0), [None, None, None])
+
+    often, seldom = (
+        from_bench(bench(code, echo, STORY, mix=mix), THRESHOLD)
+        for mix in (
+            "code@0.2=30,extraction@0.2=10,creative@1=35",
+            "code@0.2=10,extraction@0.2=30,creative@1=35",
+        )
+    )
+
+    (change,) = often  # code 3 : echo 1, so that (0.9^3 x 2)^(1/4) > 1 > (0.7^3 x 2)^(1/4)
+    assert 8 < change.value["high"] < 16
+    assert change.because.startswith(
+        "bench: kinds that gain, by how often they come, together stop at 1"
+    )
+    assert seldom == []  # (0.6 x 2^3)^(1/4) > 1: together they never stop
+
+
+def test_threshold_has_no_mark_where_its_kinds_may_not_gain_at_first_or_may_go_on() -> None:
+    slight = curve("code@0.2", {1: 1.04, 8: 0.5}, [1.2, 0.5, 2.0])
+    slow = curve("code@0.2", {1: 1.5, 8: 0.98}, [7.5, 6.0, None])
+
+    assert from_bench(bench(slight, mix=MIX), THRESHOLD) == []
+    assert from_bench(bench(slow, mix=MIX), THRESHOLD) == []
 
 
 # --- replay ---------------------------------------------------------------------------------

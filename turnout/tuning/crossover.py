@@ -87,6 +87,25 @@ def crossover(points: Gains) -> float | None:
     return None
 
 
+def together(by_kind: Mapping[str, Gains], weights: Mapping[str, float]) -> Gains:
+    """Return the gain of kinds that come side by side, where all of them were measured.
+
+    Geometric means, each kind by how often it comes.
+
+    Args:
+        by_kind: Gains of the kinds.
+        weights: How often each comes, in any unit.
+    """
+    known = {kind: dict(points) for kind, points in by_kind.items()}
+    total = sum(weights[kind] for kind in known)
+    loads = set.intersection(*(set(points) for points in known.values())) if known else set()
+    found = []
+    for load in sorted(loads):
+        mean = sum(weights[kind] * log(points[load]) for kind, points in known.items()) / total
+        found.append((load, exp(mean)))
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedMarks:
     """In-flight marks for the config, and what they stand on.
@@ -124,5 +143,10 @@ def derive_marks(by_kind: Mapping[str, Gains]) -> DerivedMarks:
     else:
         limit = min(measured, default=1)
         why = "nothing gained even at the lowest load measured"
+    return marks_at(limit, why)
+
+
+def marks_at(limit: float, why: str) -> DerivedMarks:
+    """Return marks that keep requests from more than `limit` in flight, counted with the last."""
     high = max(1, floor(limit) - 1)
     return DerivedMarks(high=high, low=LOW_SHARE * high, why=why)

@@ -21,7 +21,8 @@ from turnout.tuning.bench.findings import (
     tpots,
 )
 from turnout.tuning.bench.measuring import Run
-from turnout.tuning.crossover import derive_marks
+from turnout.tuning.bench.plan import mix_of
+from turnout.tuning.crossover import crossover, marks_at, together
 from turnout.tuning.report import COLOURS, Report
 from turnout.tuning.targets import Target
 from turnout.tuning.teaching import class_of
@@ -83,7 +84,7 @@ def report_of(benched: Benched) -> Report:
         title=f"Load test: {', '.join(each.name for each in benched.targets)}",
         about=_about(benched),
         verdicts=[
-            *_crossing_verdicts(crossings),
+            *_crossing_verdicts(benched, crossings),
             *_open_verdicts(benched, opened),
             *_warnings(benched, found),
         ],
@@ -119,12 +120,24 @@ def _about(benched: Benched) -> list[str]:
     ]
 
 
-def _crossing_verdicts(crossings: Sequence[Curve]) -> list[str]:
+def _crossing_verdicts(benched: Benched, crossings: Sequence[Curve]) -> list[str]:
     if not crossings:
         return []
-    marks = derive_marks({curve.kind: curve.gains for curve in crossings})
     said = [f"Crossover: {curve.words}." for curve in crossings]
-    return [*said, f"In-flight mark {marks.high}: {marks.why}."]
+    gaining = {curve.kind: curve.gains for curve in crossings if curve.crossing.value}
+    if not gaining:
+        return said
+    weights = {kind.label: kind.weight for kind in mix_of(benched.mix)}
+    points = together(gaining, weights)
+    at = crossover(points)
+    together_ = "All of those that gain, by how often they come in the mix, together"
+    said.append(
+        f"{together_} still gain at {points[-1][0]} in flight."
+        if at is None
+        else f"{together_} stop at {at:.1f} in flight: one in-flight mark for all would be "
+        f"{marks_at(at, '').high}. policy adaptive weighs each class by itself and needs none."
+    )
+    return said
 
 
 def _open_verdicts(benched: Benched, opened: Sequence[Measures]) -> list[str]:

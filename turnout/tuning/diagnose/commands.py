@@ -7,8 +7,8 @@ from turnout.tuning import targets
 from turnout.tuning.bench.commands import MIX
 
 IN_FLIGHT = 8
-REQUESTS = 60
-"""Of each load: P99 of fewer is the slowest one, whatever the cause."""
+REQUESTS = 120
+"""Of each load: enough to tell P95."""
 MAX_TOKENS = 80
 ROUNDS = 3
 DEFAULT_FOLDER = "reports/diagnose"

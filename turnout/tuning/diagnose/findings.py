@@ -2,13 +2,14 @@
 
 Four loads are compared, two by two: the mix and one predictable kind by itself, each with many
 requests in flight and with one. Between the mix and the kind by itself at the same load only the
-company differs: if P99 tightens, it was the mix (decision framework, July 2026). Between many and
-one of the same kind only the load does.
+company differs: if the tail tightens, it was the mix (decision framework, July 2026). Between many
+and one of the same kind only the load does.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +24,10 @@ MIXED, ALONE, MIXED_QUIET, ALONE_QUIET = STEPS = (
 MATTERS = 1.15
 """A gap so many times another's is told of; differences under 15 % mean little at some tens of
 requests (seen between equal runs on real vLLM)."""
+BEYOND = 6
+"""Requests beyond a quantile from which it is told: P99 of sixty is the slowest one, whatever it
+was. So sixty of each load tell P90, 120 P95 and 600 P99."""
+_QUANTILES = (0.99, 0.95, 0.90)
 KV_FULL = 0.90
 """The gateway's own mark: beyond it vLLM soon preempts."""
 
@@ -58,11 +63,13 @@ class Diagnosis:
     """What was found.
 
     Attributes:
-        gaps: TPOT P99 / P50 of each of `STEPS` that was measured.
+        tail: The quantile that stands for the slowest, in [0, 1].
+        gaps: TPOT there over P50, of each of `STEPS` that was measured.
         tax: TPOT of the predictable kind in the mix over by itself, at the same load.
         evidence: Of every cause, with what it does to the gap.
     """
 
+    tail: float
     gaps: Mapping[str, Interval]
     tax: Interval | None
     evidence: Sequence[Evidence]
@@ -72,7 +79,11 @@ class Diagnosis:
         """The cause that widens the gap most, or that none does."""
         held = [each for each in self.evidence if each.holds]
         gap = self.gaps.get(MIXED)
-        width = f"P99 is {gap.value:.2f} times P50 in the mix" if gap else "the gap is not known"
+        width = (
+            f"{named(self.tail)} is {gap.value:.2f} times P50 in the mix"
+            if gap
+            else "the gap is not known"
+        )
         if not held:
             open_ = [each.cause.value for each in self.evidence if each.holds is None]
             rest = f"; can't tell whether by {', '.join(open_)}" if open_ else ""
@@ -83,26 +94,38 @@ class Diagnosis:
         return f"It is {main.cause.value} ({width}): {main.because}.{also}"
 
 
-def gap(tpot_s: Sequence[float]) -> Interval | None:
-    """Return P99 / P50 with its bootstrap interval; None for too few values."""
+def tail_of(counts: Sequence[int]) -> float:
+    """Return the quantile that stands for the slowest of samples of these sizes."""
+    least = min(counts, default=0)
+    known = (share for share in _QUANTILES if least * (1.0 - share) >= BEYOND - 1e-9)
+    return next(known, _QUANTILES[-1])
+
+
+def named(share: float) -> str:
+    """Return what a quantile is called, as P99."""
+    return f"P{100 * share:.0f}"
+
+
+def gap(tpot_s: Sequence[float], tail: float) -> Interval | None:
+    """Return the `tail` quantile over P50 with its bootstrap interval; None for too few values."""
     if len(tpot_s) < FEWEST:
         return None
-    found, drawn = of_statistic(_gap, tpot_s, resamples=RESAMPLES)
+    found, drawn = of_statistic(partial(_gap, tail=tail), tpot_s, resamples=RESAMPLES)
     return _interval(found, drawn)
 
 
-def _gap(values: Sequence[float]) -> float:
-    middle, tail = np.quantile(values, (0.5, 0.99))
-    return float(tail / middle)
+def _gap(values: Sequence[float], *, tail: float) -> float:
+    middle, high = np.quantile(values, (0.5, tail))
+    return float(high / middle)
 
 
-def gap_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Interval | None:
+def gap_ratio(ours: Sequence[float], theirs: Sequence[float], tail: float) -> Interval | None:
     """Return how many times as wide the gap of `ours` is as that of `theirs`."""
     if min(len(ours), len(theirs)) < FEWEST:
         return None
 
     def ratio(mine: Sequence[float], others: Sequence[float]) -> float:
-        return _gap(mine) / _gap(others)
+        return _gap(mine, tail=tail) / _gap(others, tail=tail)
 
     return _interval(*of_statistic(ratio, ours, theirs, resamples=RESAMPLES))
 
@@ -129,14 +152,16 @@ def diagnose(
         pressure: What the server told while the mix ran.
     """
     tax = faster(tpots[ALONE], in_mix.get(kind, ()))
+    tail = tail_of([len(tpots[name]) for name in STEPS])
     return Diagnosis(
-        gaps={name: found for name in STEPS if (found := gap(tpots[name])) is not None},
+        tail=tail,
+        gaps={name: found for name in STEPS if (found := gap(tpots[name], tail)) is not None},
         tax=tax,
         evidence=[
-            _mix(tpots, in_mix, tax, kind),
-            _load(tpots),
+            _mix(tpots, in_mix, tax, kind, tail),
+            _load(tpots, tail),
             _kv(pressure),
-            _other(tpots),
+            _other(tpots, tail),
         ],
     )
 
@@ -146,12 +171,13 @@ def _mix(
     in_mix: Mapping[str, Sequence[float]],
     tax: Interval | None,
     kind: str,
+    tail: float,
 ) -> Evidence:
-    """Judge by whether P99 tightens when all are of the predictable kind."""
-    longer = quantile_ratio(tpots[MIXED], tpots[ALONE], 0.99)
+    """Judge by whether the tail tightens when all are of the predictable kind."""
+    longer = quantile_ratio(tpots[MIXED], tpots[ALONE], tail)
     if longer is None:
         return Evidence(cause=Cause.MIX, holds=None, because="too few requests")
-    because = f"P99 is {_shown(longer)} times that of {kind} alone at the same load"
+    because = f"{named(tail)} is {_shown(longer)} times that of {kind} alone at the same load"
     if (slowest := _slowest(in_mix)) is not None:
         because += f"; {slowest}"
     if tax is not None and tax.low > 1.0:
@@ -172,8 +198,8 @@ def _slowest(in_mix: Mapping[str, Sequence[float]]) -> str | None:
     return f"of its slowest tenth {share:.0%} are {most}, of all {usual:.0%}"
 
 
-def _load(tpots: Mapping[str, Sequence[float]]) -> Evidence:
-    wider = gap_ratio(tpots[ALONE], tpots[ALONE_QUIET])
+def _load(tpots: Mapping[str, Sequence[float]], tail: float) -> Evidence:
+    wider = gap_ratio(tpots[ALONE], tpots[ALONE_QUIET], tail)
     if wider is None:
         return Evidence(cause=Cause.LOAD, holds=None, because="too few requests")
     because = f"homogeneous requests have a gap {_shown(wider)} times as wide as one at a time"
@@ -201,13 +227,13 @@ def _kv(pressure: Pressure | None) -> Evidence:
     )
 
 
-def _other(tpots: Mapping[str, Sequence[float]]) -> Evidence:
-    alone = gap(tpots[ALONE_QUIET])
+def _other(tpots: Mapping[str, Sequence[float]], tail: float) -> Evidence:
+    alone = gap(tpots[ALONE_QUIET], tail)
     if alone is None:
         return Evidence(cause=Cause.OTHER, holds=None, because="too few requests")
     because = (
-        f"even homogeneous requests one at a time have P99 at {_shown(alone)} times P50: answers "
-        "differ by themselves, other traffic, or the machine"
+        f"even homogeneous requests one at a time have {named(tail)} at {_shown(alone)} times "
+        "P50: answers differ by themselves, other traffic, or the machine"
     )
     holds = alone.low > 2.0 * MATTERS
     return Evidence(cause=Cause.OTHER, holds=holds, because=because, size=alone.value)

@@ -24,11 +24,13 @@ from turnout.tuning.bench.report import rows_of
 from turnout.tuning.diagnose.findings import (
     ALONE,
     ALONE_QUIET,
+    BEYOND,
     MIXED,
     MIXED_QUIET,
     STEPS,
     Diagnosis,
     diagnose,
+    named,
 )
 from turnout.tuning.diagnose.watching import Pressure, watched
 from turnout.tuning.intervals import quantiles
@@ -172,19 +174,21 @@ def _report(
             f"each with {args.in_flight} requests in flight and with one, in turns over "
             f"{args.rounds} rounds; every answer goes on to {args.max_tokens} tokens, so that "
             "lengths are equal.",
-            "The gap is P99 / P50 of TPOT, (last - first text) / (tokens - 1) per request, with "
-            "bootstrap 95 % intervals. Between the mix and one kind at the same load only the "
+            f"The gap is {named(found.tail)} / P50 of TPOT, (last - first text) / (tokens - 1) of "
+            f"a request, with bootstrap 95 % intervals; a quantile is told from {BEYOND} requests "
+            "beyond it. Between the mix and one kind at the same load only the "
             "company differs; between many in flight and one of a kind only the load does.",
         ],
         verdicts=[found.verdict, *_advice(found)],
         tables=[_gap_table(by_step, found), _cause_table(found)],
-        plots=[_plot(by_step)],
+        plots=[_plot(by_step, found)],
         figures={
             **{f"gap.{name.replace(', ', '.').replace(' ', '-')}": each.value
                for name, each in found.gaps.items()},
             **({"tax": found.tax.value} if found.tax else {}),
         },
         data={
+            "tail": found.tail,
             "url": target.url,
             "kind_alone": kind,
             "mix": args.mix,
@@ -223,7 +227,7 @@ def _gap_table(by_step: Mapping[str, Sequence[float]], found: Diagnosis) -> Tabl
         rows.append([name, str(len(values)), *shown, _shown(found.gaps.get(name))])
     return Table(
         heading="TPOT, ms",
-        heads=["load", "requests", "P50", "P95", "P99", "P99 / P50 (95 %)"],
+        heads=["load", "requests", "P50", "P95", "P99", f"{named(found.tail)} / P50 (95 %)"],
         rows=rows,
     )
 
@@ -242,18 +246,18 @@ def _cause_table(found: Diagnosis) -> Table:
     )
 
 
-def _plot(by_step: Mapping[str, Sequence[float]]) -> Drawn:
+def _plot(by_step: Mapping[str, Sequence[float]], found: Diagnosis) -> Drawn:
     def fill(grid: Panels) -> None:
         axes = grid[0][0]
         for number, (name, values) in enumerate(by_step.items()):
             ordered = sorted(1000.0 * value for value in values)
             shares = [(place + 1) / len(ordered) for place in range(len(ordered))]
             axes.step(ordered, shares, where="post", color=COLOURS[number], label=name)
-        axes.axhline(0.99, color="#9a9a9a", linewidth=0.8)
+        axes.axhline(found.tail, color="#9a9a9a", linewidth=0.8)
         axes.axhline(0.5, color="#9a9a9a", linewidth=0.8)
         axes.set_xlabel("TPOT, ms")
         axes.set_ylabel("share of requests")
         axes.legend(frameon=False, fontsize=8, loc="lower right")
 
-    caption = "How many requests had at most that TPOT; lines at P50 and P99"
+    caption = f"How many requests had at most that TPOT; lines at P50 and {named(found.tail)}"
     return Drawn(svg((8.0, 3.4), (1, 1), fill, "gap"), caption)

@@ -17,7 +17,8 @@ from routing.policies import POLICY_NAMES
 from routing.pools import Speculation
 from routing.priors import TASK_RULES, TaskRule
 from routing.tasks import TaskType
-from turnout.tuning.crossover import Gains, derive_marks
+from turnout.simulation.mixes import parse_mix
+from turnout.tuning.crossover import Gains, crossover, marks_at, together
 from turnout.tuning.replay.report import MOST_GROWTH
 from turnout.tuning.sweep.findings import Effect
 
@@ -176,23 +177,52 @@ def _name(cell: Mapping[str, Any]) -> str:
     return f"{cell['task']}@{cell['temperature']:g}"
 
 
-def from_bench(results: Mapping[str, Any]) -> list[Change]:
-    """Return the in-flight marks that a bench says; nothing where no gain surely ends."""
-    ending: dict[str, Gains] = {
-        curve["kind"]: [(load, gain) for load, gain, _, _ in curve["points"]]
-        for curve in results["curves"]
-        if _surely_ends(*curve["crossing"])
-    }
-    if not ending:
+def from_bench(
+    results: Mapping[str, Any], config: Mapping[str, Any] = MappingProxyType({})
+) -> list[Change]:
+    """Return the in-flight marks that a bench says; nothing where no gain surely ends.
+
+    `policy: adaptive` weighs each class at the present load, so it has a mark only where no kind
+    gains any more. Policies that do not have one where the kinds that gain, together and by how
+    often they come, stop.
+
+    Args:
+        results: The bench's.
+        config: The gateway's.
+    """
+    curves = [curve for curve in results["curves"] if curve["crossing"][0] != 0.0]
+    if not curves:
         return []
-    marks = derive_marks(ending)
+    if config.get("policy", "adaptive") == "adaptive":
+        if not all(_surely_ends(*curve["crossing"]) for curve in curves):
+            return []
+        last = max(curves, key=lambda curve: curve["crossing"][0])
+        at = last["crossing"][0]
+        why = f"no kind gains beyond: {last['kind']} is the last to stop, at {at:.1f} in flight"
+    else:
+        weights = {kind.label: kind.weight for kind in parse_mix(results["mix"])}
+        points, low, high = (
+            together({curve["kind"]: _side(curve, side) for curve in curves}, weights)
+            for side in (1, 2, 3)
+        )
+        found = crossover(points)
+        if found is None or low[0][1] <= 1.0 or crossover(high) is None:
+            return []
+        at = found
+        why = f"kinds that gain, by how often they come, together stop at {at:.1f} in flight"
+    marks = marks_at(at, why)
     return [
         Change(
             key=("thresholds", "in_flight"),
             value={"high": marks.high, "low": marks.low},
-            because=f"bench: {marks.why}; kinds that never gain are kept out by class",
+            because=f"bench: {marks.why}",
         )
     ]
+
+
+def _side(curve: Mapping[str, Any], side: int) -> Gains:
+    """Return a curve's gains, or one end of their intervals: 1, 2 and 3."""
+    return [(point[0], point[side]) for point in curve["points"]]
 
 
 def _surely_ends(where: float | None, low: float | None, high: float | None) -> bool:

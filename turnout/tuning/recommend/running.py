@@ -91,7 +91,7 @@ def _changes(args: argparse.Namespace, config: Mapping[str, Any]) -> list[Change
     found: list[Change] = []
     rules: Mapping[str, Callable[[Mapping[str, Any]], list[Change]]] = {
         "sweep": partial(from_sweep, config=config),
-        "bench": from_bench,
+        "bench": partial(from_bench, config=config),
         "replay": from_replay,
     }
     for name, rule in rules.items():
