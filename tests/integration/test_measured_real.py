@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket, TrafficClass
 from turnout.cli import main
 from turnout.lab import Server
 from turnout.tuning.learnt import read_learnt
@@ -39,8 +41,6 @@ def test_an_echo_at_t_0_gains_and_a_story_at_t_1_does_not(
     assert story["figures"]["ratio.creative@1"] < 1.3
     assert echo["figures"]["tau.extraction@0"] > 1.5 > story["figures"]["tau.creative@1"] >= 1.0
     learner, pools = read_learnt(tmp_path / "extraction" / "learnt.json")
-    (believed,) = (
-        learner.acceptance.believed(pools["spec"], seen, now=0.0).tau
-        for seen in {key[1] for key in learner.causal.sums if key[0] == "spec"}
-    )
+    echoes = TrafficClass("smollm2", TaskType.EXTRACTION, TemperatureBucket.UP_TO_02)
+    believed = learner.acceptance.believed(pools["spec"], echoes, now=0.0).tau
     assert believed == pytest.approx(echo["figures"]["tau.extraction@0"], rel=0.35)

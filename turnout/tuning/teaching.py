@@ -48,8 +48,9 @@ def teach(
 ) -> None:
     """Have a learner see a measured request as a gateway's own.
 
-    Which server had it was no matter of what it asked, so it counts as chance-assigned. How much
-    is asked for is not learnt: a measurement is no traffic.
+    What is learnt is what a class accepts, how long a step takes with so many in flight, and how
+    long answers are. Not how much is asked for, nor what speculation gained: both are of the
+    traffic, at its loads, and a measurement has loads of its own.
 
     Args:
         learner: Who learns; its clock is that of the samples.
@@ -73,7 +74,6 @@ def teach(
             tpot_s=sample.tpot_s,
             backend=backend,
             in_flight=in_flight,
-            randomised=True,
         ),
         now=sample.ended_s,
     )
