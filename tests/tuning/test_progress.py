@@ -31,6 +31,21 @@ def test_a_line_is_written_at_each_tenth_or_hundred(
     assert text.getvalue().splitlines() == lines
 
 
+def test_how_many_there_will_be_may_be_known_later() -> None:
+    text = StringIO()
+
+    with counting(Console(file=text, force_terminal=False), "Bench", total=None) as count:
+        for _ in range(3):
+            count()
+        count.expect(17)
+        for _ in range(17):
+            count()
+
+    assert text.getvalue().splitlines() == [
+        f"Bench: {done} of 20 requests" for done in range(4, 21, 2)
+    ]
+
+
 def test_a_terminal_has_a_bar_that_goes_away_and_no_lines() -> None:
     text = StringIO()
     console = Console(file=text, force_terminal=True, width=100)

@@ -122,10 +122,19 @@ class Bench:
             ]
         return [await self._open(step, target, round_number) for target in order]
 
+    def expected(self, step: Step) -> int:
+        """Return how many requests a target is sent at a step in a round, about."""
+        if step.rate_per_s is None:
+            return self._enough(step, self._requests)
+        return round(step.rate_per_s * self._seconds) if self._trace is None else len(self._trace)
+
+    def _enough(self, step: Step, requests: int) -> int:
+        return max(requests, round(OVER * step.in_flight))
+
     async def _closed(self, step: Step, target: Target, number: int, *, requests: int) -> Run:
         """Hold requests in flight; those that end when no more are begun are left out."""
         tally, generator = Tally(self._on_sample), self._generators[target.name]
-        enough = max(requests, round(OVER * step.in_flight))
+        enough = self._enough(step, requests)
         jobs = self._workload.jobs(step, seed=f"{step.name} {number}")
         began = generator.clock()
 

@@ -146,6 +146,8 @@ class _Plan:
             else:
                 opened = self._at_rates()
             self._steps = [*self._ladder, *opened]
+            each = sum(map(bench.expected, self._steps))
+            count.expect(len(found) * self._args.rounds * each)
             for number in range(self._args.rounds):
                 for step in self._steps:
                     runs += await bench.run(step, number)
