@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from math import comb
 
 import numpy as np
 
@@ -28,6 +29,8 @@ BEYOND = 6
 """Requests beyond a quantile from which it is told: P99 of sixty is the slowest one, whatever it
 was. So sixty of each load tell P90, 120 P95 and 600 P99."""
 _QUANTILES = (0.99, 0.95, 0.90)
+CHANCE = 0.05
+"""Chance of a finding where there is nothing, shared out among the kinds (Bonferroni)."""
 KV_FULL = 0.90
 """The gateway's own mark: beyond it vLLM soon preempts."""
 
@@ -173,29 +176,46 @@ def _mix(
     kind: str,
     tail: float,
 ) -> Evidence:
-    """Judge by whether the tail tightens when all are of the predictable kind."""
+    """Judge by whether the tail tightens when all are of the predictable kind.
+
+    That it does may be chance of prompts; the mix it is where the slowest are of one kind more
+    than the rest are, or the predictable kind itself is slower in that company.
+    """
     longer = quantile_ratio(tpots[MIXED], tpots[ALONE], tail)
     if longer is None:
         return Evidence(cause=Cause.MIX, holds=None, because="too few requests")
     because = f"{named(tail)} is {_shown(longer)} times that of {kind} alone at the same load"
-    if (slowest := _slowest(in_mix)) is not None:
+    slowest, taxed = _slowest(in_mix), tax is not None and tax.low > 1.0
+    if slowest is not None:
         because += f"; {slowest}"
-    if tax is not None and tax.low > 1.0:
+    if tax is not None and taxed:
         because += f"; {kind} itself takes {_shown(tax)} times as long per token in the mix"
-    return Evidence(cause=Cause.MIX, holds=_holds(longer), because=because, size=longer.value)
+    holds = _holds(longer)
+    if holds and slowest is None and not taxed:
+        holds = False
+        because += f", yet no kind stands out among the slowest, and {kind} is no slower in it"
+    return Evidence(cause=Cause.MIX, holds=holds, because=because, size=longer.value)
 
 
 def _slowest(in_mix: Mapping[str, Sequence[float]]) -> str | None:
-    """Say of what kind most of the slowest tenth of the mix are, where one kind stands out."""
+    """Say which kind the slowest tenth of the mix is of, where that is more than chance."""
     pairs = sorted((tpot_s, kind) for kind, mine in in_mix.items() for tpot_s in mine)
     if len(pairs) < 10:
         return None
     tail = [kind for _, kind in pairs[-(len(pairs) // 10) :]]
     most = max(in_mix, key=tail.count)
     share, usual = tail.count(most) / len(tail), len(in_mix[most]) / len(pairs)
-    if share <= usual:
+    if _chance(tail.count(most), len(tail), usual) > CHANCE / len(in_mix):
         return None
     return f"of its slowest tenth {share:.0%} are {most}, of all {usual:.0%}"
+
+
+def _chance(at_least: int, count: int, share: float) -> float:
+    """Return the chance that so many of `count` are of a kind that `share` of all are of."""
+    return sum(
+        comb(count, k) * share**k * (1.0 - share) ** (count - k)
+        for k in range(at_least, count + 1)
+    )
 
 
 def _load(tpots: Mapping[str, Sequence[float]], tail: float) -> Evidence:
