@@ -84,6 +84,13 @@ def test_what_only_one_of_them_has_is_left_out() -> None:
     assert [each.name for each in buckets(before, after)] == ["all at T=0", "code@0"]
 
 
+def test_a_temperature_is_compared_only_where_both_had_the_same_tasks() -> None:
+    before = results(cell("code", 0.0, 0.8), cell("chat", 0.0, 0.2))
+    after = results(cell("code", 0.0, 0.8))
+
+    assert [each.name for each in buckets(before, after)] == ["code@0"]
+
+
 def test_it_says_what_fell_and_what_to_try(
     swept: Swept, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from routing.traffic import TemperatureBucket, TrafficClass
 from tests.tuning.left import bench
 from tests.tuning.samples import sample
 from turnout.tuning.advice import NotKnown
-from turnout.tuning.recommend.servers import ServerAdvice, advise_servers, demand_of
+from turnout.tuning.recommend.servers import ServerAdvice, advise_servers, demand_of, falling
 from turnout.tuning.report import TuningError
 from turnout.tuning.targets import Target
 from turnout.tuning.teaching import class_of, pool_of, teach
@@ -246,3 +246,19 @@ def test_batch_sizes_rise_from_one_without_gaps(drafts: list[tuple[int, int]]) -
     for sentence in advice.sentences:
         if "per_batch_size" in sentence:
             assert told(sentence) == schedule
+
+
+@pytest.mark.parametrize(
+    ("drafts", "expected"),
+    [
+        ([(7, 2), (16, 3)], [(16, 2)]),
+        ([(4, 5), (8, 2), (12, 3), (16, 0)], [(4, 5), (12, 2), (16, 0)]),
+        ([(16, 5)], [(16, 5)]),
+        ([(8, 0), (16, 1)], [(16, 0)]),
+    ],
+)
+def test_no_larger_batch_drafts_more_than_a_smaller_one(
+    drafts: list[tuple[int, int]], expected: list[tuple[int, int]]
+) -> None:
+    """The first was reckoned of real servers, whose best k differed by less than the noise."""
+    assert falling(drafts) == expected

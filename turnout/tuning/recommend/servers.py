@@ -26,8 +26,8 @@ class ServerAdvice:
 
     Attributes:
         spec: The pool that speculates.
-        drafts: Draft tokens up to each batch size, rising: most tokens per second by what was
-            learnt.
+        drafts: Draft tokens up to each batch size, the smallest first: most tokens per second by
+            what was learnt.
         shares: How many servers should speculate; None where how much is asked for isn't known.
     """
 
@@ -108,7 +108,22 @@ def advise_servers(
     drafts = schedule(
         _drafting(*engines, share=odds.share, context=context), odds, context_tokens=context
     )
-    return ServerAdvice(spec=spec, drafts=drafts, shares=shares)
+    return ServerAdvice(spec=spec, drafts=falling(drafts), shares=shares)
+
+
+def falling(drafts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return a schedule in which no larger batch drafts more than a smaller one.
+
+    A verified draft costs more in a larger batch; where the figures say otherwise they are noise.
+    """
+    found: list[tuple[int, int]] = []
+    for last, tokens in drafts:
+        tokens_ = min(tokens, found[-1][1]) if found else tokens
+        if found and found[-1][1] == tokens_:
+            found[-1] = (last, tokens_)
+        else:
+            found.append((last, tokens_))
+    return found
 
 
 def _drafting(

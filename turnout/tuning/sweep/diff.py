@@ -77,7 +77,10 @@ def run(args: argparse.Namespace, failing: Sequence[Condition]) -> int:
 
 
 def buckets(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Bucket]:
-    """Return what both sweeps know of, each temperature over all tasks first."""
+    """Return what both sweeps know of, each temperature over all tasks first.
+
+    Temperatures only where both had the same tasks there: else the tasks would be the difference.
+    """
     found = [
         Bucket(
             name=f"all at {name}" if name else "all",
@@ -86,7 +89,7 @@ def buckets(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Bucket]
             error=None,
         )
         for name in before["spreads"]
-        if name in after["spreads"]
+        if name in after["spreads"] and _tasks(before, name) == _tasks(after, name)
     ]
     cells = [{_name(cell): cell for cell in sweep["cells"]} for sweep in (before, after)]
     for name, cell in cells[0].items():
@@ -97,6 +100,12 @@ def buckets(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Bucket]
         error = hypot(high - low, highest - lowest) / 2.0
         found.append(Bucket(name=name, before=was, after=is_, error=error))
     return found
+
+
+def _tasks(sweep: Mapping[str, Any], spread: str) -> set[str]:
+    """Return the cells behind one of a sweep's spreads; `""` is of all."""
+    cells = sweep["cells"]
+    return {_name(cell) for cell in cells if spread in ("", f"T={cell['temperature']:g}")}
 
 
 def _name(cell: Mapping[str, Any]) -> str:
