@@ -123,10 +123,10 @@ def _tokens_per_step(evidence: Evidence) -> _Finding:
     bar = 1.0 if evidence.bar is None else evidence.bar
     above = [name for name, tau in evidence.tau.items() if tau > bar]
     best = max(evidence.tau.items(), key=lambda pair: pair[1])
-    because = (
-        f"tokens per step: {len(above)} of {len(evidence.tau)} classes above the bar of "
-        f"{bar:.2f}, the best {best[0]} with {best[1]:.2f}"
+    because = f"tokens per step: {len(above)} of {len(evidence.tau)} classes above " + (
+        f"the bar of {bar:.2f}" if evidence.bar is not None else "1, and the bar is not known"
     )
+    because += f", the best {best[0]} with {best[1]:.2f}"
     if not above:
         return Answer.NO, because
     whole = len(above) == len(evidence.tau) and evidence.bar is not None
