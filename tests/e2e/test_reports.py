@@ -101,7 +101,9 @@ def swept_report() -> Report:
 
 def benched_report() -> Report:
     runs = [*known_curve(1), *known_curve(2, kind="chat@1", crosses_at=4.0)]
-    return bench.report_of(benched([*runs, *opened([0.01] * 9, [0.02] * 9)]))
+    return bench.report_of(
+        benched([*runs, *opened([0.01] * 9, [0.02] * 9)], mix="code@0.2=1,chat@1=1")
+    )
 
 
 def live_report() -> Report:

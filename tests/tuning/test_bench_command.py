@@ -191,9 +191,12 @@ def test_of_two_urls_the_one_that_speculates_is_found(
     assert [each["kind"] for each in found["curves"]] == ["code@0", "creative@1"]
 
 
-@pytest.mark.parametrize(("rounds", "whole_ones"), [("1", 0), ("50", 1)])
+@pytest.mark.parametrize(
+    ("rounds", "once", "whole_ones"),
+    [("1", "Bench: 128 of 1280 requests", 0), ("50", "Bench: 80 of 800 requests", 1)],
+)
 def test_ctrl_c_gives_what_there_is_and_says_how_much(
-    rounds: str, whole_ones: int, running: Mapping[str, Emulated], tmp_path: Path
+    rounds: str, once: str, whole_ones: int, running: Mapping[str, Emulated], tmp_path: Path
 ) -> None:
     """With one round, of which there is a part, and with many, of which some are whole."""
     wanted = {"1": ("1", "2", "3", "4", "5", "6", "7", "8"), "50": ("1",)}[rounds]
@@ -202,7 +205,7 @@ def test_ctrl_c_gives_what_there_is_and_says_how_much(
 
     status, out, err = interrupt(
         "bench", *pair(running), *asked, "--rounds", rounds, "--prompts", str(prompts(tmp_path)),
-        "--out", str(tmp_path / "out"), once="Bench: 100 requests", log=tmp_path / "err",
+        "--out", str(tmp_path / "out"), once=once, log=tmp_path / "err",
     )  # fmt: skip
 
     assert status == 0, err
