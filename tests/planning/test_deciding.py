@@ -17,7 +17,7 @@ from routing.decision import Outcome
 from routing.learner import Learner
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
-from tests.tuning.left import cell, sweep
+from tests.tuning.handmade import cell, sweep
 from turnout.cli import main
 from turnout.planning.deciding import Answer, Condition, Verdict, checklist, decision_view, verdict
 from turnout.planning.errors import PlanError

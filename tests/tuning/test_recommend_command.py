@@ -13,7 +13,7 @@ import yaml
 
 from routing.learner import Learner
 from tests.running import gateway_command, running
-from tests.tuning.left import bench, cell, curve, replay, sweep
+from tests.tuning.handmade import bench, cell, curve, replay, sweep
 from tests.tuning.test_recommend_servers import PLAIN, SPEC, lesson
 from turnout import cli
 from turnout.tuning.gateway import free_port

@@ -16,7 +16,7 @@ from config.settings import ThresholdSettings
 from routing.pools import Speculation
 from routing.priors import TASK_RULES, TaskRule
 from routing.tasks import TaskType
-from tests.tuning.left import SPEEDS, bench, cell, curve, replay, sweep
+from tests.tuning.handmade import SPEEDS, bench, cell, curve, replay, sweep
 from turnout.tuning.recommend.rules import (
     COOL,
     Change,

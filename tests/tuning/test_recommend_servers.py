@@ -15,7 +15,7 @@ from routing.learner import Learner
 from routing.pools import Pool, Speculation
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket, TrafficClass
-from tests.tuning.left import bench
+from tests.tuning.handmade import bench
 from tests.tuning.samples import sample
 from turnout.tuning.advice import NotKnown
 from turnout.tuning.recommend.servers import ServerAdvice, advise_servers, demand_of, falling
