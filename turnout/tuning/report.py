@@ -5,6 +5,7 @@ read) and, where requests were sent, `requests.csv` (a line for each). What a CI
 is asked with `--fail-if`, on the report's figures.
 """
 
+import argparse
 import csv
 import operator
 import re
@@ -30,6 +31,30 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 HELD = 3
 """Exit status when a condition of `--fail-if` holds; 1 is that nothing could be measured, 2 that
 the arguments are wrong."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, out: str, example: str) -> None:
+    """Declare where a command's files go, and what it is to fail on.
+
+    Args:
+        parser: The command's.
+        out: Default folder.
+        example: Of a condition.
+    """
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(out),
+        metavar="DIR",
+        help=f"report.html, results.json and requests.csv go there (default: {out})",
+    )
+    parser.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        metavar="NAME<NUMBER",
+        help=f"exit with 3 if a figure is so, as '{example}'; NAME may hold *; may be repeated",
+    )
 
 
 class TuningError(Exception):

@@ -17,6 +17,7 @@ from config.problems import ConfigError
 from config.settings import PoolSettings, Settings
 from proxy.vllm_metrics import Exposition, UnreadableMetrics, parse
 from routing.pools import DEFAULT_MAX_NUM_SEQS, Speculation
+from turnout.tuning import report
 from turnout.tuning.report import Condition, TuningError
 
 TIMEOUT_S = 10.0
@@ -177,14 +178,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
     parser.add_argument(
         "--api-key-env", default="", metavar="NAME", help="environment variable with the API key"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path(out), metavar="DIR",
-        help=f"report.html, results.json and requests.csv go there (default: {out})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fail-if", action="append", default=[], metavar="NAME<NUMBER",
-        help="exit with 3 if a figure of the results is so; NAME may hold *",
-    )  # fmt: skip
+    report.add_arguments(parser, out=out, example="ratio.*<1")
 
 
 def add_pair(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from turnout.tuning import report
 from turnout.tuning.exposition import scrape
 from turnout.tuning.report import Condition, TuningError, finish
 
-DEFAULT_FOLDER = Path("reports/gateway")
+DEFAULT_FOLDER = "reports/gateway"
 EXTRAS = "pip install 'turnout[reports]'"
 
 
@@ -20,20 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since", type=Path, metavar="FILE", help="its /metrics, saved earlier: count from there"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=DEFAULT_FOLDER,
-        metavar="DIR",
-        help=f"where the report goes (default: {DEFAULT_FOLDER})",
-    )
-    parser.add_argument(
-        "--fail-if",
-        action="append",
-        default=[],
-        metavar="COND",
-        help="exit with 3 if it holds of a figure, as 'errors.share>0.01'; may be repeated",
-    )
+    report.add_arguments(parser, out=DEFAULT_FOLDER, example="errors.share>0.01")
 
 
 def run(args: argparse.Namespace) -> int:

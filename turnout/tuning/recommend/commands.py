@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from turnout.tuning import targets
+from turnout.tuning import report, targets
 
 DEFAULT_FOLDER = "reports/recommend"
 TOKEN_ENV = "TURNOUT_ADMIN_TOKEN"  # noqa: S105 - a variable's name
@@ -38,14 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"environment variable with the admin API's token (default: {TOKEN_ENV})",
     )  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="apply without asking")
-    parser.add_argument(
-        "--out", type=Path, default=Path(DEFAULT_FOLDER), metavar="DIR",
-        help=f"report.html, results.json and turnout.yaml go there (default: {DEFAULT_FOLDER})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fail-if", action="append", default=[], metavar="NAME<NUMBER",
-        help="exit with 3 if a figure is so, as 'changes>0'",
-    )  # fmt: skip
+    report.add_arguments(parser, out=DEFAULT_FOLDER, example="changes>0")
 
 
 def run(args: argparse.Namespace) -> int:

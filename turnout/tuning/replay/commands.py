@@ -13,9 +13,10 @@ from config.problems import ConfigError
 from config.settings import Settings
 from routing.policies import POLICY_NAMES
 from routing.router import Router
+from turnout.tuning import report
 from turnout.tuning.report import Condition, TuningError, finish
 
-DEFAULT_FOLDER = Path("reports/replay")
+DEFAULT_FOLDER = "reports/replay"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,21 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", choices=POLICY_NAMES, help="the policy to try, with the config's knobs if any"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=DEFAULT_FOLDER,
-        metavar="DIR",
-        help=f"where the report goes (default: {DEFAULT_FOLDER})",
-    )
-    parser.add_argument(
-        "--fail-if",
-        action="append",
-        default=[],
-        metavar="COND",
-        help="end with status 3 if it holds, such as 'change.tpot>0.02' or 'moved>0.5'; may be "
-        "repeated",
-    )
+    report.add_arguments(parser, out=DEFAULT_FOLDER, example="change.tpot>0.02")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,8 +87,9 @@ def _replayed(
                 f"{args.config} ({', '.join(sorted(declared))})."
             )
     name = policy if settings is None else f"{policy} of {args.config}"
-    report = report_of(found, policy=name, notes=log.notes, about=about)
-    return finish(report, args.out, conditions)
+    return finish(
+        report_of(found, policy=name, notes=log.notes, about=about), args.out, conditions
+    )
 
 
 def router_of(policy: str, settings: Settings | None) -> Router:
