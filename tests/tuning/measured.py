@@ -1,5 +1,6 @@
 """Emulated servers to measure, prompts that say what they are, and the commands that measure."""
 
+import csv
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -100,3 +102,21 @@ def ask(server: Emulated) -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": STORY}], "max_tokens": 40}
     answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, trust_env=False)
     answer.raise_for_status()
+
+
+class Whole(NamedTuple):
+    """A measurement that ran to its end."""
+
+    done: subprocess.CompletedProcess[str]
+    folder: Path
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return what a command wrote for others."""
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Return what it wrote of each request."""
+    with (folder / "requests.csv").open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,19 +1,26 @@
 """`turnout bench` on emulated servers: ladders and open loads, cut short, and what can't be."""
 
-import csv
-import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from routing.pools import Speculation
 from tests.conftest import free_ports_of
 from tests.lab.emulated_servers import Emulated
-from tests.tuning.measured import NGRAM, SCALED, interrupt, prompts, run, servers
+from tests.tuning.measured import (
+    NGRAM,
+    SCALED,
+    Whole,
+    interrupt,
+    prompts,
+    results,
+    rows,
+    run,
+    servers,
+)
 from turnout import cli
 from turnout.tuning.learnt import read_learnt
 
@@ -34,22 +41,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, E
 def pair(running: Mapping[str, Emulated]) -> tuple[str, ...]:
     named = ("--spec", running["spec"].url, "--plain", running["plain"].url)
     return (*named, "--max-num-seqs", "8")
-
-
-def results(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "results.json").read_text()))
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "requests.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-class Whole(NamedTuple):
-    """A bench that ran to its end."""
-
-    done: subprocess.CompletedProcess[str]
-    folder: Path
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """`turnout sweep` on emulated servers: whole, cut short, disturbed, and what can't be swept."""
 
-import csv
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -15,7 +13,19 @@ from routing.traffic import TemperatureBucket, TrafficClass
 from tests.conftest import free_ports_of
 from tests.lab.emulated_servers import Emulated
 from tests.tuning import measured
-from tests.tuning.measured import MODEL, NGRAM, SCALED, ask, interrupt, prompts, run, servers
+from tests.tuning.measured import (
+    MODEL,
+    NGRAM,
+    SCALED,
+    Whole,
+    ask,
+    interrupt,
+    prompts,
+    results,
+    rows,
+    run,
+    servers,
+)
 from turnout import cli
 from turnout.tuning.learnt import read_learnt
 
@@ -34,22 +44,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, E
 
 def pair(running: Mapping[str, Emulated], spec: str = "spec") -> tuple[str, ...]:
     return ("--spec", running[spec].url, "--plain", running["plain"].url)
-
-
-def results(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "results.json").read_text()))
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "requests.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-class Whole(NamedTuple):
-    """A sweep that ran to its end."""
-
-    done: subprocess.CompletedProcess[str]
-    folder: Path
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,24 @@ def of_statistic(
     return statistic(*arrays), list(drawn)
 
 
+def around(
+    statistic: Callable[..., float], *samples: Sequence[float], resamples: int = RESAMPLES
+) -> Interval | None:
+    """Return a statistic of samples with its percentile interval.
+
+    Args:
+        statistic: Of as many arrays as there are samples.
+        samples: None is returned where one has less than `FEWEST` values.
+        resamples: How often each is resampled by itself.
+    """
+    if min(map(len, samples)) < FEWEST:
+        return None
+    found, drawn = of_statistic(statistic, *samples, resamples=resamples)
+    assert found is not None  # noqa: S101 - it always has a value
+    low, high = np.quantile(np.asarray(drawn, np.float64), TAILS)
+    return Interval(found, float(low), float(high))
+
+
 def quantiles(values: ArrayLike, shares: Iterable[float]) -> tuple[float, ...]:
     """Return the values under which `shares` (0 to 1) of `values` lie, interpolated."""
     return tuple(float(each) for each in np.quantile(np.asarray(values, np.float64), list(shares)))

@@ -10,7 +10,7 @@ from turnout.simulation.statistics import Interval, Targets
 from turnout.tuning.bench.measuring import Run
 from turnout.tuning.bench.plan import Step
 from turnout.tuning.crossover import Gains, crossover
-from turnout.tuning.intervals import FEWEST, TAILS, of_statistic, quantiles
+from turnout.tuning.intervals import FEWEST, TAILS, around, of_statistic, quantiles
 from turnout.tuning.sample import Sample
 
 SHARES = (0.50, 0.95, 0.99)
@@ -104,13 +104,9 @@ def tpots(runs: Sequence[Run], step: str, target: str, kind: str = "") -> list[f
 
 def faster(ours: Sequence[float], theirs: Sequence[float]) -> Interval | None:
     """Return theirs / ours of geometric means: over 1 ours is faster; None for too few."""
-    if min(len(ours), len(theirs)) < FEWEST:
-        return None
-    logs = [[log(value) for value in each] for each in (ours, theirs)]
-    found, drawn = of_statistic(_log_ratio, *logs, resamples=RESAMPLES)
-    assert found is not None  # noqa: S101 - there are values
-    low, high = np.quantile([each for each in drawn if each is not None], TAILS)
-    return Interval(exp(found), exp(float(low)), exp(float(high)))
+    logs = ([log(value) for value in each] for each in (ours, theirs))
+    found = around(_log_ratio, *logs, resamples=RESAMPLES)
+    return None if found is None else Interval(*map(exp, found))
 
 
 def _log_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -121,16 +117,11 @@ def quantile_ratio(
     ours: Sequence[float], theirs: Sequence[float], share: float
 ) -> Interval | None:
     """Return the ratio of two quantiles, ours / theirs; None for too few values."""
-    if min(len(ours), len(theirs)) < FEWEST:
-        return None
 
     def ratio(mine: Sequence[float], others: Sequence[float]) -> float:
         return float(np.quantile(mine, share) / np.quantile(others, share))
 
-    found, drawn = of_statistic(ratio, ours, theirs, resamples=RESAMPLES)
-    assert found is not None  # noqa: S101 - there are values
-    low, high = np.quantile([each for each in drawn if each is not None], TAILS)
-    return Interval(found, float(low), float(high))
+    return around(ratio, ours, theirs, resamples=RESAMPLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

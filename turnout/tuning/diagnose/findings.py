@@ -17,7 +17,7 @@ import numpy as np
 from turnout.simulation.statistics import Interval
 from turnout.tuning.bench.findings import RESAMPLES, faster, quantile_ratio
 from turnout.tuning.diagnose.watching import Pressure
-from turnout.tuning.intervals import FEWEST, TAILS, of_statistic
+from turnout.tuning.intervals import around
 
 MIXED, ALONE, MIXED_QUIET, ALONE_QUIET = STEPS = (
     "mixed", "homogeneous", "mixed, one at a time", "homogeneous, one at a time",
@@ -111,10 +111,7 @@ def named(share: float) -> str:
 
 def gap(tpot_s: Sequence[float], tail: float) -> Interval | None:
     """Return the `tail` quantile over P50 with its bootstrap interval; None for too few values."""
-    if len(tpot_s) < FEWEST:
-        return None
-    found, drawn = of_statistic(partial(_gap, tail=tail), tpot_s, resamples=RESAMPLES)
-    return _interval(found, drawn)
+    return around(partial(_gap, tail=tail), tpot_s, resamples=RESAMPLES)
 
 
 def _gap(values: Sequence[float], *, tail: float) -> float:
@@ -124,19 +121,11 @@ def _gap(values: Sequence[float], *, tail: float) -> float:
 
 def gap_ratio(ours: Sequence[float], theirs: Sequence[float], tail: float) -> Interval | None:
     """Return how many times as wide the gap of `ours` is as that of `theirs`."""
-    if min(len(ours), len(theirs)) < FEWEST:
-        return None
 
     def ratio(mine: Sequence[float], others: Sequence[float]) -> float:
         return _gap(mine, tail=tail) / _gap(others, tail=tail)
 
-    return _interval(*of_statistic(ratio, ours, theirs, resamples=RESAMPLES))
-
-
-def _interval(found: float | None, drawn: Sequence[float | None]) -> Interval:
-    assert found is not None  # noqa: S101 - there are values
-    low, high = np.quantile([each for each in drawn if each is not None], TAILS)
-    return Interval(found, float(low), float(high))
+    return around(ratio, ours, theirs, resamples=RESAMPLES)
 
 
 def diagnose(
@@ -184,12 +173,12 @@ def _mix(
     longer = quantile_ratio(tpots[MIXED], tpots[ALONE], tail)
     if longer is None:
         return Evidence(cause=Cause.MIX, holds=None, because="too few requests")
-    because = f"{named(tail)} is {_shown(longer)} times that of {kind} alone at the same load"
+    because = f"{named(tail)} is {shown(longer)} times that of {kind} alone at the same load"
     slowest, taxed = _slowest(in_mix), tax is not None and tax.low > 1.0
     if slowest is not None:
         because += f"; {slowest}"
     if tax is not None and taxed:
-        because += f"; {kind} itself takes {_shown(tax)} times as long per token in the mix"
+        because += f"; {kind} itself takes {shown(tax)} times as long per token in the mix"
     holds = _holds(longer)
     if holds and slowest is None and not taxed:
         holds = False
@@ -222,7 +211,7 @@ def _load(tpots: Mapping[str, Sequence[float]], tail: float) -> Evidence:
     wider = gap_ratio(tpots[ALONE], tpots[ALONE_QUIET], tail)
     if wider is None:
         return Evidence(cause=Cause.LOAD, holds=None, because="too few requests")
-    because = f"homogeneous requests have a gap {_shown(wider)} times as wide as one at a time"
+    because = f"homogeneous requests have a gap {shown(wider)} times as wide as one at a time"
     return Evidence(cause=Cause.LOAD, holds=_holds(wider), because=because, size=wider.value)
 
 
@@ -252,12 +241,13 @@ def _other(tpots: Mapping[str, Sequence[float]], tail: float) -> Evidence:
     if alone is None:
         return Evidence(cause=Cause.OTHER, holds=None, because="too few requests")
     because = (
-        f"even homogeneous requests one at a time have {named(tail)} at {_shown(alone)} times "
+        f"even homogeneous requests one at a time have {named(tail)} at {shown(alone)} times "
         "P50: answers differ by themselves, other traffic, or the machine"
     )
     holds = alone.low > 2.0 * MATTERS
     return Evidence(cause=Cause.OTHER, holds=holds, because=because, size=alone.value)
 
 
-def _shown(found: Interval) -> str:
+def shown(found: Interval) -> str:
+    """Return a number with its interval in words."""
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"

@@ -15,7 +15,6 @@ from rich.console import Console
 from routing.pools import Speculation
 from turnout.simulation.mixes import Kind
 from turnout.simulation.page import Drawn, Panels, Table, svg
-from turnout.simulation.statistics import Interval
 from turnout.tuning import targets
 from turnout.tuning.bench.findings import SHARES, tpots
 from turnout.tuning.bench.measuring import OVER, Bench, Run
@@ -31,6 +30,7 @@ from turnout.tuning.diagnose.findings import (
     Diagnosis,
     diagnose,
     named,
+    shown,
 )
 from turnout.tuning.diagnose.watching import Pressure, watched
 from turnout.tuning.intervals import quantiles
@@ -223,17 +223,14 @@ def _advice(found: Diagnosis) -> list[str]:
 def _gap_table(by_step: Mapping[str, Sequence[float]], found: Diagnosis) -> Table:
     rows = []
     for name, values in by_step.items():
-        shown = (f"{1000.0 * each:.1f}" for each in quantiles(values, SHARES))
-        rows.append([name, str(len(values)), *shown, _shown(found.gaps.get(name))])
+        times = (f"{1000.0 * each:.1f}" for each in quantiles(values, SHARES))
+        gap = found.gaps.get(name)
+        rows.append([name, str(len(values)), *times, "-" if gap is None else shown(gap)])
     return Table(
         heading="TPOT, ms",
         heads=["load", "requests", "P50", "P95", "P99", f"{named(found.tail)} / P50 (95 %)"],
         rows=rows,
     )
-
-
-def _shown(found: Interval | None) -> str:
-    return "-" if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _cause_table(found: Diagnosis) -> Table:

@@ -21,6 +21,7 @@ from turnout.simulation.mixes import parse_mix
 from turnout.tuning.crossover import Gains, crossover, marks_at, together
 from turnout.tuning.replay.report import MOST_GROWTH
 from turnout.tuning.sweep.findings import Effect
+from turnout.tuning.sweep.measuring import Cell
 
 COOL = ThresholdSettings().cool_temperature
 
@@ -174,7 +175,7 @@ def _speed(cell: Mapping[str, Any]) -> str:
 
 
 def _name(cell: Mapping[str, Any]) -> str:
-    return f"{cell['task']}@{cell['temperature']:g}"
+    return str(Cell(cell["task"], cell["temperature"]))
 
 
 def from_bench(

@@ -14,6 +14,7 @@ from typing import Any
 
 from turnout.simulation.page import Drawn, Panels, Table, svg
 from turnout.tuning.report import COLOURS, Condition, Report, TuningError, finish, read
+from turnout.tuning.sweep.measuring import Cell
 
 KIND = "diff"
 FALL = 0.05
@@ -109,7 +110,7 @@ def _tasks(sweep: Mapping[str, Any], spread: str) -> set[str]:
 
 
 def _name(cell: Mapping[str, Any]) -> str:
-    return f"{cell['task']}@{cell['temperature']:g}"
+    return str(Cell(cell["task"], cell["temperature"]))
 
 
 def _report(
