@@ -151,6 +151,15 @@ def exposition(
         return None
 
 
+async def look(client: httpx.AsyncClient, target: Target) -> Exposition | None:
+    """Return the same while requests run; None where it can't be read."""
+    try:
+        answer = await client.get(f"{target.url}/metrics", headers=target.headers)
+        return parse(answer.raise_for_status().text)
+    except (httpx.HTTPError, UnreadableMetrics):
+        return None
+
+
 def _get(target: Target, path: str, transport: httpx.BaseTransport | None) -> httpx.Response:
     try:
         with httpx.Client(timeout=TIMEOUT_S, transport=transport, trust_env=False) as client:

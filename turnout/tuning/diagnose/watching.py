@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
 
-from proxy.vllm_metrics import Exposition, UnreadableMetrics, parse
-from turnout.tuning.targets import Target
+from proxy.vllm_metrics import Exposition
+from turnout.tuning.targets import Target, look
 
 EVERY_S = 0.5
 """Between two looks; the gateway reads a server's metrics every 2 s, since often slows it down."""
@@ -39,20 +38,20 @@ async def watched(target: Target, work: Callable[[], Awaitable[None]]) -> Pressu
     seen: list[Exposition] = []
     async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
 
-        async def look() -> None:
-            with suppress(httpx.HTTPError, UnreadableMetrics):
-                seen.append(parse((await client.get(f"{target.url}/metrics")).text))
+        async def see() -> None:
+            if (told := await look(client, target)) is not None:
+                seen.append(told)
 
         async def keep_looking() -> None:
             while True:
-                await look()
+                await see()
                 await asyncio.sleep(EVERY_S)
 
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(keep_looking())
             await work()
             looking.cancel()
-        await look()
+        await see()
     return pressure_of(seen)
 
 

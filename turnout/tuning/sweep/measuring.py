@@ -18,15 +18,13 @@ from proxy.vllm_metrics import (
     SPEC_ACCEPTED,
     SPEC_DRAFT_TOKENS,
     Exposition,
-    UnreadableMetrics,
-    parse,
 )
 from routing.acceptance import steps_of
 from turnout.tuning.load import LoadGenerator
 from turnout.tuning.material import Prompt
 from turnout.tuning.report import TuningError
 from turnout.tuning.sample import Job, Sample
-from turnout.tuning.targets import Target, does_not_speculate, exposition
+from turnout.tuning.targets import Target, does_not_speculate, exposition, look
 
 FEWEST_ROUNDS = 5
 """Requests of a cell under which its interval says nothing; cells are left out before that."""
@@ -223,13 +221,8 @@ class Measuring:
         return _by_chunks(trial)
 
     async def _scrape(self) -> Exposition | None:
-        target = self._targets[SPEC]
-        async with httpx.AsyncClient(trust_env=False, headers=target.headers) as client:
-            try:
-                answer = await client.get(f"{target.url}/metrics")
-                return parse(answer.raise_for_status().text)
-            except (httpx.HTTPError, UnreadableMetrics):
-                return None
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return await look(client, self._targets[SPEC])
 
     def _give_up(self, possible: int, wanted: int) -> None:
         """Leave out cells until the rest can have `FEWEST_ROUNDS`, temperatures before tasks.
