@@ -1,6 +1,7 @@
 """The process: uvicorn around the app, with a drain before it stops."""
 
 import asyncio
+import gc
 import logging
 import logging.config
 import resource
@@ -210,6 +211,8 @@ def _serve(
             lifespan="off",
         )
         admin_server = AdminServer(serving), admin
+    gc.freeze()
+    gc.set_threshold(COLLECTED_EVERY, 20, 50)
     server = GatewayServer(
         config,
         gateway,

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trustme
 
+from proxy.server import COLLECTED_EVERY
 from tests.running import eventually, running
 
 TOKEN = {"authorization": "Bearer s3cret"}
@@ -152,3 +153,22 @@ def test_it_serves_https_and_shows_a_renewed_certificate_without_a_restart(
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert "Traceback" not in log.read_text()
+
+
+def test_it_looks_for_cycles_far_less_often_than_python_does_by_itself(tmp_path: Path) -> None:
+    file = config_of(tmp_path, 0, 0)
+    script = """if True:
+        import gc, sys
+        from proxy import __main__, server
+        server.GatewayServer.run = lambda self: print(*gc.get_threshold(), gc.get_freeze_count())
+        sys.exit(__main__.main())"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "--config", str(file)],
+        env={**os.environ, "TURNOUT_ADMIN_TOKEN": "s3cret"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    threshold, *_, frozen = map(int, ran.stdout.split())
+    assert threshold == COLLECTED_EVERY
+    assert frozen > 10_000  # the modules, which no collection need look at again
