@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tuning.scripted import KEY, TOKENS, Scripted, serving
-from turnout.tuning.bench.measuring import BATCHES, Bench, by_target, full_rate
+from turnout.tuning.bench.measuring import BATCHES, Bench, full_rate
 from turnout.tuning.bench.plan import Step, Workload, mix_of, prompts_of
 from turnout.tuning.report import TuningError
 from turnout.tuning.targets import Target
@@ -52,7 +52,6 @@ async def test_each_round_begins_with_another_target() -> None:
 
     assert ["".join(run.target for run in runs) for runs in rounds] == ["abc", "bca", "cab", "abc"]
     assert [{run.round for run in runs} for runs in rounds] == [{0}, {1}, {2}, {3}]
-    assert list(by_target([run for runs in rounds for run in runs])) == ["a", "b", "c"]
 
 
 async def test_a_closed_step_holds_its_requests_in_flight_and_no_more() -> None:

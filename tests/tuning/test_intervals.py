@@ -15,7 +15,6 @@ from turnout.tuning.intervals import (
     FEWEST,
     mean,
     of_statistic,
-    quantile_interval,
     quantiles,
     ratio_of_sums,
     speed_ratio,
@@ -125,7 +124,6 @@ def test_of_too_few_values_no_interval_is_stated(count: int) -> None:
     assert mean(values) is None
     assert speed_ratio(values, values) is None
     assert ratio_of_sums(values, values) is None
-    assert quantile_interval(values, 0.5) is None
 
 
 def pairs(seed: int, ratio: float, count: int = 20) -> tuple[list[float], list[float]]:
@@ -236,15 +234,6 @@ def test_quantiles_rise_from_the_least_to_the_most(values: list[float]) -> None:
 
     assert (found[0], found[-1]) == (min(values), max(values))
     assert all(low <= high for low, high in pairwise(found))
-
-
-@pytest.mark.parametrize(("share", "count"), [(0.5, 20), (0.5, 60), (0.9, 200)])
-def test_the_interval_of_a_quantile_holds_the_true_one(share: float, count: int) -> None:
-    truth = MEAN + stats.norm.ppf(share)
-
-    found = [quantile_interval(sample(normal, seed, count), share) for seed in range(SEEDS)]
-
-    assert 0.86 <= share_that_holds(found, truth) <= 0.99
 
 
 def test_a_statistic_is_taken_of_the_samples_and_of_draws_from_each() -> None:

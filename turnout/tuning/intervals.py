@@ -116,14 +116,5 @@ def quantiles(values: ArrayLike, shares: Iterable[float]) -> tuple[float, ...]:
     return tuple(float(each) for each in np.quantile(np.asarray(values, np.float64), list(shares)))
 
 
-def quantile_interval(values: Sequence[float], share: float) -> Interval | None:
-    """Return a quantile with its percentile interval; None for less than `FEWEST` values."""
-    seen = np.asarray(values, np.float64)
-    if len(seen) < FEWEST:
-        return None
-    low, high = np.quantile(np.quantile(seen[_draws(len(seen))], share, axis=1), TAILS)
-    return Interval(float(np.quantile(seen, share)), float(low), float(high))
-
-
 def _draws(count: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))

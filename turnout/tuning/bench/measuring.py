@@ -1,6 +1,6 @@
 """The bench's requests: every step on every target, in turns."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -195,11 +195,3 @@ def full_rate(ends: Sequence[float], in_flight: int) -> float | None:
     ordered = sorted(ends)
     seconds = ordered[-1] - ordered[first - 1]
     return (len(ordered) - first) / seconds if seconds > 0.0 else None
-
-
-def by_target(runs: Sequence[Run]) -> Mapping[str, list[Run]]:
-    """Return runs by the name of their target, in order."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.target, []).append(run)
-    return found

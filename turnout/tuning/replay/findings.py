@@ -34,7 +34,6 @@ class Finding:
         requests: Requests that tell: finished, with a chance in the log, not explored.
         differing: Those of them for which the two policies prefer different pools.
         effective: Effective sample size of those.
-        effective_of_all: Effective sample size of all that tell.
         largest_weight: Share of all weight that one request has.
         unsupported: Share of the other policy's choices without a chance in the log.
         after: The mean under the other policy, s; a guess at most where there is no `change`.
@@ -46,7 +45,6 @@ class Finding:
     requests: int
     differing: int
     effective: float
-    effective_of_all: float
     largest_weight: float
     unsupported: float
     after: float | None
@@ -68,7 +66,6 @@ def find(asked: Sequence[Asked], metric: str) -> Finding:
         requests=len(rows),
         differing=len(differing),
         effective=effective,
-        effective_of_all=effective_sample_size(weights),
         largest_weight=largest_share(weights) if rows else 0.0,
         unsupported=unsupported,
         after=weighted_mean(values, weights) if rows and weights.sum() else None,
