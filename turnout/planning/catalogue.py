@@ -192,7 +192,7 @@ def _model(row: Mapping[str, Any]) -> Model:
         precision=_stored(row["config"]),
         eagle3=row.get("eagle3", ""),
         int4=row.get("int4", ""),
-        source=f"config.json of {row['name']}",
+        source=row.get("source", f"config.json of {row['name']}"),
     )
 
 
