@@ -13,7 +13,7 @@ from tests.planning.deployments import LLAMA_70B, servers
 from turnout.planning.catalogue import Precision, find_model, gpu_of
 from turnout.planning.costs import step_cost
 from turnout.planning.deployment import Deployment
-from turnout.planning.drafts import candidates, draft_view, judge, refuse_self
+from turnout.planning.drafts import candidates, draft_view, judge
 from turnout.planning.errors import PlanError
 from turnout.planning.tokenizers import differences
 from turnout.simulation.presets import PRESETS
@@ -108,7 +108,7 @@ def test_without_a_bandwidth_tokens_per_step_are_shown_alone() -> None:
 
 def test_a_draft_as_large_as_its_target_is_refused() -> None:
     with pytest.raises(PlanError, match="no smaller than"):
-        refuse_self(LLAMA_70B, [LLAMA_70B])
+        judge(servers(), LLAMA_70B)
 
 
 @pytest.mark.parametrize(

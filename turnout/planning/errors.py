@@ -14,5 +14,5 @@ def unknown(what: str, value: str, known: Iterable[str]) -> PlanError:
     by_short = {name.rpartition("/")[2].lower(): name for name in names}
     short = value.rpartition("/")[2].lower()
     near = get_close_matches(short, list(by_short), n=1, cutoff=0.4)
-    meant = f"did you mean {by_short[near[0]]!r}?" if near else f"known: {', '.join(names)}"
+    meant = f"did you mean '{by_short[near[0]]}'?" if near else f"known: {', '.join(names)}"
     return PlanError(f"{what} {value!r} is not known; {meant}")
