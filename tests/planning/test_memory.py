@@ -265,14 +265,26 @@ def test_gigabytes_of_the_rule_are_decimal_and_of_the_account_binary(
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: servers(count=3), "tensor parallel 3: 64 attention heads .* nearest: 2"),
-    (lambda: servers(count=4, tp=3), "tensor parallel 3 does not divide 4 GPUs; nearest: 2"),
+    (lambda: servers(count=3), "tensor parallel 3: 64 .* nearest: 2, of 2 or 4 GPUs"),
+    (lambda: servers(count=4, tp=3), "shared among 3 GPUs .*; nearest: 2$"),
+    (
+        lambda: replace(servers(count=4), count=6),
+        "4: the GPUs are 6, no multiple of it; nearest: 2",
+    ),
+    (lambda: servers(tp=0), "tensor parallel 0: the GPUs are 2, .* nearest: 1"),
     (lambda: servers(utilisation=1.2), "utilisation 1.2 .* as 0.92"),
     (lambda: servers(context=200_000), "context 200000 is not in 1 to 131072"),
     (lambda: servers(draft=LLAMA_8B), "method none takes no draft model"),
     (lambda: servers(speculation=Speculation.DRAFT_MODEL, k=3), "needs a draft model"),
     (lambda: servers(speculation=Speculation.MTP, k=1), "no prediction layers; nearest: eagle3"),
-    (lambda: servers(speculation=Speculation.NGRAM), "k = 0 draft tokens"),
+    (lambda: servers(speculation=Speculation.NGRAM), "k = 0 draft tokens .* write 1 or more"),
+    (lambda: servers(k=3), "k = 3 draft tokens .* add --method or --draft"),
+    (
+        lambda: servers(
+            target=LLAMA_8B, draft=LLAMA_70B, speculation=Speculation.DRAFT_MODEL, k=3
+        ),
+        r"draft Llama-3.1-70B-Instruct \(70B\) is larger than Llama-3.1-8B-Instruct",
+    ),
     (lambda: find_gpu("H10"), "GPU 'H10' is not known; did you mean 'H100'"),
     (lambda: find_model("Lama-3.1-70B"), "did you mean 'meta-llama/Llama-3.1-70B-Instruct'"),
 ]

@@ -84,12 +84,23 @@ def test_a_decision_is_made_on_saved_metrics(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["plan", "memory", "Lama-3.1-8B"], "did you mean 'meta-llama/Llama-3.1-8B-Instruct'"),
+        (
+            ["plan", "memory", "Lama-3.1-8B"],
+            "did you mean 'meta-llama/Llama-3.1-8B-Instruct', or a folder",
+        ),
         (["plan", "memory", "Llama-3.1-8B", "--gpus", "2xH10"], "did you mean 'H100'"),
-        (["plan", "memory", "Llama-3.1-8B", "--gpus", "2"], "write 2xH100, or add --vram"),
+        (
+            ["plan", "memory", "Llama-3.1-8B", "--gpus", "2"],
+            "of what kind? write 2xH100, or 2 with",
+        ),
         (["plan", "memory", "Llama-3.1-8B", "--gpus", "0xH100"], "at least 1"),
         (["plan", "memory", "Llama-3.1-8B", "--gpus", "?"], "are not of the form NxNAME"),
         (["plan", "memory", "Llama-3.1-8B", "--vram", "-1", "--gpus", "1"], "is no memory"),
+        (
+            ["plan", "memory", "Llama-3.1-8B", "--vram", "80", "--gpus", "2xH100"],
+            "or 2 with --vram",
+        ),
+        (["plan", "memory", "Llama-3.1-8B", "--draft-precision", "int8"], "add --draft MODEL"),
         (["plan", "memory", "Llama-3.1-8B", "--precision", "8bit"], "did you mean 'int8'?"),
         (["plan", "memory", "DeepSeek-V3", "--precision", "bf16"], "nearest: fp8"),
         (["plan", "memory", "Llama-3.1-8B", "--method", "n-grams"], "did you mean 'ngram'?"),
@@ -99,6 +110,9 @@ def test_a_decision_is_made_on_saved_metrics(
         (["plan", "draft", "Llama-3.1-8B", "Llama-3.1-70B"], "is no smaller than"),
         (["plan", "decide", "--gateway", "http://127.0.0.1:1"], "no answer from"),
         (["plan", "decide", "--metrics", "/no/such/file"], "No such file"),
+        (["plan", "decide", "--metrics", sys.executable], "is no Prometheus text"),
+        (["plan", "draft", "Nemotron"], ", or a folder with its config.json\n"),
+        ([*POOLS[:-2], "--tpot-ms", "-1"], "-0.001 s TPOT: must be a number above 0"),
         ([*POOLS, "--mix", "chat"], "'chat' is not TASK@TEMPERATURE=WEIGHT"),
     ],
 )

@@ -127,7 +127,7 @@ def refused(deployment: Deployment = FOUR_GPUS, **changes: object) -> None:
 def test_what_cannot_be_planned_is_refused() -> None:
     suffix = replace(FOUR_GPUS, speculation=Speculation.SUFFIX, k=5)
 
-    with pytest.raises(PlanError, match="rate 0 must be a number above 0"):
+    with pytest.raises(PlanError, match="0 requests/s: must be a number above 0"):
         refused(rate_per_s=0.0)
     with pytest.raises(PlanError, match="say nothing"):
         refused(requests=1)

@@ -198,7 +198,7 @@ def find_model(text: str) -> Model:
         return short[0]
     if text.startswith(("/", ".", "~")):
         raise PlanError(f"model {text!r}: there is no such folder")
-    raise unknown("model", text, models())
+    raise unknown("model", text, models(), other=", or a folder with its config.json")
 
 
 def _plain(name: str) -> str:

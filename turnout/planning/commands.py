@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--html", type=Path, metavar="FILE", help="write a report with pictures")
     add = hardware.add_argument
     add("target", help=_TARGET)
-    add("--gpus", default="1xH100", metavar="NxNAME", help="as 2xH100, or with --vram as 2")
+    add("--gpus", metavar="NxNAME", help="as 2xH100, or with --vram as 2 (default: H100)")
     add("--vram", type=float, metavar="GB", help="memory of a GPU not catalogued")
     add("--tp", type=int, help="GPUs per server (default: all)")
     share = f"vLLM's --gpu-memory-utilization (default: {DEFAULT_UTILISATION})"
@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--context", type=int, metavar="TOKENS", help=tokens)
     add("--kv-fp8", action="store_true", help="the KV cache in FP8")
     add("--precision", help="the target's: bf16, fp8, int8 or int4")
-    add("--draft-precision", help="the draft's (default: its checkpoint's)")
     add = drafting.add_argument
     add("--draft", metavar="MODEL", help="a draft model")
+    add("--draft-precision", help="its precision (default: its checkpoint's)")
     add("--method", help="how the server drafts, as ngram, eagle3 or mtp")
     add("--k", type=int, help="draft tokens per step (default: the method's)")
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("drafts", nargs="*", metavar="DRAFT", help="to judge (default: the catalogue's)")
     add = command("translate", "a vLLM command line of 2023 or 2024 in today's words")
     as_many = "as 2xH100 (default: as many H100 as the line's tensor parallelism takes)"
-    add("--gpus", default="H100", metavar="[Nx]NAME", help=as_many)
+    add("--gpus", metavar="[Nx]NAME", help=as_many)
     add("--vram", type=float, metavar="GB", help="of a GPU not catalogued")
     add("--metric", action="append", default=[], metavar="NAME", help="in place of a line")
     add("line", nargs=argparse.REMAINDER, metavar="-- COMMAND LINE")
@@ -124,7 +124,7 @@ def _translate(args: argparse.Namespace) -> View:
     if not words:
         raise PlanError("there is no line; write -- vllm serve MODEL ..., or --metric NAME")
     gpu, count = gpus_of(args.gpus, args.vram)
-    return translation_view(words, gpu, count if re.match(r"\d", args.gpus) else None)
+    return translation_view(words, gpu, count if re.match(r"\d", args.gpus or "") else None)
 
 
 def _pools(args: argparse.Namespace) -> View:
@@ -152,7 +152,7 @@ def _decide(args: argparse.Namespace) -> View:
         return decision_view(of_gateway(args.gateway))
     if args.sweep is not None:
         return decision_view(of_sweep(args.sweep))
-    text = args.metrics.read_text(encoding="utf-8")
+    text = args.metrics.read_text(encoding="utf-8", errors="replace")
     return decision_view(of_metrics(text, source=str(args.metrics)))
 
 
@@ -173,8 +173,11 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
     """
     gpu, count = gpus_of(args.gpus, args.vram)
     target = find_model(args.target)
-    named, method, k = (getattr(args, name, None) for name in ("draft", "method", "k"))
+    options = ("draft", "draft_precision", "method", "k")
+    named, stored, method, k = (getattr(args, option, None) for option in options)
     draft = find_model(named) if named else None
+    if stored and not draft:
+        raise PlanError(f"--draft-precision {stored} is of no draft; add --draft MODEL")
     speculation = Speculation.DRAFT_MODEL if draft else Speculation.NONE
     if method is not None:
         speculation = _named("method", method.replace("-", "_"), Speculation)
@@ -187,7 +190,7 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
         speculation=speculation,
         k=DRAFT_TOKENS.get(speculation, 0) if k is None else k,
         draft=draft,
-        draft_precision=precision_of(args.draft_precision, draft),
+        draft_precision=precision_of(stored, draft),
         utilisation=args.utilisation,
         context=min(DEFAULT_CONTEXT, target.architecture.context)
         if args.context is None
@@ -196,13 +199,14 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
     )
 
 
-def gpus_of(text: str, vram_gb: float | None) -> tuple[Gpu, int]:
+def gpus_of(text: str | None, vram_gb: float | None) -> tuple[Gpu, int]:
     """Return the kind of GPU and how many, of `2xH100`, or of `2` where the memory is given.
 
     Raises:
         PlanError: If it is not of that form, or the GPU is not known.
     """
-    found = _GPUS.fullmatch(text.strip())
+    text = ("H100" if vram_gb is None else "1") if text is None else text.strip()
+    found = _GPUS.fullmatch(text)
     if found is None:
         raise PlanError(
             f"GPUs {text!r} are not of the form NxNAME; write 2xH100, or 2 with --vram"
@@ -210,9 +214,12 @@ def gpus_of(text: str, vram_gb: float | None) -> tuple[Gpu, int]:
     name, count = found[2], int(found[1] or found[3] or 1)
     if count < 1:
         raise PlanError(f"GPUs {text!r}: at least 1 is needed")
+    if (name is None) == (vram_gb is None):
+        said = "their memory is known; write" if name else "of what kind? write"
+        raise PlanError(
+            f"GPUs {text!r}: {said} {count}x{name or 'H100'}, or {count} with --vram GB"
+        )
     if vram_gb is None:
-        if name is None:
-            raise PlanError(f"GPUs {text!r}: of what kind? write {count}xH100, or add --vram GB")
         return find_gpu(name), count
     if not 0.0 < vram_gb < inf:
         raise PlanError(f"--vram {vram_gb:g} GB is no memory; write that of one GPU, as 80")

@@ -78,19 +78,26 @@ class Deployment:
     kv_bytes: int = 2
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.tp < 1 or self.count % self.tp:
-            tps = [tp for tp in range(1, max(1, self.count) + 1) if self.count % tp == 0]
-            near = min(tps, key=lambda tp: abs(tp - self.tp))
+        models = [model for model in (self.target, self.draft) if model]
+        sound = [
+            tp for tp in range(1, 129) if not any(m.architecture.tp_problem(tp) for m in models)
+        ]
+        if self.tp not in sound and self.tp > 0:
+            problems = ((m.architecture.tp_problem(self.tp), m.short) for m in models)
+            problem, name = next(pair for pair in problems if pair[0])
+            near = min(sound, key=lambda tp: abs(tp - self.tp))
+            divided = f", of {near} or {2 * near} GPUs" if self.count % near else ""
             raise PlanError(
-                f"tensor parallel {self.tp} does not divide {self.count} GPUs; nearest: {near}"
+                f"tensor parallel {self.tp}: {problem} ({name}); nearest: {near}{divided}"
             )
-        for model in filter(None, (self.target, self.draft)):
-            if problem := model.architecture.tp_problem(self.tp):
-                fits = [tp for tp in range(1, 129) if not model.architecture.tp_problem(tp)]
-                near = min(fits, key=lambda tp: abs(tp - self.tp))
-                raise PlanError(
-                    f"tensor parallel {self.tp}: {problem} ({model.short}); nearest: {near}"
-                )
+        if self.tp < 1 or self.count % self.tp:
+            near = min(
+                (tp for tp in sound if not self.count % tp), key=lambda tp: abs(tp - self.tp)
+            )
+            raise PlanError(
+                f"tensor parallel {self.tp}: the GPUs are {self.count}, no multiple of it; "
+                f"nearest: {near}"
+            )
         if not 0.0 < self.utilisation <= 1.0:
             raise PlanError(
                 f"utilisation {self.utilisation:g} is not a share of memory; "
@@ -103,16 +110,25 @@ class Deployment:
             )
         if (self.draft is not None) != (self.speculation is Speculation.DRAFT_MODEL):
             raise PlanError(
-                f"method {self.speculation} "
-                + ("takes no draft model" if self.draft else "needs a draft model")
-                + "; leave one of the two out, or write --draft MODEL --method draft_model"
+                f"method {self.speculation} takes no draft model; leave --draft or --method out"
+                if self.draft
+                else "method draft_model needs a draft model; add --draft MODEL"
+            )
+        if self.draft is not None and self.draft.billions > self.target.billions:
+            raise PlanError(
+                f"draft {self.draft.short} ({self.draft.billions:.3g}B) is larger than "
+                f"{self.target.short} ({self.target.billions:.3g}B); a tenth of it would do"
             )
         if self.speculation is Speculation.MTP and not self.target.architecture.mtp:
             raise PlanError(
                 f"method mtp: {self.target.short} has no prediction layers; nearest: eagle3"
             )
-        if (self.k > 0) != (self.speculation is not Speculation.NONE):
-            raise PlanError(f"k = {self.k} draft tokens do not go with method {self.speculation}")
+        speculates = self.speculation is not Speculation.NONE
+        if self.k < speculates or (self.k and not speculates):
+            raise PlanError(
+                f"k = {self.k} draft tokens do not go with method {self.speculation}; "
+                + ("write 1 or more" if speculates else "add --method or --draft")
+            )
 
     @property
     def servers(self) -> int:
@@ -181,11 +197,6 @@ class Rule:
         return self.target_gb + self.draft_gb
 
     @property
-    def usable_gb(self) -> float:
-        """What vLLM may take."""
-        return self.total_gb * self.utilisation
-
-    @property
     def left_gb(self) -> float:
         """Memory beside the weights, before `gpu_memory_utilization`; the published figures."""
         return self.total_gb - self.weights_gb
@@ -193,17 +204,7 @@ class Rule:
     @property
     def kv_gb(self) -> float:
         """The published formula: total x utilisation - weights."""
-        return self.usable_gb - self.weights_gb
-
-    @property
-    def target_share(self) -> float:
-        """Of the total, what the target takes."""
-        return self.target_gb / self.total_gb
-
-    @property
-    def draft_share(self) -> float:
-        """Of the total, what the draft takes."""
-        return self.draft_gb / self.total_gb
+        return self.total_gb * self.utilisation - self.weights_gb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,14 +371,11 @@ def shares(deployment: Deployment) -> list[str]:
     found: list[str] = []
     if deployment.speculation is Speculation.NONE:
         return found
-    if rule.target_share > TARGET_SHARE:
-        found.append(
-            f"the target takes {rule.target_share:.0%} of memory, more than {TARGET_SHARE:.0%}: "
-            "a draft costs concurrency; test under load"
-        )
-    if rule.draft_share > DRAFT_SHARE:
-        found.append(
-            f"the draft takes {rule.draft_share:.0%} of memory, more than {DRAFT_SHARE:.0%}: "
-            "quantise it, or take a smaller one"
-        )
+    for what, size_gb, most, advice in (
+        ("target", rule.target_gb, TARGET_SHARE, "a draft costs concurrency; test under load"),
+        ("draft", rule.draft_gb, DRAFT_SHARE, "quantise it, or take a smaller one"),
+    ):
+        if size_gb > most * rule.total_gb:
+            share = size_gb / rule.total_gb
+            found.append(f"the {what} takes {share:.0%} of memory, more than {most:.0%}: {advice}")
     return found

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf, log
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from routing.expectations import expectation
@@ -14,6 +13,7 @@ from turnout.planning.catalogue import Model, Precision, models
 from turnout.planning.costs import speed_up
 from turnout.planning.deployment import DRAFT_SHARE, Deployment, fits, precisions
 from turnout.planning.errors import PlanError
+from turnout.planning.memory import named
 from turnout.planning.tokenizers import differences
 from turnout.planning.views import View
 from turnout.simulation.acceptance import TASKS
@@ -29,25 +29,21 @@ _SMALLER = (
     (100.0, "too small: diverges"),
     (inf, "far outside: low load only"),
 )
-DRAFT_TOKENS: Mapping[Speculation, int] = MappingProxyType(
-    {
-        Speculation.NGRAM: 5,
-        Speculation.SUFFIX: 5,
-        Speculation.DRAFT_MODEL: 4,
-        Speculation.EAGLE3: 3,
-        Speculation.MTP: 1,
-    }
-)
+DRAFT_TOKENS: Mapping[Speculation, int] = {
+    Speculation.NGRAM: 5,
+    Speculation.SUFFIX: 5,
+    Speculation.DRAFT_MODEL: 4,
+    Speculation.EAGLE3: 3,
+    Speculation.MTP: 1,
+}
 """Draft tokens per step where nothing else is said: those that the tables of acceptance are of."""
 
-WORKLOADS: Mapping[str, tuple[TaskType, float]] = MappingProxyType(
-    {
-        "echo": (TaskType.CODE_EDIT, 0.0),
-        "summary": (TaskType.SUMMARIZATION, 0.2),
-        "chat": (TaskType.CHAT, 0.7),
-        "code": (TaskType.CODE, 0.2),
-    }
-)
+WORKLOADS: Mapping[str, tuple[TaskType, float]] = {
+    "echo": (TaskType.CODE_EDIT, 0.0),
+    "summary": (TaskType.SUMMARIZATION, 0.2),
+    "chat": (TaskType.CHAT, 0.7),
+    "code": (TaskType.CODE, 0.2),
+}
 _BUSY = 64
 """Requests in flight of a server that is well loaded."""
 
@@ -173,6 +169,7 @@ def draft_view(deployment: Deployment, drafts: Iterable[Model]) -> View:
         title=f"Drafts for {deployment.target.short}",
         tables=[*tables, _method_table(deployment, methods)],
         says=list(_sentences(deployment, found)),
+        failed=not fits(deployment),
         data={
             "target": deployment.target.name,
             "drafts": [
@@ -238,7 +235,7 @@ def _method_table(deployment: Deployment, methods: Sequence[Mapping[str, Any]]) 
     return Table(heading, ("method", "k", "GB", *WORKLOADS), rows)
 
 
-def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[str]:
+def _on_each(found: Sequence[Judgement]) -> Iterator[str]:
     for each in found:
         for remark in (each.refused, *each.remarks):
             if remark:
@@ -253,7 +250,13 @@ def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[s
                 f"{each.draft.short}: in {each.precision.upper()} it keeps to {DRAFT_SHARE:.0%} "
                 "of memory, at little loss of acceptance: quantise it before relaxing the family"
             )
+
+
+def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[str]:
     target = deployment.target
+    if not fits(deployment):
+        yield f"{named(deployment)} does not fit; turnout plan memory says what would."
+    yield from _on_each(found)
     good = [each for each in found if not each.refused and not each.off and each.precision]
     if good:
         yield f"Take {good[0].draft.short}, if a draft model at all."
@@ -264,7 +267,9 @@ def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[s
             f"No draft is in the sweet spot: a {target.family} model of {smallest:.2g} to "
             f"{largest:.2g} billion parameters would be."
         )
-    if not (target.folder and all(each.draft.folder for each in found)):
+    else:
+        yield "No model of the catalogue could draft for it; name one to judge, or its folder."
+    if found and not (target.folder and all(each.draft.folder for each in found)):
         yield (
             "Tokenizers were told apart by the catalogue; give model folders to compare "
             "vocabulary, special tokens and chat template."

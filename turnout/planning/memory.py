@@ -61,20 +61,8 @@ def gpus_named(deployment: Deployment) -> str:
 
 def described(deployment: Deployment) -> dict[str, Any]:
     """Return a deployment with both accounts of its memory, for JSON."""
-    rule, account, draft = deployment.rule, deployment.account, deployment.draft
-    return {
-        "target": deployment.target.name,
-        "precision": deployment.precision,
-        "source": deployment.target.source,
-        "draft": draft.name if draft else None,
-        "draft_precision": deployment.draft_precision if draft else None,
-        "speculation": deployment.speculation,
-        "k": deployment.k,
-        "gpu": deployment.gpu.name,
-        "gpus": deployment.count,
-        "tensor_parallel": deployment.tp,
-        "utilisation": deployment.utilisation,
-        "context": deployment.context,
+    rule, account = deployment.rule, deployment.account
+    return asdict(deployment) | {
         "fits": fits(deployment),
         "rule_gb": asdict(rule)
         | {"weights_gb": rule.weights_gb, "left_gb": rule.left_gb, "kv_gb": rule.kv_gb},
@@ -143,7 +131,8 @@ def _sentences(deployment: Deployment) -> Iterator[str]:
         if rule.kv_gb <= 0.0:
             yield (
                 f"Does not fit: {rule.weights_gb:g} GB of weights against "
-                f"{rule.usable_gb:.0f} GB ({rule.total_gb:g} GB at {deployment.utilisation:g})"
+                f"{rule.total_gb * rule.utilisation:.0f} GB "
+                f"({rule.total_gb:g} GB at {rule.utilisation:g})"
             )
         else:
             yield (

@@ -80,10 +80,10 @@ class Demand:
     seeds: int = 2
 
     def __post_init__(self) -> None:
-        asked = {"rate": self.rate_per_s, "TTFT": self.ttft_s, "TPOT": self.tpot_s}
-        for what, value in asked.items():
+        asked = {"requests/s": self.rate_per_s, "s TTFT": self.ttft_s, "s TPOT": self.tpot_s}
+        for unit, value in asked.items():
             if not 0.0 < value < inf:
-                raise PlanError(f"{what} {value:g} must be a number above 0")
+                raise PlanError(f"{value:g} {unit}: must be a number above 0")
         if self.requests < FEWEST_REQUESTS or self.seeds < 1:
             raise PlanError(
                 f"{self.requests} requests and {self.seeds} seeds say nothing; "

@@ -249,7 +249,7 @@ def _quantisation(line: Translation, name: str, gpu: Gpu) -> None:
             "checkpoint, without this option"
         )
     elif was not in (known := _data()["quantisations"]):
-        near = get_close_matches(was, known, n=1, cutoff=0.4) or [ONLINE[eight_bits(gpu)]]
+        near = get_close_matches(was, known, n=1) or [ONLINE[eight_bits(gpu)]]
         raise PlanError(f"quantization {was!r} is not known; nearest: {near[0]}")
     if name != "--quantization":
         line.drafting["quantization"] = now

@@ -58,7 +58,7 @@ def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = Non
         OSError: If a file cannot be written.
     """
     if as_json:
-        text = orjson.dumps(view.data, option=orjson.OPT_INDENT_2).decode()
+        text = orjson.dumps(view.data, option=orjson.OPT_INDENT_2, default=str).decode()
         sys.stdout.write(text + "\n")
     else:
         width = None if sys.stdout.isatty() else COLUMNS
