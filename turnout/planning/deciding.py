@@ -213,7 +213,6 @@ def decision_view(evidence: Evidence) -> View:
     says = [f"{each.answer:<8} {each.asks}\n         {each.because}" for each in conditions]
     return View(
         title="Speculation: use it, leave it off, or measure first",
-        tables=(),
         says=[*says, f"\nVerdict by {evidence.source}: {found}. {_NEXT[found]}"],
         data={
             "source": evidence.source,

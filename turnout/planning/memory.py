@@ -1,6 +1,6 @@
 """`turnout plan memory`: what fits beside the weights, and what a draft costs of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from turnout.planning.deployment import (
     pairings,
     shares,
 )
-from turnout.planning.views import FREE, Segments, View
+from turnout.planning.views import Segments, View
 from turnout.simulation.page import Table
 
 
@@ -37,7 +37,12 @@ def memory_view(deployment: Deployment, *, quantisation: bool = False) -> View:
         tables=tables,
         says=says,
         data=data,
-        bars=bars(deployment),
+        bars={
+            f"GPU {gpu}, {way.speculation}": segments(way)
+            for way in dict.fromkeys((deployment, deployment.plain))
+            for gpu in range(deployment.count)
+        },
+        usable_gib=deployment.account.usable,
         failed=not fits(deployment),
     )
 
@@ -171,19 +176,14 @@ def _why(pairs: list[Pairing]) -> str:
     )
 
 
-def bars(deployment: Deployment) -> Mapping[str, Segments]:
-    """Return each GPU's memory in parts, with speculation and without."""
-    found: dict[str, Segments] = {}
-    for way in dict.fromkeys((deployment, deployment.plain)):
-        account = way.account
-        parts = {
-            "target": account.target,
-            "draft": account.draft,
-            "activations": account.activations,
-            "NCCL, CUDA graphs": account.other,
-            "KV cache": max(0.0, account.kv),
-            FREE: account.reported - account.usable,
-        }
-        for gpu in range(deployment.count):
-            found[f"GPU {gpu}, {way.speculation}"] = parts
-    return found
+def segments(deployment: Deployment) -> Segments:
+    """Return the memory of one GPU in parts; they exceed it where the server cannot start."""
+    account = deployment.account
+    parts = {
+        "target": account.target,
+        "draft": account.draft,
+        "activations": account.activations,
+        "NCCL, CUDA graphs": account.other,
+        "KV cache": max(0.0, account.kv),
+    }
+    return parts | {"left to others": max(0.0, account.reported - sum(parts.values()))}

@@ -18,16 +18,17 @@ from turnout.planning.costs import step_cost
 from turnout.planning.deployment import Deployment, fits
 from turnout.planning.drafts import candidates, judge, methods_of
 from turnout.planning.errors import PlanError
-from turnout.planning.memory import bars, described, gpus_named, named
+from turnout.planning.memory import described, gpus_named, named, segments
 from turnout.planning.servers import (
     FIRST_PORT,
+    START_GATEWAY,
     Schedule,
     Server,
-    commands,
     compose,
     context_of,
     gateway_config,
     schedule_of,
+    script,
 )
 from turnout.planning.views import View
 from turnout.simulation.acceptance import TASKS, spread_odds, typical_odds
@@ -313,23 +314,29 @@ def pools_view(deployment: Deployment, demand: Demand) -> View:
     best = best_of(found)
     servers = servers_of(best, demand)
     files = {
-        "servers.sh": commands(servers),
+        "servers.sh": script(servers),
         "docker-compose.yml": compose(servers, ASSUMED),
         "turnout.yaml": gateway_config(servers, ASSUMED),
     }
-    says = [*_sentences(found, best, demand), "", *(f"  {server.command}" for server in servers)]
+    commands = [server.command for server in servers]
     return View(
         title=f"Pools of {deployment.target.short} on {gpus_named(deployment)}",
         tables=[_table(found, best)],
-        says=[*says, "  turnout serve --config turnout.yaml"],
+        says=list(_sentences(found, best, demand)),
+        commands=[*commands, START_GATEWAY],
         data={
             "assumed": True,
             "demand": asdict(demand),
             "best": _as_json(best),
             "splits": [_as_json(split) for split in found],
-            "commands": [server.command for server in servers],
+            "commands": commands,
         },
-        bars=bars(best.deployment),
+        bars={
+            f"GPU {gpu}, {server.name}": segments(server.deployment)
+            for server in servers
+            for gpu in server.gpus
+        },
+        usable_gib=deployment.account.usable,
         files=files,
         failed=not best.keeps,
     )

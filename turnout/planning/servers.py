@@ -20,6 +20,7 @@ from turnout.planning.translating import LARGEST_BATCH, ONLINE
 
 FIRST_PORT = 8001
 GATEWAY_PORT = 8080
+START_GATEWAY = "turnout serve --config turnout.yaml"
 VLLM_VERSION = "0.32.0"
 _QUEUED_PER_RUNNING = 4
 """Requests that may wait in a server for each that runs; the gateway sends fewer."""
@@ -200,10 +201,10 @@ def schedule_of(pairs: Sequence[tuple[int, int]]) -> Schedule:
     return tuple(zip(firsts, lasts, tokens, strict=False))
 
 
-def commands(servers: Sequence[Server]) -> str:
+def script(servers: Sequence[Server]) -> str:
     """Return a shell script's lines: each server, and the gateway in front of them."""
     lines = (f"{server.command} &" for server in servers)
-    return "\n".join((*lines, "turnout serve --config turnout.yaml")) + "\n"
+    return "\n".join((*lines, START_GATEWAY)) + "\n"
 
 
 def gateway_config(servers: Sequence[Server], assumed: str) -> str:

@@ -365,15 +365,16 @@ def translation_view(words: Sequence[str], gpu: Gpu, count: int | None) -> View:
         tables=memory.tables if memory else (),
         says=[
             *changes,
-            f"\nToday's command line:\n\n  {text}\n",
             *(memory.says if memory else [str(deployment)]),
         ],
+        commands=[text],
         data={
             "command": text,
             "changes": [change._asdict() for change in found.changes],
             "budget": memory.data if memory else None,
         },
         bars=memory.bars if memory else {},
+        usable_gib=memory.usable_gib if memory else 0.0,
         failed=bool(memory and memory.failed),
     )
 
@@ -393,7 +394,6 @@ def metrics_view(names: Sequence[str]) -> View:
         rows.append(Change(f"vllm:{bare}", now, known[bare]["why"]))
     return View(
         title="Metrics, today",
-        tables=(),
         says=[f"{was}\n  {now}\n  ({why})" for was, now, why in rows],
         data={"metrics": [row._asdict() for row in rows]},
     )
