@@ -61,7 +61,7 @@ LLAMA_33 = servers(count=4, target=find_model("Llama-3.3-70B"))
 
 def small(**changes: Any) -> Deployment:
     target = find_model("SmolLM2-135M")
-    return servers(CPU, 1, target=target, **changes)
+    return servers(CPU, 1, target=target, context=2048, **changes)
 
 
 def every_kind() -> dict[str, Server]:

@@ -13,7 +13,12 @@ from typing import Any, TypeVar
 from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_gpu, find_model, gpu_of
 from turnout.planning.deciding import decision_view
-from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, Deployment
+from turnout.planning.deployment import (
+    DEFAULT_CONTEXT,
+    DEFAULT_UTILISATION,
+    Deployment,
+    default_context,
+)
 from turnout.planning.drafts import DRAFT_TOKENS, candidates, draft_view
 from turnout.planning.errors import PlanError, unknown
 from turnout.planning.evidence import of_gateway, of_metrics, of_sweep
@@ -192,9 +197,7 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
         draft=draft,
         draft_precision=precision_of(stored, draft),
         utilisation=args.utilisation,
-        context=min(DEFAULT_CONTEXT, target.architecture.context)
-        if args.context is None
-        else args.context,
+        context=default_context(target, gpu) if args.context is None else args.context,
         kv_bytes=1 if args.kv_fp8 else 2,
     )
 

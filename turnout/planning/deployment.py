@@ -22,7 +22,7 @@ from turnout.planning.errors import PlanError
 GIB = 2**30
 DEFAULT_UTILISATION = 0.92
 """vLLM 0.32's `gpu_memory_utilization`."""
-DEFAULT_CONTEXT = 8192
+DEFAULT_CONTEXT, _CPU_CONTEXT = 8192, 2048
 DRAFT_SHARE = 0.15
 """Of all memory, the most that a draft should take: its weights come out of the KV cache (the
 framework)."""
@@ -290,6 +290,12 @@ def head(deployment: Deployment) -> tuple[float, int]:
         parameters = target.mtp * (target.layer + 2 * target.hidden**2)
         return parameters * deployment.precision.linear_bytes, target.mtp
     return 0.0, 0
+
+
+def default_context(target: Model, gpu: Gpu) -> int:
+    """Return the context of a request where none is named: a core of a CPU serves short ones."""
+    usual = _CPU_CONTEXT if gpu.build == "cpu" else DEFAULT_CONTEXT
+    return min(usual, target.architecture.context)
 
 
 def fits(deployment: Deployment) -> bool:

@@ -10,6 +10,7 @@ from turnout.planning.deployment import (
     GIB,
     RECOMMENDED,
     TARGET_SHARE,
+    Account,
     Deployment,
     Pairing,
     alternatives,
@@ -99,11 +100,7 @@ def _account_table(deployment: Deployment) -> Table:
             {
                 "reported by the driver": f"{account.reported:.2f}",
                 "vLLM may take": f"{account.usable:.2f}",
-                "target's weights": f"{account.target:.2f}",
-                "draft's weights": f"{account.draft:.2f}",
-                "activations (assumed)": f"{account.activations:.2f}",
-                "NCCL, CUDA graphs (assumed)": f"{account.other:.2f}",
-                "KV cache": f"{account.kv:.2f}",
+                **{label: f"{size:.2f}" for label, size in _parts(account).items()},
                 "KV bytes per token": f"{account.kv_bytes_per_token:,.0f}",
                 "tokens in the cache": f"{account.kv_tokens:,}",
                 f"requests of {way.context:,}": f"{account.concurrent(way.context):,}",
@@ -179,11 +176,15 @@ def _why(pairs: list[Pairing]) -> str:
 def segments(deployment: Deployment) -> Segments:
     """Return the memory of one GPU in parts; they exceed it where the server cannot start."""
     account = deployment.account
-    parts = {
-        "target": account.target,
-        "draft": account.draft,
-        "activations": account.activations,
-        "NCCL, CUDA graphs": account.other,
-        "KV cache": max(0.0, account.kv),
-    }
+    parts = _parts(account) | {"KV cache": max(0.0, account.kv)}
     return parts | {"left to others": max(0.0, account.reported - sum(parts.values()))}
+
+
+def _parts(account: Account) -> dict[str, float]:
+    return {
+        "target's weights": account.target,
+        "draft's weights": account.draft,
+        "activations (assumed)": account.activations,
+        "NCCL, CUDA graphs (assumed)": account.other,
+        "KV cache": account.kv,
+    }

@@ -25,7 +25,6 @@ from turnout.planning.servers import (
     Schedule,
     Server,
     compose,
-    context_of,
     gateway_config,
     schedule_of,
     script,
@@ -130,7 +129,7 @@ def splits(deployment: Deployment, demand: Demand) -> list[Split]:
             raise PlanError(f"{named(each)} does not fit; turnout plan memory says what would")
     if deployment.speculation is Speculation.SUFFIX:
         raise PlanError("method suffix cannot be simulated; nearest: ngram")
-    worlds = [_arrivals(demand, seed, context_of(plain)) for seed in range(demand.seeds)]
+    worlds = [_arrivals(demand, seed, plain.context) for seed in range(demand.seeds)]
     found = [_simulate(plain, 0, demand, worlds)]
     found += [
         _simulate(method, speculating, demand, worlds)
@@ -244,7 +243,7 @@ def engine(deployment: Deployment, demand: Demand) -> EngineSettings:
 
 def max_num_seqs(deployment: Deployment, demand: Demand) -> int:
     """Return how many requests of the demand's mean length the KV cache holds, within `_SEQS`."""
-    requests = _arrivals(demand, 0, context_of(deployment))
+    requests = _arrivals(demand, 0, deployment.context)
     tokens = sum(each.prompt_tokens + each.output_tokens for each in requests)
     most = int(deployment.account.kv_tokens * len(requests) / tokens)
     return min(max(most, _SEQS[0]), _SEQS[1])

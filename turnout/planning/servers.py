@@ -28,7 +28,6 @@ _SHUTDOWN_S = 30
 _SERVICES = Path(__file__).with_name("services.yaml")
 _HEALTH = "import urllib.request as r; r.urlopen('{}/health', timeout=5)"
 _PLUGIN = "turnout/lab/vllm_plugin"  # vLLM #55005: drafts above T = 0 need it on CPU
-_CPU_CONTEXT = 2048
 _MODULE = "vllm.entrypoints.openai.api_server"
 _LOOKUP = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 
@@ -82,7 +81,7 @@ class Server:
             "--enforce-eager": is_cpu,
             "--tensor-parallel-size": None if is_cpu else plan.tp,
             "--gpu-memory-utilization": None if is_cpu else f"{plan.utilisation:g}",
-            "--max-model-len": context_of(plan),
+            "--max-model-len": plan.context,
             "--max-num-seqs": self.max_num_seqs,
             "--max-num-queued-reqs": _QUEUED_PER_RUNNING * self.max_num_seqs,
             "--quantization": quantisation,
@@ -135,15 +134,6 @@ class Server:
 def served_name(model: Model) -> str:
     """Return the name that clients use: the folder's own where the model is in one."""
     return model.folder.resolve().name if model.folder else model.name
-
-
-def context_of(deployment: Deployment) -> int:
-    """Return `--max-model-len`: what was planned, on a CPU no more than is sensible there."""
-    return (
-        min(deployment.context, _CPU_CONTEXT)
-        if deployment.gpu.build == "cpu"
-        else deployment.context
-    )
 
 
 def checkpoint(model: Model, precision: Precision) -> tuple[str, str | None]:

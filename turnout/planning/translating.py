@@ -19,9 +19,9 @@ import yaml
 from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_model
 from turnout.planning.deployment import (
-    DEFAULT_CONTEXT,
     DEFAULT_UTILISATION,
     Deployment,
+    default_context,
     eight_bits,
 )
 from turnout.planning.errors import PlanError, unknown
@@ -308,9 +308,8 @@ def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
     method = "eagle3" if head else str(drafting.get("method", own))
     if method not in list(Speculation):
         return f"not budgeted: what {method} takes is not known"
-    longest = target.architecture.context
     tp = int(_amount(options, "--tensor-parallel-size", 1))
-    context = int(_amount(options, "--max-model-len", min(DEFAULT_CONTEXT, longest)))
+    context = _amount(options, "--max-model-len", default_context(target, gpu))
     return Deployment(
         target=target,
         precision=_precision(target, found.quantisation),
@@ -322,7 +321,7 @@ def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
         draft=draft,
         draft_precision=_precision(draft, str(drafting.get("quantization"))),
         utilisation=_amount(options, "--gpu-memory-utilization", DEFAULT_UTILISATION),
-        context=min(context, longest),
+        context=min(int(context), target.architecture.context),
         kv_bytes=1 if "fp8" in str(options.get("--kv-cache-dtype")) else 2,
     )
 
