@@ -128,6 +128,10 @@ def test_a_model_that_reads_images_has_its_numbers_one_level_down(tmp_path: Path
     [
         ({"quant_method": "fp8"}, Precision.FP8),
         ({"quant_method": "awq", "bits": 4}, Precision.INT4),
+        ({"quant_method": "mxfp4"}, Precision.INT4),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, Precision.FP8),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, Precision.INT4),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, Precision.INT8),
         ({"quant_method": "gptq", "bits": 8}, Precision.INT8),
         (
             {"config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}},
@@ -158,6 +162,8 @@ def test_layers_that_attend_through_a_window_are_counted(tmp_path: Path) -> None
         ("{}", "hidden_size is None, must be a positive whole number"),
         (json.dumps(SMALL | {"num_hidden_layers": "two"}), "num_hidden_layers is 'two'"),
         (json.dumps(SMALL | {"layer_types": ["linear_attention"]}), "linear_attention"),
+        (json.dumps(SMALL | {"quantization_config": {"quant_method": "quip"}}), "by 'quip': how"),
+        (json.dumps(SMALL | {"quantization_config": "int8"}), "is not as a model's config.json"),
     ],
 )
 def test_a_config_that_lacks_what_is_needed_is_refused(

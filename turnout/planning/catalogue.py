@@ -253,16 +253,25 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _stored(config: Mapping[str, Any]) -> Precision:
-    """Return what a checkpoint's weights are stored in."""
-    quantised = config.get("quantization_config") or {}
-    if "fp8" in str(quantised.get("quant_method")):
-        return Precision.FP8
+    """Return what a checkpoint's weights are stored in.
+
+    Raises:
+        PlanError: If it is quantised in a way whose bits are not known.
+    """
+    quantised = config.get("quantization_config")
+    if not quantised:
+        return Precision.BF16
     groups = (quantised.get("config_groups") or {}).values()
     weights = next((group.get("weights") or {} for group in groups), quantised)
     bits = weights.get("num_bits") or weights.get("bits")
-    if bits == 8:
-        return Precision.FP8 if weights.get("type") == "float" else Precision.INT8
-    return Precision.INT4 if bits == 4 else Precision.BF16
+    method = f"{quantised.get('quant_method')} {quantised.get('quant_algo', '')}".lower().strip()
+    if "fp8" in method or (bits == 8 and weights.get("type") == "float"):
+        return Precision.FP8
+    if bits == 8 or quantised.get("load_in_8bit"):
+        return Precision.INT8
+    if bits == 4 or "fp4" in method or quantised.get("load_in_4bit"):
+        return Precision.INT4
+    raise PlanError(f"a checkpoint quantised by {method!r}: how many bits is not known")
 
 
 def architecture(config: Mapping[str, Any], where: str) -> Architecture:
