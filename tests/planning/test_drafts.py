@@ -92,6 +92,13 @@ def test_methods_without_a_draft_model_are_compared_by_workload() -> None:
     assert methods["eagle3"]["draft"] == "yuhuili/EAGLE3-LLaMA3.3-Instruct-70B"
 
 
+def test_a_target_without_a_head_is_told_that_its_row_needs_one() -> None:
+    with_head, without = find_model("Llama-3.3-70B"), LLAMA_70B
+
+    assert "A head is published" in draft_view(servers(count=4, target=with_head), []).says[-2]
+    assert "No EAGLE-3 head" in draft_view(servers(count=4, target=without), []).says[-2]
+
+
 def test_mtp_is_offered_where_the_checkpoint_brings_it() -> None:
     deepseek = find_model("DeepSeek-V3")
     view = draft_view(servers("H200", 8, target=deepseek, precision=deepseek.precision), [])

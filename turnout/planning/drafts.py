@@ -276,6 +276,8 @@ def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[s
         )
     if target.eagle3:
         yield f"A head is published for it: {target.eagle3}."
+    else:
+        yield "No EAGLE-3 head is catalogued for it: that row is what one would do."
     yield (
         "Copying methods (ngram, suffix) gain where output repeats its input, the others on any "
         "text. Assumed from published figures; measured on your own servers by turnout sweep."
