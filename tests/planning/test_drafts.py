@@ -113,6 +113,15 @@ def test_without_a_bandwidth_tokens_per_step_are_shown_alone() -> None:
     assert "Tokens per step" in view.tables[0].heading
 
 
+def test_a_draft_of_another_family_is_told_its_tokenizer_and_its_family() -> None:
+    found = judge(servers(count=4), find_model("Qwen3-8B"))
+
+    assert found.remarks == [
+        "another tokenizer (qwen-3, not llama-3)",
+        "another family (qwen-3): quantise a draft of llama-3 first",
+    ]
+
+
 def test_a_draft_as_large_as_its_target_is_refused() -> None:
     with pytest.raises(PlanError, match="no smaller than"):
         judge(servers(), LLAMA_70B)

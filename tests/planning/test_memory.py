@@ -84,8 +84,23 @@ def test_the_published_misfit_is_named_with_what_would_fit() -> None:
     assert all(fits(other) for other in alternatives(drafting(BF16, BF16)))
 
 
-def test_int4_with_a_bf16_draft_fits_one_h100() -> None:
-    assert fits(drafting(INT4, BF16, count=1))
+def test_int4_with_a_bf16_draft_fits_one_h100_over_its_share() -> None:
+    one_gpu = drafting(INT4, BF16, count=1)
+
+    verdicts = {pair.deployment.draft_precision: pair.verdict for pair in pairings(one_gpu)[-3:]}
+    assert fits(one_gpu)
+    assert verdicts == {
+        BF16: "the draft takes 20% of memory", FP8: RECOMMENDED, INT4: "costs acceptance",
+    }  # fmt: skip
+
+
+def test_where_nothing_would_fit_it_is_said() -> None:
+    whole = servers("MI300X", 8, target=find_model("Llama-3.1-405B"), utilisation=0.1)
+
+    view = memory_view(whole, quantisation=True)
+
+    assert "nothing in the catalogue would; take a smaller target" in view.says
+    assert view.says[-1].startswith("No pair fits")
 
 
 def test_a_checkpoint_stored_in_8_bits_has_no_row_in_16() -> None:

@@ -50,6 +50,15 @@ def test_the_report_is_one_file_that_needs_nothing_else(line: list[str], tmp_pat
     assert ("<svg" in text) == (line is not DRAFT)
 
 
+def test_a_gpu_of_which_only_the_memory_is_known_will_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "memory", "Llama-3.1-8B", "--gpus", "2", "--vram", "24", "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["gpu"]["gb"], found["count"], found["rule_gb"]["total_gb"]) == (24, 2, 48)
+
+
 def test_pools_write_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*POOLS, "--out", str(tmp_path / "plan")]) == 0
 

@@ -168,6 +168,12 @@ def test_an_option_that_there_is_not_is_told_with_the_nearest() -> None:
     assert "4096" not in shlex.join(found.command)
 
 
+def test_with_lora_it_is_said_what_vllm_needs_to_draft() -> None:
+    found = translated(f"{DRAFT} --enable-lora --max-num-batched-tokens 4096")
+
+    assert "max_num_seqs x 6" in why(found, "--max-num-batched-tokens")
+
+
 def test_medusa_has_no_heir_that_could_be_guessed() -> None:
     found = translated("--speculative-model org/vicuna-medusa-head --num-speculative-tokens 3")
 
@@ -231,6 +237,7 @@ def test_a_checkpoint_in_four_bits_is_budgeted_as_such() -> None:
         ("--max-model-len long", "--max-model-len 'long' is not a number"),
         ("--speculative-config {", "is not JSON"),
         ("--speculative-config []", "is not a JSON object"),
+        ('--speculative-config \'{"num_speculative_tokens":"5"}\'', "is '5'; write 1 or more"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named(options: str, message: str) -> None:
