@@ -20,19 +20,29 @@ from turnout.planning.errors import PlanError
 # What the checkpoints' indexes and model cards state.
 STATED = {
     "Llama-3.1-405B-Instruct": 405_853_388_800,
+    "Llama-3.3-70B-Instruct": 70_553_706_496,
     "Llama-3.1-70B-Instruct": 70_553_706_496,
+    "Meta-Llama-3-70B-Instruct": 70_553_706_496,
     "Llama-3.1-8B-Instruct": 8_030_261_248,
     "Llama-3.2-3B-Instruct": 3_212_749_824,
     "Llama-3.2-1B-Instruct": 1_235_814_400,
     "Qwen2.5-72B-Instruct": 72_706_203_648,
+    "Qwen2.5-32B-Instruct": 32_763_876_352,
+    "Qwen2.5-14B-Instruct": 14_770_033_664,
     "Qwen2.5-7B-Instruct": 7_615_616_512,
+    "Qwen2.5-3B-Instruct": 3_085_938_688,
+    "Qwen2.5-1.5B-Instruct": 1_543_714_304,
     "Qwen2.5-0.5B-Instruct": 494_032_768,
     "Qwen3-235B-A22B": 235_093_634_560,
     "Qwen3-32B": 32_762_123_264,
     "Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen3-8B": 8_190_735_360,
+    "Qwen3-4B": 4_022_468_096,
+    "Qwen3-1.7B": 1_720_574_976,
     "Qwen3-0.6B": 596_049_920,
     "Mixtral-8x7B-Instruct-v0.1": 46_702_792_704,
     "DeepSeek-V3": 671_026_419_200,
+    "SmolLM2-1.7B-Instruct": 1_711_376_384,
     "SmolLM2-135M-Instruct": 134_515_008,
 }
 SMALL = {
@@ -52,9 +62,16 @@ def test_a_row_has_the_parameters_that_its_checkpoint_states(name: str, paramete
     assert find_model(name).architecture.parameters == parameters
 
 
+def test_every_row_is_compared_but_one_that_says_what_it_was_read_from() -> None:
+    (other,) = (model for model in models().values() if model.short not in STATED)
+
+    assert other.source.startswith("config.json of Qwen/Qwen2-0.5B-Instruct, with Llama 3's")
+    assert other.architecture.parameters == 494_032_768 - (151_936 - 128_256) * 896
+
+
 def test_every_row_says_what_it_was_read_from_and_is_about_as_large_as_its_name() -> None:
     for model in models().values():
-        assert model.name in model.source
+        assert model.source.startswith("config.json of ")
         assert model.architecture.parameters / 1e9 == pytest.approx(model.billions, rel=0.25)
     assert all(gpu.source for gpu in gpus().values())
 
@@ -111,6 +128,10 @@ def test_a_model_that_reads_images_has_its_numbers_one_level_down(tmp_path: Path
     [
         ({"quant_method": "fp8"}, Precision.FP8),
         ({"quant_method": "awq", "bits": 4}, Precision.INT4),
+        ({"quant_method": "mxfp4"}, Precision.INT4),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, Precision.FP8),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, Precision.INT4),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, Precision.INT8),
         ({"quant_method": "gptq", "bits": 8}, Precision.INT8),
         (
             {"config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}},
@@ -141,6 +162,8 @@ def test_layers_that_attend_through_a_window_are_counted(tmp_path: Path) -> None
         ("{}", "hidden_size is None, must be a positive whole number"),
         (json.dumps(SMALL | {"num_hidden_layers": "two"}), "num_hidden_layers is 'two'"),
         (json.dumps(SMALL | {"layer_types": ["linear_attention"]}), "linear_attention"),
+        (json.dumps(SMALL | {"quantization_config": {"quant_method": "quip"}}), "by 'quip': how"),
+        (json.dumps(SMALL | {"quantization_config": "int8"}), "is not as a model's config.json"),
     ],
 )
 def test_a_config_that_lacks_what_is_needed_is_refused(

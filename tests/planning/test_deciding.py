@@ -10,18 +10,11 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
-from config.settings import Learning, Settings
-from proxy.fleet import Fleet
-from proxy.memory import Memory
-from routing.decision import Outcome
-from routing.learner import Learner
-from routing.tasks import TaskType
-from routing.traffic import TemperatureBucket, TrafficClass
 from tests.tuning.handmade import cell, sweep
 from turnout.cli import main
 from turnout.planning.deciding import Answer, Condition, Verdict, checklist, decision_view, verdict
 from turnout.planning.errors import PlanError
-from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics, of_sweep
+from turnout.planning.evidence import Evidence, of_gateway, of_metrics, of_sweep
 from turnout.tuning.exposition import Distribution, SpeedUp
 
 
@@ -230,44 +223,6 @@ def test_what_is_no_gateway_is_refused(response: httpx.Response, message: str) -
 
     with pytest.raises(PlanError, match=message):
         of_gateway("http://gateway:8080", transport=transport)
-
-
-ECHO = TrafficClass("m", TaskType.EXTRACTION, TemperatureBucket.UP_TO_02)
-
-
-def test_what_a_gateway_has_learnt_is_read(tmp_path: Path) -> None:
-    fleet = Fleet(Settings.model_validate({"auth": {"open": True}, "pools": [
-        {"name": "spec", "backends": ["http://a:1"], "model": "m", "speculation": "ngram", "k": 5},
-        {"name": "plain", "backends": ["http://b:1"], "model": "m", "speculation": "none"},
-    ]}))  # fmt: skip
-    learner = Learner()
-    for pool, tpot_s in zip(fleet.pools, (0.01, 0.02), strict=True):
-        for _ in range(20):
-            learner.observe(
-                Outcome(pool=pool, traffic_class=ECHO, tokens=80, accepted=50, drafted=100,
-                        ttft_s=0.2, tpot_s=tpot_s, backend=pool.backends[0], in_flight=1,
-                        prompt_tokens=100, randomised=True),
-                now=0.0,
-            )  # fmt: skip
-    file = tmp_path / "learnt.json"
-    Memory(learner, fleet, settings=Learning(state_file=file), clock=lambda: 60.0).save()
-
-    found = of_learnt(file)
-
-    assert not found.drafts_every_step
-    assert found.tau[ECHO.label] > 2
-    assert found.predictable == 1.0
-    assert [each.ratio for each in found.speed_ups] == [pytest.approx(2.0)]
-    assert decision_view(found).data["verdict"] == "use it"
-
-
-def test_what_is_no_learnt_state_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "state.json"
-    with pytest.raises(PlanError, match="cannot be read"):
-        of_learnt(file)
-    file.write_text("{}")
-    with pytest.raises(PlanError, match="is not what a gateway"):
-        of_learnt(file)
 
 
 def swept(folder: Path, results: Mapping[str, Any]) -> Path:

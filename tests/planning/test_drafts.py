@@ -13,7 +13,7 @@ from tests.planning.deployments import LLAMA_70B, servers
 from turnout.planning.catalogue import Precision, find_model, gpu_of
 from turnout.planning.costs import step_cost
 from turnout.planning.deployment import Deployment
-from turnout.planning.drafts import candidates, draft_view, judge, refuse_self
+from turnout.planning.drafts import candidates, draft_view, judge
 from turnout.planning.errors import PlanError
 from turnout.planning.tokenizers import differences
 from turnout.simulation.presets import PRESETS
@@ -92,6 +92,13 @@ def test_methods_without_a_draft_model_are_compared_by_workload() -> None:
     assert methods["eagle3"]["draft"] == "yuhuili/EAGLE3-LLaMA3.3-Instruct-70B"
 
 
+def test_a_target_without_a_head_is_told_that_its_row_needs_one() -> None:
+    with_head, without = find_model("Llama-3.3-70B"), LLAMA_70B
+
+    assert "A head is published" in draft_view(servers(count=4, target=with_head), []).says[-2]
+    assert "No EAGLE-3 head" in draft_view(servers(count=4, target=without), []).says[-2]
+
+
 def test_mtp_is_offered_where_the_checkpoint_brings_it() -> None:
     deepseek = find_model("DeepSeek-V3")
     view = draft_view(servers("H200", 8, target=deepseek, precision=deepseek.precision), [])
@@ -106,9 +113,18 @@ def test_without_a_bandwidth_tokens_per_step_are_shown_alone() -> None:
     assert "Tokens per step" in view.tables[0].heading
 
 
+def test_a_draft_of_another_family_is_told_its_tokenizer_and_its_family() -> None:
+    found = judge(servers(count=4), find_model("Qwen3-8B"))
+
+    assert found.remarks == [
+        "another tokenizer (qwen-3, not llama-3)",
+        "another family (qwen-3): quantise a draft of llama-3 first",
+    ]
+
+
 def test_a_draft_as_large_as_its_target_is_refused() -> None:
     with pytest.raises(PlanError, match="no smaller than"):
-        refuse_self(LLAMA_70B, [LLAMA_70B])
+        judge(servers(), LLAMA_70B)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,15 @@ def test_the_report_is_one_file_that_needs_nothing_else(line: list[str], tmp_pat
     assert ("<svg" in text) == (line is not DRAFT)
 
 
+def test_a_gpu_of_which_only_the_memory_is_known_will_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "memory", "Llama-3.1-8B", "--gpus", "2", "--vram", "24", "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["gpu"]["gb"], found["count"], found["rule_gb"]["total_gb"]) == (24, 2, 48)
+
+
 def test_pools_write_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*POOLS, "--out", str(tmp_path / "plan")]) == 0
 
@@ -84,21 +93,35 @@ def test_a_decision_is_made_on_saved_metrics(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["plan", "memory", "Lama-3.1-8B"], "did you mean 'meta-llama/Llama-3.1-8B-Instruct'"),
+        (
+            ["plan", "memory", "Lama-3.1-8B"],
+            "did you mean 'meta-llama/Llama-3.1-8B-Instruct', or a folder",
+        ),
         (["plan", "memory", "Llama-3.1-8B", "--gpus", "2xH10"], "did you mean 'H100'"),
-        (["plan", "memory", "Llama-3.1-8B", "--gpus", "2"], "write 2xH100, or add --vram"),
+        (
+            ["plan", "memory", "Llama-3.1-8B", "--gpus", "2"],
+            "of what kind? write 2xH100, or 2 with",
+        ),
         (["plan", "memory", "Llama-3.1-8B", "--gpus", "0xH100"], "at least 1"),
         (["plan", "memory", "Llama-3.1-8B", "--gpus", "?"], "are not of the form NxNAME"),
         (["plan", "memory", "Llama-3.1-8B", "--vram", "-1", "--gpus", "1"], "is no memory"),
-        (["plan", "memory", "Llama-3.1-8B", "--precision", "8bit"], "nearest: int8"),
+        (
+            ["plan", "memory", "Llama-3.1-8B", "--vram", "80", "--gpus", "2xH100"],
+            "or 2 with --vram",
+        ),
+        (["plan", "memory", "Llama-3.1-8B", "--draft-precision", "int8"], "add --draft MODEL"),
+        (["plan", "memory", "Llama-3.1-8B", "--precision", "8bit"], "did you mean 'int8'?"),
         (["plan", "memory", "DeepSeek-V3", "--precision", "bf16"], "nearest: fp8"),
-        (["plan", "memory", "Llama-3.1-8B", "--method", "n-grams"], "nearest: ngram"),
+        (["plan", "memory", "Llama-3.1-8B", "--method", "n-grams"], "did you mean 'ngram'?"),
         (["plan", "memory", "Llama-3.1-8B", "--html", "/no/such/dir/x.html"], "No such file"),
         (["plan", "translate"], "there is no line"),
         (["plan", "translate", "vllm serve 'x"], "cannot be split into words"),
         (["plan", "draft", "Llama-3.1-8B", "Llama-3.1-70B"], "is no smaller than"),
         (["plan", "decide", "--gateway", "http://127.0.0.1:1"], "no answer from"),
         (["plan", "decide", "--metrics", "/no/such/file"], "No such file"),
+        (["plan", "decide", "--metrics", sys.executable], "is no Prometheus text"),
+        (["plan", "draft", "Nemotron"], ", or a folder with its config.json\n"),
+        ([*POOLS[:-2], "--tpot-ms", "-1"], "-0.001 s TPOT: must be a number above 0"),
         ([*POOLS, "--mix", "chat"], "'chat' is not TASK@TEMPERATURE=WEIGHT"),
     ],
 )

@@ -127,7 +127,7 @@ def refused(deployment: Deployment = FOUR_GPUS, **changes: object) -> None:
 def test_what_cannot_be_planned_is_refused() -> None:
     suffix = replace(FOUR_GPUS, speculation=Speculation.SUFFIX, k=5)
 
-    with pytest.raises(PlanError, match="rate 0 must be above 0"):
+    with pytest.raises(PlanError, match="0 requests/s: must be a number above 0"):
         refused(rate_per_s=0.0)
     with pytest.raises(PlanError, match="say nothing"):
         refused(requests=1)
@@ -140,7 +140,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
 
 
 def test_cpu_servers_are_planned_on_the_presets_own_figures() -> None:
-    small = servers(find_gpu("CPU"), 2, target=find_model("SmolLM2-135M"), tp=1)
+    small = servers(find_gpu("CPU"), 2, target=find_model("SmolLM2-135M"), tp=1, context=2048)
 
     view = pools_view(small, replace(DEMAND, rate_per_s=0.5, ttft_s=3.0, tpot_s=0.2))
 

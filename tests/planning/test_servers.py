@@ -29,10 +29,10 @@ from turnout.planning.errors import PlanError
 from turnout.planning.servers import (
     VLLM_VERSION,
     Server,
-    commands,
     compose,
     gateway_config,
     schedule_of,
+    script,
     speculative_config,
 )
 from turnout.planning.translating import today, translate
@@ -61,7 +61,7 @@ LLAMA_33 = servers(count=4, target=find_model("Llama-3.3-70B"))
 
 def small(**changes: Any) -> Deployment:
     target = find_model("SmolLM2-135M")
-    return servers(CPU, 1, target=target, **changes)
+    return servers(CPU, 1, target=target, context=2048, **changes)
 
 
 def every_kind() -> dict[str, Server]:
@@ -223,7 +223,7 @@ def test_the_compose_file_has_composes_form(planned: list[Server], tmp_path: Pat
 
 
 def test_the_script_starts_every_server_and_the_gateway(planned: list[Server]) -> None:
-    lines = commands(planned).splitlines()
+    lines = script(planned).splitlines()
 
     assert [line.removesuffix(" &") for line in lines[:-1]] == [each.command for each in planned]
     assert lines[-1] == "turnout serve --config turnout.yaml"

@@ -14,7 +14,6 @@ import yaml
 from turnout.planning.errors import PlanError, unknown
 
 _HERE = Path(__file__).parent
-_CONFIG_LIMIT_BYTES = 1 << 20
 _FULL = ("full_attention", "attention")
 _PADDED_VOCAB = 64  # vLLM pads the vocabulary to a multiple (`DEFAULT_VOCAB_PADDING_SIZE`)
 
@@ -162,17 +161,16 @@ class Gpu:
     build: Literal["cuda", "rocm", "cpu"] = "cuda"
     source: str
 
-    @property
-    def is_cpu(self) -> bool:
-        """Whether it is a core of a CPU."""
-        return self.build == "cpu"
-
 
 @cache
 def models() -> Mapping[str, Model]:
     """Return the catalogue's models by name."""
-    rows = yaml.safe_load((_HERE / "models.yaml").read_text(encoding="utf-8"))
-    return {row["name"]: _model(row) for row in rows}
+    found = {}
+    for row in yaml.safe_load((_HERE / "models.yaml").read_text(encoding="utf-8")):
+        config, name = row.pop("config"), row["name"]
+        numbers = {"architecture": architecture(config, name), "precision": _stored(config)}
+        found[name] = Model(**{"source": f"config.json of {name}"} | numbers | row)
+    return found
 
 
 @cache
@@ -180,20 +178,6 @@ def gpus() -> Mapping[str, Gpu]:
     """Return the catalogue's GPUs by name."""
     rows = yaml.safe_load((_HERE / "gpus.yaml").read_text(encoding="utf-8"))
     return {row["name"]: Gpu(**row) for row in rows}
-
-
-def _model(row: Mapping[str, Any]) -> Model:
-    return Model(
-        name=row["name"],
-        family=row["family"],
-        tokenizer=row["tokenizer"],
-        billions=row["billions"],
-        architecture=architecture(row["config"], row["name"]),
-        precision=_stored(row["config"]),
-        eagle3=row.get("eagle3", ""),
-        int4=row.get("int4", ""),
-        source=f"config.json of {row['name']}",
-    )
 
 
 def find_model(text: str) -> Model:
@@ -205,18 +189,16 @@ def find_model(text: str) -> Model:
     path = Path(text)
     if path.is_dir() or path.suffix == ".json":
         return read_model(path)
-    known = models()
-    if text in known:
-        return known[text]
-    for model in known.values():
-        if model.int4 == text:
-            return replace(model, name=text, precision=Precision.INT4, int4="")
-    short = [model for model in known.values() if _plain(model.name) == _plain(text)]
+    for model in models().values():
+        if text in (model.name, model.int4):
+            is_int4 = text == model.int4
+            return replace(model, name=text, precision=Precision.INT4) if is_int4 else model
+    short = [model for model in models().values() if _plain(model.name) == _plain(text)]
     if len(short) == 1:
         return short[0]
     if text.startswith(("/", ".", "~")):
         raise PlanError(f"model {text!r}: there is no such folder")
-    raise unknown("model", text, known)
+    raise unknown("model", text, models(), other=", or a folder with its config.json")
 
 
 def _plain(name: str) -> str:
@@ -233,48 +215,63 @@ def read_model(path: Path) -> Model:
         PlanError: If the file is not there, is no JSON object, or lacks what a budget needs.
     """
     file = path / "config.json" if path.is_dir() else path
-    config = _read_json(file)
-    name = str(file.parent if path.is_dir() else config.get("_name_or_path") or file)
-    found = architecture(config, str(file))
-    kind = str(config.get("model_type", "unknown"))
+    config = read_json(file)
+    try:
+        config |= config.get("text_config") or {}  # of a model that also reads images
+        found, stored = architecture(config, str(file)), _stored(config)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise PlanError(f"{file} is not as a model's config.json is: {error}") from None
     alike = next((each for each in models().values() if each.architecture == found), None)
+    kind = str(config.get("model_type", "unknown"))
     return Model(
-        name=name,
+        name=str(file.parent if path.is_dir() else config.get("_name_or_path") or file),
         family=alike.family if alike else kind,
         tokenizer=alike.tokenizer if alike else f"{kind}, {found.vocab} entries",
         billions=alike.billions if alike else found.parameters / 1e9,
         architecture=found,
-        precision=_stored(config),
+        precision=stored,
         folder=path if path.is_dir() else None,
         source=str(file),
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Return what a model's JSON file holds.
+
+    Raises:
+        PlanError: If it cannot be read, or holds no JSON object.
+    """
     try:
-        with file.open("rb") as opened:
-            content = json.loads(opened.read(_CONFIG_LIMIT_BYTES))
+        content = json.loads(file.read_bytes())
     except OSError as error:
         raise PlanError(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise PlanError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise PlanError(f"{file} is not a JSON object, as a config.json is")
-    nested = content.get("text_config")  # of a model that also reads images
-    return {**content, **nested} if isinstance(nested, dict) else content
+        raise PlanError(f"{file} is not a JSON object")
+    return content
 
 
 def _stored(config: Mapping[str, Any]) -> Precision:
-    """Return what a checkpoint's weights are stored in."""
-    quantised = config.get("quantization_config") or {}
-    if "fp8" in str(quantised.get("quant_method")):
-        return Precision.FP8
+    """Return what a checkpoint's weights are stored in.
+
+    Raises:
+        PlanError: If it is quantised in a way whose bits are not known.
+    """
+    quantised = config.get("quantization_config")
+    if not quantised:
+        return Precision.BF16
     groups = (quantised.get("config_groups") or {}).values()
     weights = next((group.get("weights") or {} for group in groups), quantised)
     bits = weights.get("num_bits") or weights.get("bits")
-    if bits == 8:
-        return Precision.FP8 if weights.get("type") == "float" else Precision.INT8
-    return Precision.INT4 if bits == 4 else Precision.BF16
+    method = f"{quantised.get('quant_method')} {quantised.get('quant_algo', '')}".lower().strip()
+    if "fp8" in method or (bits == 8 and weights.get("type") == "float"):
+        return Precision.FP8
+    if bits == 8 or quantised.get("load_in_8bit"):
+        return Precision.INT8
+    if bits == 4 or "fp4" in method or quantised.get("load_in_4bit"):
+        return Precision.INT4
+    raise PlanError(f"a checkpoint quantised by {method!r}: how many bits is not known")
 
 
 def architecture(config: Mapping[str, Any], where: str) -> Architecture:

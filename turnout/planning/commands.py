@@ -4,109 +4,86 @@ import argparse
 import re
 import shlex
 import sys
+from enum import StrEnum
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
+from typing import Any, TypeVar
 
 from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_gpu, find_model, gpu_of
 from turnout.planning.deciding import decision_view
-from turnout.planning.deployment import DEFAULT_CONTEXT, DEFAULT_UTILISATION, Deployment
-from turnout.planning.drafts import DRAFT_TOKENS, candidates, draft_view, refuse_self
-from turnout.planning.errors import PlanError
-from turnout.planning.evidence import Evidence, of_gateway, of_learnt, of_metrics, of_sweep
+from turnout.planning.deployment import (
+    DEFAULT_CONTEXT,
+    DEFAULT_UTILISATION,
+    Deployment,
+    default_context,
+)
+from turnout.planning.drafts import DRAFT_TOKENS, candidates, draft_view
+from turnout.planning.errors import PlanError, unknown
+from turnout.planning.evidence import of_gateway, of_metrics, of_sweep
 from turnout.planning.memory import memory_view
 from turnout.planning.translating import metrics_view, translation_view
 from turnout.planning.views import View, show
 from turnout.simulation.mixes import DEFAULT_MIX, MIXES, parse_mix
 
-_GPUS = re.compile(r"(?:(\d+)\s*x\s*)?(\w[\w-]*)?", re.IGNORECASE)
+_GPUS = re.compile(r"(?:(\d+)\s*x\s*)?([a-z][\w-]*)|(\d+)", re.IGNORECASE)
+_TARGET = "the model: a name of the catalogue, or a folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `turnout plan` and their options to its parser."""
-    shown = argparse.ArgumentParser(add_help=False)
-    shown.add_argument("--json", action="store_true", help="print JSON")
-    shown.add_argument("--html", type=Path, metavar="FILE", help="write a report with pictures")
+    shown, hardware, drafting = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    add = shown.add_argument
+    add("--json", action="store_true", help="print JSON")
+    add("--html", type=Path, metavar="FILE", help="write a report with pictures")
+    add = hardware.add_argument
+    add("target", help=_TARGET)
+    add("--gpus", metavar="NxNAME", help="as 2xH100, or with --vram as 2 (default: H100)")
+    add("--vram", type=float, metavar="GB", help="memory of a GPU not catalogued")
+    add("--tp", type=int, help="GPUs per server (default: all)")
+    share = f"vLLM's --gpu-memory-utilization (default: {DEFAULT_UTILISATION})"
+    add("--utilisation", type=float, default=DEFAULT_UTILISATION, metavar="SHARE", help=share)
+    tokens = f"of a request, prompt and output (default: {DEFAULT_CONTEXT}, or the model's)"
+    add("--context", type=int, metavar="TOKENS", help=tokens)
+    add("--kv-fp8", action="store_true", help="the KV cache in FP8")
+    add("--precision", help="the target's: bf16, fp8, int8 or int4")
+    add = drafting.add_argument
+    add("--draft", metavar="MODEL", help="a draft model")
+    add("--draft-precision", help="its precision (default: its checkpoint's)")
+    add("--method", help="how the server drafts, as ngram, eagle3 or mtp")
+    add("--k", type=int, help="draft tokens per step (default: the method's)")
+
     commands = parser.add_subparsers(dest="plan_command", required=True, metavar="COMMAND")
-    memory = commands.add_parser(
-        "memory", parents=[shown, _hardware()], help="what fits beside the weights"
-    )
-    memory.add_argument("target", help="the model: a name of the catalogue, or a folder")
-    _add_drafting(memory)
-    memory.add_argument(
-        "--quant", action="store_true", help="show each precision of target and draft"
-    )
-    draft = commands.add_parser(
-        "draft", parents=[shown, _hardware()], help="which draft, or which method without one"
-    )
-    draft.add_argument("target", help="the model: a name of the catalogue, or a folder")
-    draft.add_argument(
-        "drafts", nargs="*", metavar="DRAFT", help="drafts to judge (default: the catalogue's)"
-    )
-    translate = commands.add_parser(
-        "translate", parents=[shown], help="a vLLM command line of 2023 or 2024 in today's words"
-    )
-    translate.add_argument(
-        "--gpus", default="H100", metavar="[Nx]NAME", help="as 2xH100 (default: H100, as many as "
-        "the line's tensor parallelism takes)",
-    )  # fmt: skip
-    translate.add_argument("--vram", type=float, metavar="GB", help="of a GPU not catalogued")
-    translate.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="a series instead of a line"
-    )
-    translate.add_argument("line", nargs=argparse.REMAINDER, metavar="-- COMMAND LINE")
-    decide = commands.add_parser(
-        "decide", parents=[shown], help="use speculation, leave it off, or measure first"
-    )
-    source = decide.add_mutually_exclusive_group(required=True)
-    source.add_argument("--gateway", metavar="URL", help="a running gateway to ask")
-    source.add_argument("--sweep", type=Path, metavar="DIR", help="what turnout sweep wrote")
-    source.add_argument("--metrics", type=Path, metavar="FILE", help="its /metrics, saved")
-    source.add_argument(
-        "--learnt", type=Path, metavar="FILE", help="what it has learnt: learning.state_file"
-    )
-    pools = commands.add_parser(
-        "pools", parents=[shown, _hardware()], help="how many servers speculate, and their files"
-    )
-    pools.add_argument("target", help="the model: a name of the catalogue, or a folder")
-    _add_drafting(pools)
-    pools.add_argument(
-        "--mix", default=DEFAULT_MIX,
-        help="kinds of requests, as chat@0.7=60,code@0.2=40 (default: ten kinds)",
-    )  # fmt: skip
-    pools.add_argument("--rate", type=float, required=True, help="requests per second")
-    pools.add_argument("--ttft-ms", type=float, default=1000.0, help="limit (default: 1000)")
-    pools.add_argument("--tpot-ms", type=float, default=50.0, help="limit (default: 50)")
-    pools.add_argument("--requests", type=int, default=600, help="simulated (default: 600)")
-    pools.add_argument("--seeds", type=int, default=2, help="simulations of each (default: 2)")
-    pools.add_argument("--out", type=Path, metavar="DIR", help="write the files there")
 
+    def command(name: str, text: str, *options: argparse.ArgumentParser) -> Any:
+        return commands.add_parser(name, parents=[*options, shown], help=text).add_argument
 
-def _hardware() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(
-        "--gpus", default="1xH100", metavar="NxNAME", help="as 2xH100, or with --vram as 2"
-    )
-    parser.add_argument("--vram", type=float, metavar="GB", help="memory of a GPU not catalogued")
-    parser.add_argument("--tp", type=int, help="GPUs per server (default: all)")
-    parser.add_argument(
-        "--utilisation", type=float, default=DEFAULT_UTILISATION, metavar="SHARE",
-        help=f"vLLM's --gpu-memory-utilization (default: {DEFAULT_UTILISATION})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--context", type=int, metavar="TOKENS",
-        help=f"of a request, prompt and output (default: {DEFAULT_CONTEXT}, or the model's)",
-    )  # fmt: skip
-    parser.add_argument("--kv-fp8", action="store_true", help="the KV cache in FP8")
-    parser.add_argument("--precision", help="the target's: bf16, fp8, int8 or int4")
-    parser.add_argument("--draft-precision", help="the draft's (default: its checkpoint's)")
-    return parser
-
-
-def _add_drafting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--draft", metavar="MODEL", help="a draft model")
-    parser.add_argument("--method", help="how the server drafts, as ngram, eagle3 or mtp")
-    parser.add_argument("--k", type=int, help="draft tokens per step (default: the method's)")
+    add = command("memory", "what fits beside the weights", hardware, drafting)
+    add("--quant", action="store_true", help="show each precision of target and draft")
+    add = command("draft", "which draft, or which method without one", hardware)
+    add("drafts", nargs="*", metavar="DRAFT", help="to judge (default: the catalogue's)")
+    add = command("translate", "a vLLM command line of 2023 or 2024 in today's words")
+    as_many = "as 2xH100 (default: as many H100 as the line's tensor parallelism takes)"
+    add("--gpus", metavar="[Nx]NAME", help=as_many)
+    add("--vram", type=float, metavar="GB", help="of a GPU not catalogued")
+    add("--metric", action="append", default=[], metavar="NAME", help="in place of a line")
+    add("line", nargs=argparse.REMAINDER, metavar="-- COMMAND LINE")
+    add = command("pools", "how many servers speculate, and their files", hardware, drafting)
+    kinds = "kinds of requests, as chat@0.7=60,code@0.2=40 (default: ten kinds)"
+    add("--mix", default=DEFAULT_MIX, help=kinds)
+    add("--rate", type=float, required=True, help="requests per second")
+    add("--ttft-ms", type=float, default=1000.0, help="limit (default: 1000)")
+    add("--tpot-ms", type=float, default=50.0, help="limit (default: 50)")
+    add("--requests", type=int, default=600, help="simulated (default: 600)")
+    add("--seeds", type=int, default=2, help="simulations of each split (default: 2)")
+    add("--out", type=Path, metavar="DIR", help="write the files there")
+    verdict = "use speculation, leave it off, or measure first"
+    decide = commands.add_parser("decide", parents=[shown], help=verdict)
+    add = decide.add_mutually_exclusive_group(required=True).add_argument
+    add("--gateway", metavar="URL", help="a running gateway to ask")
+    add("--metrics", type=Path, metavar="FILE", help="its /metrics, saved")
+    add("--sweep", type=Path, metavar="DIR", help="what turnout sweep wrote")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,11 +93,13 @@ def run(args: argparse.Namespace) -> int:
         0; 1 where the plan cannot work, or after bad input (printed).
     """
     if args.html is not None and not find_spec("matplotlib"):
-        print("--html needs an extra: pip install 'turnout[reports]'", file=sys.stderr)
+        print(
+            "turnout plan: --html needs an extra: pip install 'turnout[reports]'", file=sys.stderr
+        )
         return 1
     try:
-        out = getattr(args, "out", None)
-        return show(_view(args), as_json=args.json, html=args.html, out=out)
+        view, out = _VIEWS[args.plan_command](args), getattr(args, "out", None)
+        return show(view, as_json=args.json, html=args.html, out=out)
     except PlanError as error:
         print(f"turnout plan: {error}", file=sys.stderr)
     except OSError as error:
@@ -128,22 +107,17 @@ def run(args: argparse.Namespace) -> int:
     return 1
 
 
-def _view(args: argparse.Namespace) -> View:
-    if args.plan_command == "memory":
-        return memory_view(deployment_of(args), quantisation=args.quant)
-    if args.plan_command == "translate":
-        return _translated(args)
-    if args.plan_command == "decide":
-        return decision_view(_evidence(args))
+def _memory(args: argparse.Namespace) -> View:
+    return memory_view(deployment_of(args), quantisation=args.quant)
+
+
+def _draft(args: argparse.Namespace) -> View:
     deployment = deployment_of(args)
-    if args.plan_command == "pools":
-        return _pooled(args, deployment)
     drafts = [find_model(text) for text in args.drafts]
-    refuse_self(deployment.target, drafts)
     return draft_view(deployment, drafts or candidates(deployment.target))
 
 
-def _translated(args: argparse.Namespace) -> View:
+def _translate(args: argparse.Namespace) -> View:
     words = args.line[1:] if args.line[:1] == ["--"] else args.line
     if args.metric:
         return metrics_view(args.metric)
@@ -155,10 +129,10 @@ def _translated(args: argparse.Namespace) -> View:
     if not words:
         raise PlanError("there is no line; write -- vllm serve MODEL ..., or --metric NAME")
     gpu, count = gpus_of(args.gpus, args.vram)
-    return translation_view(words, gpu, count if re.match(r"\d", args.gpus) else None)
+    return translation_view(words, gpu, count if re.match(r"\d", args.gpus or "") else None)
 
 
-def _pooled(args: argparse.Namespace, deployment: Deployment) -> View:
+def _pools(args: argparse.Namespace) -> View:
     if not find_spec("numpy"):
         raise PlanError("pools needs an extra: pip install 'turnout[reports]'")
     from turnout.planning.pools import Demand, pools_view
@@ -175,17 +149,25 @@ def _pooled(args: argparse.Namespace, deployment: Deployment) -> View:
         requests=args.requests,
         seeds=args.seeds,
     )
-    return pools_view(deployment, demand)
+    return pools_view(deployment_of(args), demand)
 
 
-def _evidence(args: argparse.Namespace) -> Evidence:
+def _decide(args: argparse.Namespace) -> View:
     if args.gateway is not None:
-        return of_gateway(args.gateway)
-    if args.learnt is not None:
-        return of_learnt(args.learnt)
+        return decision_view(of_gateway(args.gateway))
     if args.sweep is not None:
-        return of_sweep(args.sweep)
-    return of_metrics(args.metrics.read_text(encoding="utf-8"), source=str(args.metrics))
+        return decision_view(of_sweep(args.sweep))
+    text = args.metrics.read_text(encoding="utf-8", errors="replace")
+    return decision_view(of_metrics(text, source=str(args.metrics)))
+
+
+_VIEWS = {
+    "memory": _memory,
+    "draft": _draft,
+    "translate": _translate,
+    "pools": _pools,
+    "decide": _decide,
+}
 
 
 def deployment_of(args: argparse.Namespace) -> Deployment:
@@ -196,47 +178,55 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
     """
     gpu, count = gpus_of(args.gpus, args.vram)
     target = find_model(args.target)
-    named: str | None = getattr(args, "draft", None)
+    options = ("draft", "draft_precision", "method", "k")
+    named, stored, method, k = (getattr(args, option, None) for option in options)
     draft = find_model(named) if named else None
-    method = speculation_of(getattr(args, "method", None), draft)
+    if stored and not draft:
+        raise PlanError(f"--draft-precision {stored} is of no draft; add --draft MODEL")
+    speculation = Speculation.DRAFT_MODEL if draft else Speculation.NONE
+    if method is not None:
+        speculation = _named("method", method.replace("-", "_"), Speculation)
     return Deployment(
         target=target,
         precision=precision_of(args.precision, target),
         gpu=gpu,
         count=count,
         tp=count if args.tp is None else args.tp,
-        speculation=method,
-        k=DRAFT_TOKENS.get(method, 0) if getattr(args, "k", None) is None else args.k,
+        speculation=speculation,
+        k=DRAFT_TOKENS.get(speculation, 0) if k is None else k,
         draft=draft,
-        draft_precision=precision_of(args.draft_precision, draft),
+        draft_precision=precision_of(stored, draft),
         utilisation=args.utilisation,
-        context=args.context or min(DEFAULT_CONTEXT, target.architecture.context),
+        context=default_context(target, gpu) if args.context is None else args.context,
         kv_bytes=1 if args.kv_fp8 else 2,
     )
 
 
-def gpus_of(text: str, vram_gb: float | None) -> tuple[Gpu, int]:
+def gpus_of(text: str | None, vram_gb: float | None) -> tuple[Gpu, int]:
     """Return the kind of GPU and how many, of `2xH100`, or of `2` where the memory is given.
 
     Raises:
         PlanError: If it is not of that form, or the GPU is not known.
     """
-    only_count = text.isdecimal()
-    found = _GPUS.fullmatch(text.strip())
-    if not only_count and (found is None or not found[2]):
+    text = ("H100" if vram_gb is None else "1") if text is None else text.strip()
+    found = _GPUS.fullmatch(text)
+    if found is None:
         raise PlanError(
             f"GPUs {text!r} are not of the form NxNAME; write 2xH100, or 2 with --vram"
         )
-    count = int(text) if only_count else int((found and found[1]) or 1)
+    name, count = found[2], int(found[1] or found[3] or 1)
     if count < 1:
         raise PlanError(f"GPUs {text!r}: at least 1 is needed")
-    if vram_gb is not None:
-        if vram_gb <= 0.0:
-            raise PlanError(f"--vram {vram_gb:g} GB is no memory; write that of one GPU, as 80")
-        return gpu_of(vram_gb), count
-    if only_count:
-        raise PlanError(f"GPUs {text!r}: of what kind? write {count}xH100, or add --vram GB")
-    return find_gpu(found[2] if found else ""), count
+    if (name is None) == (vram_gb is None):
+        said = "their memory is known; write" if name else "of what kind? write"
+        raise PlanError(
+            f"GPUs {text!r}: {said} {count}x{name or 'H100'}, or {count} with --vram GB"
+        )
+    if vram_gb is None:
+        return find_gpu(name), count
+    if not 0.0 < vram_gb < inf:
+        raise PlanError(f"--vram {vram_gb:g} GB is no memory; write that of one GPU, as 80")
+    return gpu_of(vram_gb), count
 
 
 def precision_of(text: str | None, model: Model | None) -> Precision:
@@ -247,14 +237,7 @@ def precision_of(text: str | None, model: Model | None) -> Precision:
     """
     if text is None:
         return model.precision if model else Precision.BF16
-    try:
-        wanted = Precision(text.lower())
-    except ValueError:
-        near = {"bfloat16": "bf16", "fp16": "bf16", "16": "bf16", "8": "int8", "4": "int4"}
-        meant = near.get(text.lower().removesuffix("bit").removesuffix("-"), "int8")
-        raise PlanError(
-            f"precision {text!r} is not one of {', '.join(Precision)}; nearest: {meant}"
-        ) from None
+    wanted = _named("precision", text, Precision)
     if model is not None and wanted.rule_bytes > model.precision.rule_bytes:
         raise PlanError(
             f"precision {wanted}: the checkpoint of {model.short} is in {model.precision}; "
@@ -263,20 +246,11 @@ def precision_of(text: str | None, model: Model | None) -> Precision:
     return wanted
 
 
-def speculation_of(text: str | None, draft: Model | None) -> Speculation:
-    """Return the method of that name; what a draft model implies where none is given.
+_Named = TypeVar("_Named", bound=StrEnum)
 
-    Raises:
-        PlanError: If there is no such method.
-    """
-    if text is None:
-        return Speculation.DRAFT_MODEL if draft else Speculation.NONE
-    name = text.lower().replace("-", "_")
-    near = {"n_gram": "ngram", "eagle": "eagle3", "draft": "draft_model", "plain": "none"}
+
+def _named(what: str, text: str, kind: type[_Named]) -> _Named:
     try:
-        return Speculation(name)
+        return kind(text.lower())
     except ValueError:
-        raise PlanError(
-            f"method {text!r} is not one of {', '.join(Speculation)}; "
-            f"nearest: {near.get(name, 'ngram')}"
-        ) from None
+        raise unknown(what, text, kind) from None

@@ -1,8 +1,8 @@
 """`turnout plan decide`: use speculation, leave it off, or measure first, with the evidence."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from turnout.planning.evidence import Evidence
 from turnout.planning.views import View
@@ -18,8 +18,6 @@ KV_FULL, KV_ROOM = 0.90, 0.75
 """The gateway's own marks on the KV cache."""
 TTFT_BOUND = 0.5
 """Of a request's time, what its first token may take before TTFT is what matters; assumed."""
-
-
 NOISE = 0.05
 """Of a ratio of percentiles, what means nothing; assumed."""
 
@@ -33,8 +31,7 @@ class Answer(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class Condition(NamedTuple):
     """A line of the checklist.
 
     Attributes:
@@ -47,7 +44,7 @@ class Condition:
     asks: str
     answer: Answer
     because: str
-    decides: bool = True
+    decides: bool
 
 
 class Verdict(StrEnum):
@@ -60,11 +57,7 @@ class Verdict(StrEnum):
 
 def checklist(evidence: Evidence) -> list[Condition]:
     """Return every condition of the framework with what is known of it."""
-    found = []
-    for asks, check, decides in _CHECKS:
-        answer, because = check(evidence)
-        found.append(Condition(asks=asks, answer=answer, because=because, decides=decides))
-    return found
+    return [Condition(asks, *check(evidence), decides) for asks, check, decides in _CHECKS]
 
 
 def verdict(conditions: Sequence[Condition]) -> Verdict:
@@ -205,24 +198,25 @@ _CHECKS: Sequence[tuple[str, Callable[[Evidence], _Finding], bool]] = (
 )
 
 
+_NEXT = {
+    Verdict.USE: "Keep the pool, and the holdout that goes on measuring it.",
+    Verdict.OFF: "Start those servers without --speculative-config, or take another method.",
+    Verdict.MEASURE: "Run both kinds of pool behind the gateway: its holdout measures the rest, "
+    "and meanwhile each class goes where it is faster.",
+}
+
+
 def decision_view(evidence: Evidence) -> View:
     """Return the checklist and the verdict."""
     conditions = checklist(evidence)
     found = verdict(conditions)
     says = [f"{each.answer:<8} {each.asks}\n         {each.because}" for each in conditions]
-    next_step = {
-        Verdict.USE: "Keep the pool, and the holdout that goes on measuring it.",
-        Verdict.OFF: "Start those servers without --speculative-config, or take another method.",
-        Verdict.MEASURE: "Run both kinds of pool behind the gateway: its holdout measures the "
-        "rest, and meanwhile each class goes where it is faster.",
-    }[found]
     return View(
         title="Speculation: use it, leave it off, or measure first",
-        tables=(),
-        says=[*says, f"\nVerdict by {evidence.source}: {found}. {next_step}"],
+        says=[*says, f"\nVerdict by {evidence.source}: {found}. {_NEXT[found]}"],
         data={
             "source": evidence.source,
             "verdict": found,
-            "conditions": [asdict(each) for each in conditions],
+            "conditions": [each._asdict() for each in conditions],
         },
     )

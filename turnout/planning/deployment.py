@@ -11,7 +11,9 @@ Decision Framework", 2 July 2026, called the framework below and in the modules 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import floor
+from typing import NamedTuple
 
 from routing.pools import Speculation
 from turnout.planning.catalogue import Architecture, Gpu, Model, Precision, gpus
@@ -20,7 +22,7 @@ from turnout.planning.errors import PlanError
 GIB = 2**30
 DEFAULT_UTILISATION = 0.92
 """vLLM 0.32's `gpu_memory_utilization`."""
-DEFAULT_CONTEXT = 8192
+DEFAULT_CONTEXT, _CPU_CONTEXT = 8192, 2048
 DRAFT_SHARE = 0.15
 """Of all memory, the most that a draft should take: its weights come out of the KV cache (the
 framework)."""
@@ -76,19 +78,26 @@ class Deployment:
     kv_bytes: int = 2
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.tp < 1 or self.count % self.tp:
-            tps = [tp for tp in range(1, max(1, self.count) + 1) if self.count % tp == 0]
-            near = min(tps, key=lambda tp: abs(tp - self.tp))
+        models = [model for model in (self.target, self.draft) if model]
+        sound = [
+            tp for tp in range(1, 129) if not any(m.architecture.tp_problem(tp) for m in models)
+        ]
+        if self.tp not in sound and self.tp > 0:
+            problems = ((m.architecture.tp_problem(self.tp), m.short) for m in models)
+            problem, name = next(pair for pair in problems if pair[0])
+            near = min(sound, key=lambda tp: abs(tp - self.tp))
+            divided = f", of {near} or {2 * near} GPUs" if self.count % near else ""
             raise PlanError(
-                f"tensor parallel {self.tp} does not divide {self.count} GPUs; nearest: {near}"
+                f"tensor parallel {self.tp}: {problem} ({name}); nearest: {near}{divided}"
             )
-        for model in filter(None, (self.target, self.draft)):
-            if problem := model.architecture.tp_problem(self.tp):
-                fits = [tp for tp in range(1, 129) if not model.architecture.tp_problem(tp)]
-                near = min(fits, key=lambda tp: abs(tp - self.tp))
-                raise PlanError(
-                    f"tensor parallel {self.tp}: {problem} ({model.short}); nearest: {near}"
-                )
+        if self.tp < 1 or self.count % self.tp:
+            near = min(
+                (tp for tp in sound if not self.count % tp), key=lambda tp: abs(tp - self.tp)
+            )
+            raise PlanError(
+                f"tensor parallel {self.tp}: the GPUs are {self.count}, no multiple of it; "
+                f"nearest: {near}"
+            )
         if not 0.0 < self.utilisation <= 1.0:
             raise PlanError(
                 f"utilisation {self.utilisation:g} is not a share of memory; "
@@ -101,16 +110,25 @@ class Deployment:
             )
         if (self.draft is not None) != (self.speculation is Speculation.DRAFT_MODEL):
             raise PlanError(
-                f"method {self.speculation} "
-                + ("takes no draft model" if self.draft else "needs a draft model")
-                + "; leave one of the two out, or write --draft MODEL --method draft_model"
+                f"method {self.speculation} takes no draft model; leave --draft or --method out"
+                if self.draft
+                else "method draft_model needs a draft model; add --draft MODEL"
+            )
+        if self.draft is not None and self.draft.billions > self.target.billions:
+            raise PlanError(
+                f"draft {self.draft.short} ({self.draft.billions:.3g}B) is larger than "
+                f"{self.target.short} ({self.target.billions:.3g}B); a tenth of it would do"
             )
         if self.speculation is Speculation.MTP and not self.target.architecture.mtp:
             raise PlanError(
                 f"method mtp: {self.target.short} has no prediction layers; nearest: eagle3"
             )
-        if (self.k > 0) != (self.speculation is not Speculation.NONE):
-            raise PlanError(f"k = {self.k} draft tokens do not go with method {self.speculation}")
+        speculates = self.speculation is not Speculation.NONE
+        if self.k < speculates or (self.k and not speculates):
+            raise PlanError(
+                f"k = {self.k} draft tokens do not go with method {self.speculation}; "
+                + ("write 1 or more" if speculates else "add --method or --draft")
+            )
 
     @property
     def servers(self) -> int:
@@ -126,10 +144,11 @@ class Deployment:
     def rule(self) -> "Rule":
         """One server's memory by the rule of thumb."""
         drafted = self.draft.billions * self.draft_precision.rule_bytes if self.draft else 0.0
+        head_bytes, _ = head(self)
         return Rule(
             total_gb=self.tp * self.gpu.gb,
             target_gb=self.target.billions * self.precision.rule_bytes,
-            draft_gb=drafted + head(self).weight_bytes / 1e9,
+            draft_gb=drafted + head_bytes / 1e9,
             utilisation=self.utilisation,
         )
 
@@ -137,10 +156,8 @@ class Deployment:
     def account(self) -> "Account":
         """One GPU's memory as vLLM counts it."""
         target, tp = self.target.architecture, self.tp
-        extra = head(self)
-        drafted = extra.weight_bytes
-        kv = target.kv_bytes(tp, self.kv_bytes)
-        kv += extra.layers * target.kv_bytes(tp, self.kv_bytes, layers=1)
+        drafted, layers = head(self)
+        kv = target.kv_bytes(tp, self.kv_bytes, layers=target.layers + layers)
         if self.draft is not None:
             drafted = weight_bytes(self.draft.architecture, self.draft_precision)
             kv += self.draft.architecture.kv_bytes(tp, self.kv_bytes)
@@ -180,11 +197,6 @@ class Rule:
         return self.target_gb + self.draft_gb
 
     @property
-    def usable_gb(self) -> float:
-        """What vLLM may take."""
-        return self.total_gb * self.utilisation
-
-    @property
     def left_gb(self) -> float:
         """Memory beside the weights, before `gpu_memory_utilization`; the published figures."""
         return self.total_gb - self.weights_gb
@@ -192,17 +204,7 @@ class Rule:
     @property
     def kv_gb(self) -> float:
         """The published formula: total x utilisation - weights."""
-        return self.usable_gb - self.weights_gb
-
-    @property
-    def target_share(self) -> float:
-        """Of the total, what the target takes."""
-        return self.target_gb / self.total_gb
-
-    @property
-    def draft_share(self) -> float:
-        """Of the total, what the draft takes."""
-        return self.draft_gb / self.total_gb
+        return self.total_gb * self.utilisation - self.weights_gb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,16 +257,12 @@ class Account:
     @property
     def longest(self) -> int:
         """The longest context that one request can have, tokens; 0 where none fits."""
-        if self.kv <= 0.0:
-            return 0
-        low, high = 0, self.max_context
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.request_bytes(middle) <= self.kv * GIB:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        if self.request_bytes(self.max_context) <= self.kv * GIB:
+            return self.max_context
+        within = self.window or self.max_context
+        left = self.kv * GIB - within * self.kv_bytes_per_token
+        each = self.kv_bytes_per_token - (self.saved_bytes if left > 0.0 else 0.0)
+        return max(0, floor(within + left / each))
 
 
 def weight_bytes(architecture: Architecture, precision: Precision) -> float:
@@ -276,32 +274,28 @@ def weight_bytes(architecture: Architecture, precision: Precision) -> float:
     return linear + architecture.embedding * Precision.BF16.rule_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What a method without a draft model adds: weights, bytes, and layers with a KV cache."""
-
-    weight_bytes: float
-    layers: int
-
-
-def head(deployment: Deployment) -> Head:
-    """Return what the method adds by itself.
+def head(deployment: Deployment) -> tuple[float, int]:
+    """Return what a method adds by itself: weights, bytes, and layers with a KV cache.
 
     An EAGLE-3 head is one layer of the target whose attention reads twice the width, a projection
     of three hidden states and an output head over `_HEAD_VOCAB` entries, in BF16. MTP layers are
     the target's own, in its precision, with a projection of two hidden states.
     """
     target = deployment.target.architecture
-    match deployment.speculation:
-        case Speculation.EAGLE3:
-            wider = target.hidden * target.head_dim * (target.heads + 2 * target.kv_heads)
-            parameters = 3 * target.hidden**2 + target.layer + wider + _HEAD_VOCAB * target.hidden
-            return Head(parameters * Precision.BF16.rule_bytes, 1)
-        case Speculation.MTP:
-            parameters = target.layer + 2 * target.hidden**2
-            return Head(target.mtp * parameters * deployment.precision.linear_bytes, target.mtp)
-        case _:
-            return Head(0.0, 0)
+    if deployment.speculation is Speculation.EAGLE3:
+        wider = target.hidden * target.head_dim * (target.heads + 2 * target.kv_heads)
+        parameters = 3 * target.hidden**2 + target.layer + wider + _HEAD_VOCAB * target.hidden
+        return parameters * Precision.BF16.rule_bytes, 1
+    if deployment.speculation is Speculation.MTP:
+        parameters = target.mtp * (target.layer + 2 * target.hidden**2)
+        return parameters * deployment.precision.linear_bytes, target.mtp
+    return 0.0, 0
+
+
+def default_context(target: Model, gpu: Gpu) -> int:
+    """Return the context of a request where none is named: a core of a CPU serves short ones."""
+    usual = _CPU_CONTEXT if gpu.build == "cpu" else DEFAULT_CONTEXT
+    return min(usual, target.architecture.context)
 
 
 def fits(deployment: Deployment) -> bool:
@@ -323,36 +317,30 @@ def precisions(model: Model, gpu: Gpu) -> list[Precision]:
 
 def alternatives(deployment: Deployment) -> Iterator[Deployment]:
     """Yield what would fit instead, each with one thing changed, the least change first."""
-    own = deployment.precision.rule_bytes
+    own, models = deployment.precision.rule_bytes, (deployment.target, deployment.draft)
     lighter = [p for p in precisions(deployment.target, deployment.gpu) if p.rule_bytes < own]
-    yield from _first(replace(deployment, precision=precision) for precision in lighter)
-    if deployment.speculation is not Speculation.NONE:
-        yield from _first([deployment.plain])
-    yield from _first(_wider(deployment))
-    larger = sorted(gpus().values(), key=lambda gpu: gpu.gb)
-    yield from _first(replace(deployment, gpu=gpu) for gpu in larger if gpu.gb > deployment.gpu.gb)
-
-
-def _wider(deployment: Deployment) -> Iterator[Deployment]:
-    for tp in (2, 4, 8):
-        if tp > deployment.tp:
-            try:
-                yield replace(deployment, tp=tp, count=tp * deployment.servers)
-            except PlanError:
-                continue
-
-
-def _first(candidates: Iterator[Deployment] | list[Deployment]) -> Iterator[Deployment]:
-    found = next(filter(fits, candidates), None)
-    if found is not None:
-        yield found
+    wider = [
+        tp
+        for tp in (2, 4, 8)
+        if tp > deployment.tp and not any(m and m.architecture.tp_problem(tp) for m in models)
+    ]
+    larger = sorted(
+        (gpu for gpu in gpus().values() if gpu.gb > deployment.gpu.gb and gpu.build != "cpu"),
+        key=lambda gpu: gpu.gb,
+    )
+    for ways in (
+        [replace(deployment, precision=precision) for precision in lighter],
+        [deployment.plain],
+        [replace(deployment, tp=tp, count=tp * deployment.servers) for tp in wider],
+        [replace(deployment, gpu=gpu) for gpu in larger],
+    ):
+        yield from islice(filter(fits, ways), 1)
 
 
 RECOMMENDED = "recommended"
 
 
-@dataclass(frozen=True, slots=True)
-class Pairing:
+class Pairing(NamedTuple):
     """A target and a draft precision, and what the pair is worth on these GPUs."""
 
     deployment: Deployment
@@ -366,44 +354,34 @@ def pairings(deployment: Deployment) -> list[Pairing]:
     most, so it is quantised last, to 8 bits before 4, and the draft only where its share asks.
     """
     gpu, own = deployment.gpu, deployment.draft
-    drafts = precisions(own, gpu) if own else [Precision.BF16]
-    pairs = [
-        replace(deployment, precision=target, draft_precision=draft)
-        for target in precisions(deployment.target, gpu)
-        for draft in drafts
-        if draft is not Precision.INT4 or target is Precision.INT4
-    ]
-    best = next((pair for pair in pairs if fits(pair) and not shares(pair)), None)
-    return [Pairing(pair, _verdict(pair, recommended=pair is best)) for pair in pairs]
+    found: list[Pairing] = []
+    for target in precisions(deployment.target, gpu):
+        for draft in precisions(own, gpu) if own else [Precision.BF16]:
+            if draft is Precision.INT4 and target is not Precision.INT4:
+                continue
+            pair = replace(deployment, precision=target, draft_precision=draft)
+            verdict = "costs acceptance" if target is Precision.INT4 else "fits"
+            if not fits(pair):
+                verdict = "does not fit"
+            elif over := shares(pair):
+                verdict = over[0].partition(",")[0]
+            elif all(each.verdict != RECOMMENDED for each in found):
+                verdict = RECOMMENDED
+            found.append(Pairing(pair, verdict))
+    return found
 
 
 def shares(deployment: Deployment) -> list[str]:
-    """Return the shares of memory that are too large, each in a sentence."""
+    """Return the shares of memory that are too large for speculation, each in a sentence."""
     rule = deployment.rule
     found: list[str] = []
     if deployment.speculation is Speculation.NONE:
         return found
-    if rule.target_share > TARGET_SHARE:
-        found.append(
-            f"the target takes {rule.target_share:.0%} of memory, more than {TARGET_SHARE:.0%}: "
-            "a draft costs concurrency; test under load"
-        )
-    if rule.draft_share > DRAFT_SHARE:
-        found.append(
-            f"the draft takes {rule.draft_share:.0%} of memory, more than {DRAFT_SHARE:.0%}: "
-            "quantise it, or take a smaller one"
-        )
+    for what, size_gb, most, advice in (
+        ("target", rule.target_gb, TARGET_SHARE, "a draft costs concurrency; test under load"),
+        ("draft", rule.draft_gb, DRAFT_SHARE, "quantise it, or take a smaller one"),
+    ):
+        if size_gb > most * rule.total_gb:
+            share = size_gb / rule.total_gb
+            found.append(f"the {what} takes {share:.0%} of memory, more than {most:.0%}: {advice}")
     return found
-
-
-def _verdict(deployment: Deployment, *, recommended: bool) -> str:
-    rule = deployment.rule
-    if not fits(deployment):
-        return "does not fit"
-    if recommended:
-        return RECOMMENDED
-    if rule.target_share > TARGET_SHARE:
-        return f"target over {TARGET_SHARE:.0%}"
-    if rule.draft_share > DRAFT_SHARE:
-        return f"draft over {DRAFT_SHARE:.0%}"
-    return "costs acceptance" if deployment.precision is Precision.INT4 else "fits"

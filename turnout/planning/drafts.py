@@ -1,10 +1,9 @@
 """`turnout plan draft`: which draft fits a target, and what drafts without a model would do."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf, log
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from routing.expectations import expectation
 from routing.pools import Speculation
@@ -14,6 +13,7 @@ from turnout.planning.catalogue import Model, Precision, models
 from turnout.planning.costs import speed_up
 from turnout.planning.deployment import DRAFT_SHARE, Deployment, fits, precisions
 from turnout.planning.errors import PlanError
+from turnout.planning.memory import named
 from turnout.planning.tokenizers import differences
 from turnout.planning.views import View
 from turnout.simulation.acceptance import TASKS
@@ -29,46 +29,31 @@ _SMALLER = (
     (100.0, "too small: diverges"),
     (inf, "far outside: low load only"),
 )
-DRAFT_TOKENS: Mapping[Speculation, int] = MappingProxyType(
-    {
-        Speculation.NGRAM: 5,
-        Speculation.SUFFIX: 5,
-        Speculation.DRAFT_MODEL: 4,
-        Speculation.EAGLE3: 3,
-        Speculation.MTP: 1,
-    }
-)
+DRAFT_TOKENS: Mapping[Speculation, int] = {
+    Speculation.NGRAM: 5,
+    Speculation.SUFFIX: 5,
+    Speculation.DRAFT_MODEL: 4,
+    Speculation.EAGLE3: 3,
+    Speculation.MTP: 1,
+}
 """Draft tokens per step where nothing else is said: those that the tables of acceptance are of."""
 
-WORKLOADS: Mapping[str, tuple[TaskType, float]] = MappingProxyType(
-    {
-        "echo": (TaskType.CODE_EDIT, 0.0),
-        "summary": (TaskType.SUMMARIZATION, 0.2),
-        "chat": (TaskType.CHAT, 0.7),
-        "code": (TaskType.CODE, 0.2),
-    }
-)
-_NEEDS: Mapping[Speculation, str] = MappingProxyType(
-    {
-        Speculation.NGRAM: "nothing: copies from the prompt",
-        Speculation.SUFFIX: "the package arctic-inference==0.1.1",
-        Speculation.DRAFT_MODEL: "a draft model",
-        Speculation.EAGLE3: "a head trained for the target",
-        Speculation.MTP: "prediction layers in the checkpoint",
-    }
-)
+WORKLOADS: Mapping[str, tuple[TaskType, float]] = {
+    "echo": (TaskType.CODE_EDIT, 0.0),
+    "summary": (TaskType.SUMMARIZATION, 0.2),
+    "chat": (TaskType.CHAT, 0.7),
+    "code": (TaskType.CODE, 0.2),
+}
 _BUSY = 64
 """Requests in flight of a server that is well loaded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class Judgement(NamedTuple):
     """A draft beside a target.
 
     Attributes:
         draft: The draft.
         ratio: Target over draft, by the sizes in their names.
-        verdict: On the ratio.
         precision: The heaviest in which the draft keeps to its share of memory; None for none.
         share: Of memory, what it takes in that precision, or in the lightest.
         refused: Why vLLM would not start the pair; empty where it would.
@@ -77,11 +62,19 @@ class Judgement:
 
     draft: Model
     ratio: float
-    verdict: str
     precision: Precision | None
     share: float
     refused: str
     remarks: Sequence[str]
+
+    @property
+    def verdict(self) -> str:
+        """What the framework says of the ratio."""
+        if self.ratio < SWEET_SPOT[0]:
+            return "costs too much"
+        if self.ratio <= SWEET_SPOT[1]:
+            return "sweet spot"
+        return next(verdict for most, verdict in _SMALLER if self.ratio <= most)
 
     @property
     def off(self) -> float:
@@ -99,40 +92,30 @@ class Judgement:
 
 
 def judge(deployment: Deployment, draft: Model) -> Judgement:
-    """Return what speaks for and against a draft beside the deployment's target."""
+    """Return what speaks for and against a draft beside the deployment's target.
+
+    Raises:
+        PlanError: If it is no smaller than the target.
+    """
     target = deployment.target
-    ratio = target.billions / draft.billions
-    total_gb = deployment.rule.total_gb
+    if draft.billions >= target.billions:
+        raise PlanError(
+            f"draft {draft.short} ({draft.billions:.3g}B) is no smaller than "
+            f"{target.short} ({target.billions:.3g}B); a tenth of it would do"
+        )
+    one, other = target.architecture.vocab, draft.architecture.vocab
+    refused = draft.architecture.tp_problem(deployment.tp) or ""
+    if one != other:
+        refused = f"vLLM refuses it: {other:,} entries in its vocabulary, the target has {one:,}"
     shares = [
-        (precision, draft.billions * precision.rule_bytes / total_gb)
+        (precision, draft.billions * precision.rule_bytes / deployment.rule.total_gb)
         for precision in precisions(draft, deployment.gpu)
     ]
-    within = next((pair for pair in shares if pair[1] <= DRAFT_SHARE), None)
-    precision, share = within or (None, shares[-1][1])
-    return Judgement(
-        draft=draft,
-        ratio=ratio,
-        verdict=_verdict(ratio),
-        precision=precision,
-        share=share,
-        refused=_refused(deployment, draft),
-        remarks=list(_remarks(target, draft)),
+    precision, share = next(
+        (pair for pair in shares if pair[1] <= DRAFT_SHARE), (None, shares[-1][1])
     )
-
-
-def _verdict(ratio: float) -> str:
-    if ratio < SWEET_SPOT[0]:
-        return "costs too much"
-    if ratio <= SWEET_SPOT[1]:
-        return "sweet spot"
-    return next(verdict for most, verdict in _SMALLER if ratio <= most)
-
-
-def _refused(deployment: Deployment, draft: Model) -> str:
-    one, other = deployment.target.architecture.vocab, draft.architecture.vocab
-    if one != other:
-        return f"vLLM refuses it: {other:,} entries in its vocabulary, the target has {one:,}"
-    return draft.architecture.tp_problem(deployment.tp) or ""
+    ratio = target.billions / draft.billions
+    return Judgement(draft, ratio, precision, share, refused, list(_remarks(target, draft)))
 
 
 def _remarks(target: Model, draft: Model) -> Iterator[str]:
@@ -154,36 +137,49 @@ def candidates(target: Model) -> list[Model]:
     ]
 
 
+def speculating(deployment: Deployment, method: Speculation, draft: Model | None) -> Deployment:
+    """Return the deployment with a method at its usual `k`."""
+    return replace(
+        deployment,
+        speculation=method,
+        k=DRAFT_TOKENS[method],
+        draft=draft,
+        draft_precision=draft.precision if draft else Precision.BF16,
+    )
+
+
+def methods_of(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[Deployment]:
+    """Yield the deployment with each method that its target could have, and the best draft."""
+    best = next((each for each in found if not each.refused and each.precision), None)
+    for method in DRAFT_TOKENS:
+        if method is Speculation.DRAFT_MODEL:
+            if best is not None and best.precision is not None:
+                with_draft = speculating(deployment, method, best.draft)
+                yield replace(with_draft, draft_precision=best.precision)
+        elif method is not Speculation.MTP or deployment.target.architecture.mtp:
+            yield speculating(deployment, method, None)
+
+
 def draft_view(deployment: Deployment, drafts: Iterable[Model]) -> View:
     """Return the drafts ranked, if there are any, and the methods by workload."""
     found = sorted((judge(deployment, draft) for draft in drafts), key=lambda each: each.rank)
-    methods = list(_methods(deployment, found))
-    tables = [_method_table(deployment, methods)]
-    if found:
-        tables.insert(0, _draft_table(found, deployment.target))
+    methods = [_method(each) for each in methods_of(deployment, found)]
+    tables = [_draft_table(found, deployment.target)] if found else []
     return View(
         title=f"Drafts for {deployment.target.short}",
-        tables=tables,
+        tables=[*tables, _method_table(deployment, methods)],
         says=list(_sentences(deployment, found)),
+        failed=not fits(deployment),
         data={
             "target": deployment.target.name,
-            "drafts": [_as_json(each) for each in found],
+            "drafts": [
+                each._asdict() | {"draft": each.draft.name, "verdict": each.verdict}
+                for each in found
+            ],
             "methods": methods,
             "assumed": True,
         },
     )
-
-
-def _as_json(each: Judgement) -> dict[str, Any]:
-    return {
-        "draft": each.draft.name,
-        "ratio": each.ratio,
-        "verdict": each.verdict,
-        "precision": each.precision,
-        "share_of_memory": each.share,
-        "refused": each.refused,
-        "remarks": list(each.remarks),
-    }
 
 
 def _draft_table(found: Sequence[Judgement], target: Model) -> Table:
@@ -201,81 +197,45 @@ def _draft_table(found: Sequence[Judgement], target: Model) -> Table:
     return Table(f"Drafts for {target.short}, best first", heads, rows, labels=2)
 
 
-def speculating(deployment: Deployment, method: Speculation, draft: Model | None) -> Deployment:
-    """Return the deployment with a method at its usual `k`."""
-    drafting = method is Speculation.DRAFT_MODEL
-    return replace(
-        deployment,
-        speculation=method,
-        k=DRAFT_TOKENS[method],
-        draft=draft if drafting else None,
-        draft_precision=draft.precision if draft and drafting else Precision.BF16,
-    )
-
-
-def methods_of(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[Deployment]:
-    """Yield the deployment with each method that its target could have."""
-    best = next((each for each in found if not each.refused and each.precision), None)
-    for method in DRAFT_TOKENS:
-        if method is Speculation.DRAFT_MODEL:
-            if best is not None and best.precision is not None:
-                with_draft = speculating(deployment, method, best.draft)
-                yield replace(with_draft, draft_precision=best.precision)
-        elif method is not Speculation.MTP or deployment.target.architecture.mtp:
-            yield speculating(deployment, method, None)
-
-
-def _methods(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
-    for each in methods_of(deployment, found):
-        gains: dict[str, Any] = {}
-        for name, (task, temperature) in WORKLOADS.items():
-            bucket = TemperatureBucket.of(temperature)
-            tau = 1.0 + expectation(each.speculation, each.k, task, bucket).accepted
-            share = 1.0 if each.speculation.drafts_every_step else TASKS[task].ngram_share
-            gains[name] = {"tau": tau}
-            if each.gpu.gb_per_s:
-                gains[name]["alone"] = speed_up(each, tau, share, 1)
-                gains[name]["busy"] = speed_up(each, tau, share, _BUSY)
-        yield {
-            "method": each.speculation,
-            "k": each.k,
-            "draft": _of(each),
-            "memory_gb": each.rule.draft_gb,
-            "needs": _NEEDS[each.speculation],
-            "fits": fits(each),
-            "workloads": gains,
-        }
-
-
-def _of(deployment: Deployment) -> str | None:
-    if deployment.speculation is Speculation.EAGLE3:
-        return deployment.target.eagle3 or None
-    return deployment.draft.name if deployment.draft else None
+def _method(deployment: Deployment) -> dict[str, Any]:
+    """Return a method with what it yields by workload: tau, and speed alone and well loaded."""
+    method, gains = deployment.speculation, {}
+    for name, (task, temperature) in WORKLOADS.items():
+        bucket = TemperatureBucket.of(temperature)
+        tau = 1.0 + expectation(method, deployment.k, task, bucket).accepted
+        share = 1.0 if method.drafts_every_step else TASKS[task].ngram_share
+        gains[name] = {"tau": tau}
+        if deployment.gpu.gb_per_s:
+            gains[name]["alone"] = speed_up(deployment, tau, share, 1)
+            gains[name]["busy"] = speed_up(deployment, tau, share, _BUSY)
+    head = deployment.target.eagle3 if method is Speculation.EAGLE3 else ""
+    return {
+        "method": method,
+        "k": deployment.k,
+        "draft": deployment.draft.name if deployment.draft else head or None,
+        "memory_gb": deployment.rule.draft_gb,
+        "fits": fits(deployment),
+        "workloads": gains,
+    }
 
 
 def _method_table(deployment: Deployment, methods: Sequence[Mapping[str, Any]]) -> Table:
-    def gain(found: Mapping[str, float]) -> str:
-        if "alone" not in found:
-            return f"tau {found['tau']:.2f}"
-        return f"{found['alone']:.2f}/{found['busy']:.2f}"
-
+    what = "Speed over none, 1/{} in flight" if deployment.gpu.gb_per_s else "Tokens per step"
+    cell = "{alone:.2f}/{busy:.2f}" if deployment.gpu.gb_per_s else "{tau:.2f}"
     rows = [
         (
             each["method"],
             f"{each['k']}",
             f"{each['memory_gb']:.1f}" + ("" if each["fits"] else " (no room)"),
-            *(gain(found) for found in each["workloads"].values()),
+            *(cell.format(**found) for found in each["workloads"].values()),
         )
         for each in methods
     ]
-    heads = ("method", "k", "GB", *WORKLOADS)
-    what = (
-        f"Speed over none, 1/{_BUSY} in flight" if deployment.gpu.gb_per_s else "Tokens per step"
-    )
-    return Table(f"{what}, by workload (assumed)", heads, rows)
+    heading = f"{what.format(_BUSY)}, by workload (assumed)"
+    return Table(heading, ("method", "k", "GB", *WORKLOADS), rows)
 
 
-def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[str]:
+def _on_each(found: Sequence[Judgement]) -> Iterator[str]:
     for each in found:
         for remark in (each.refused, *each.remarks):
             if remark:
@@ -290,7 +250,13 @@ def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[s
                 f"{each.draft.short}: in {each.precision.upper()} it keeps to {DRAFT_SHARE:.0%} "
                 "of memory, at little loss of acceptance: quantise it before relaxing the family"
             )
+
+
+def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[str]:
     target = deployment.target
+    if not fits(deployment):
+        yield f"{named(deployment)} does not fit; turnout plan memory says what would."
+    yield from _on_each(found)
     good = [each for each in found if not each.refused and not each.off and each.precision]
     if good:
         yield f"Take {good[0].draft.short}, if a draft model at all."
@@ -301,28 +267,18 @@ def _sentences(deployment: Deployment, found: Sequence[Judgement]) -> Iterator[s
             f"No draft is in the sweet spot: a {target.family} model of {smallest:.2g} to "
             f"{largest:.2g} billion parameters would be."
         )
-    if not (target.folder and all(each.draft.folder for each in found)):
+    else:
+        yield "No model of the catalogue could draft for it; name one to judge, or its folder."
+    if found and not (target.folder and all(each.draft.folder for each in found)):
         yield (
             "Tokenizers were told apart by the catalogue; give model folders to compare "
             "vocabulary, special tokens and chat template."
         )
     if target.eagle3:
         yield f"A head is published for it: {target.eagle3}."
+    else:
+        yield "No EAGLE-3 head is catalogued for it: that row is what one would do."
     yield (
         "Copying methods (ngram, suffix) gain where output repeats its input, the others on any "
         "text. Assumed from published figures; measured on your own servers by turnout sweep."
     )
-
-
-def refuse_self(target: Model, drafts: Sequence[Model]) -> None:
-    """Refuse a draft that is no smaller than its target.
-
-    Raises:
-        PlanError: If there is one.
-    """
-    for draft in drafts:
-        if draft.billions >= target.billions:
-            raise PlanError(
-                f"draft {draft.short} ({draft.billions:.3g}B) is no smaller than "
-                f"{target.short} ({target.billions:.3g}B); a tenth of it would do"
-            )

@@ -1,4 +1,4 @@
-"""What a gateway, the file it learns into or a sweep says about its traffic and its pools."""
+"""What a gateway or a sweep says about traffic and pools."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.samples import Sample
 
 from routing.pools import Speculation
-from routing.state import UnusableState
 from turnout.planning.errors import PlanError
 from turnout.tuning.exposition import Distribution, Series, SpeedUp, scrape
-from turnout.tuning.learnt import read_learnt
 from turnout.tuning.report import TuningError, read
 
 PREDICTABLE = frozenset({"structured", "extraction", "code", "code_edit"})
@@ -82,11 +79,14 @@ def of_metrics(text: str, *, source: str) -> Evidence:
     kinds = series.pools
     spec = {pool for pool, kind in kinds.items() if kind is not Speculation.NONE}
     plain = kinds.keys() - spec
-    requests = list(series.named("turnout_class_requests_total"))
-    usage = [s.value for s in series.named("turnout_backend_kv_cache_usage_ratio", spec)]
-    preempted = [s.value for s in series.named("turnout_backend_preemptions_total", spec)]
-    readable = [s.value for s in series.named("turnout_backend_acceptance_readable", spec)]
-    bars = [s.value for s in series.named("turnout_bar_tokens_per_step", spec)]
+
+    def values(name: str) -> list[float]:
+        return [sample.value for sample in series.named(name, spec)]
+
+    requests = series.sums("turnout_class_requests_total", "task")
+    total = sum(requests.values())
+    preempted = values("turnout_backend_preemptions_total")
+    readable = values("turnout_backend_acceptance_readable")
     return Evidence(
         source=source,
         drafts_every_step=any(kinds[pool].drafts_every_step for pool in spec),
@@ -95,68 +95,18 @@ def of_metrics(text: str, *, source: str) -> Evidence:
             f"{s.labels['task']}@{s.labels['temperature']}": s.value
             for s in series.named("turnout_class_tokens_per_step", spec)
         },
-        bar=max(bars, default=None),
+        bar=max(values("turnout_bar_tokens_per_step"), default=None),
         temperature=series.distribution("turnout_requested_temperature"),
-        predictable=_share(requests, "task", PREDICTABLE),
+        predictable=sum(requests.get((task,), 0.0) for task in PREDICTABLE) / total
+        if total
+        else None,
         spec_tpot_s=series.distribution("turnout_tpot_seconds", spec),
         plain_tpot_s=series.distribution("turnout_tpot_seconds", plain),
         ttft_share=series.share("turnout_ttft_seconds", "turnout_request_duration_seconds"),
-        kv_usage=max(usage, default=None),
+        kv_usage=max(values("turnout_backend_kv_cache_usage_ratio"), default=None),
         preemptions=sum(preempted) if preempted else None,
         speed_ups=series.speed_ups(),
         watched=all(readable) if readable else None,
-    )
-
-
-def of_learnt(file: Path) -> Evidence:
-    """Return what a gateway has learnt into its `learning.state_file`.
-
-    Raises:
-        PlanError: If it cannot be read, or is no such file.
-    """
-    try:
-        learner, pools = read_learnt(file)
-    except UnusableState as error:
-        raise PlanError(str(error)) from None
-    except OSError as error:
-        raise PlanError(f"{file} cannot be read: {error.strerror}") from None
-    spec = [pool for pool in pools.values() if pool.speculates]
-    plain = [pool for pool in pools.values() if not pool.speculates]
-    demand = {
-        traffic_class: each.rate_per_s
-        for pool in spec
-        for traffic_class, each in learner.demand.of(pool.model, now=0.0).items()
-    }
-    total = sum(demand.values())
-    tau = {
-        traffic_class.label: learner.acceptance.believed(pool, traffic_class, now=0.0).tau
-        for pool in spec
-        for traffic_class in demand
-    }
-    found = (
-        (one, other, traffic_class, learner.causal.speed_up(one.name, other.name, traffic_class))
-        for one in spec
-        for other in plain
-        for traffic_class in demand
-    )
-    predictable = sum(rate for each, rate in demand.items() if each.task.value in PREDICTABLE)
-    return Evidence(
-        source=str(file),
-        drafts_every_step=any(pool.speculation.drafts_every_step for pool in spec),
-        tau=tau,
-        predictable=predictable / total if total else None,
-        speed_ups=[
-            SpeedUp(
-                label=traffic_class.label,
-                ratio=each.ratio,
-                low=each.low,
-                high=each.high,
-                pool=one.name,
-                than=other.name,
-            )
-            for one, other, traffic_class, each in found
-            if each is not None
-        ],
     )
 
 
@@ -200,9 +150,3 @@ def of_sweep(folder: Path) -> Evidence:
 
 def _cell(cell: Mapping[str, Any]) -> str:
     return f"{cell['task']}@{cell['temperature']:g}"
-
-
-def _share(samples: Sequence[Sample], label: str, values: frozenset[str]) -> float | None:
-    total = sum(sample.value for sample in samples)
-    mine = sum(sample.value for sample in samples if sample.labels[label] in values)
-    return mine / total if total else None

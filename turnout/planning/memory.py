@@ -1,78 +1,74 @@
 """`turnout plan memory`: what fits beside the weights, and what a draft costs of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from routing.pools import Speculation
 from turnout.planning.deployment import (
     DRAFT_SHARE,
+    GIB,
     RECOMMENDED,
     TARGET_SHARE,
+    Account,
     Deployment,
+    Pairing,
     alternatives,
     fits,
     pairings,
     shares,
 )
-from turnout.planning.views import FREE, Segments, View
+from turnout.planning.views import Segments, View
 from turnout.simulation.page import Table
 
 
 def memory_view(deployment: Deployment, *, quantisation: bool = False) -> View:
     """Return the memory of a deployment; with `quantisation`, of each pair of precisions too."""
     tables = [_rule_table(deployment), _account_table(deployment)]
-    data = described(deployment)
+    says, data = list(_sentences(deployment)), described(deployment)
     if quantisation:
-        tables.append(_pairing_table(deployment))
+        pairs = pairings(deployment)
+        tables.append(_pairing_table(deployment, pairs))
+        says.append(_why(pairs))
         data["pairings"] = [
-            described(pair.deployment) | {"verdict": pair.verdict} for pair in pairings(deployment)
+            described(pair.deployment) | {"verdict": pair.verdict} for pair in pairs
         ]
     return View(
         title=f"Memory of {named(deployment)}",
         tables=tables,
-        says=[*_sentences(deployment), *(_why(deployment) if quantisation else ())],
+        says=says,
         data=data,
-        bars=bars(deployment),
+        bars={
+            f"GPU {gpu}, {way.speculation}": segments(way)
+            for way in dict.fromkeys((deployment, deployment.plain))
+            for gpu in range(deployment.count)
+        },
+        usable_gib=deployment.account.usable,
         failed=not fits(deployment),
     )
 
 
 def named(deployment: Deployment) -> str:
     """Return what a deployment is, in a line."""
-    target = f"{deployment.target.short} {deployment.precision.upper()}"
+    parts = [f"{deployment.target.short} {deployment.precision.upper()}"]
     if deployment.draft is not None:
-        drafting = f" + {deployment.draft.short} {deployment.draft_precision.upper()}"
+        parts.append(f"{deployment.draft.short} {deployment.draft_precision.upper()}")
     elif deployment.speculation is not Speculation.NONE:
-        drafting = f" + {deployment.speculation}"
-    else:
-        drafting = ""
-    return f"{target}{drafting} on {gpus_named(deployment)}"
+        parts.append(deployment.speculation)
+    return f"{' + '.join(parts)} on {gpus_named(deployment)}"
 
 
 def gpus_named(deployment: Deployment) -> str:
     """Return the GPUs of a deployment, and how its servers share them."""
-    gpus = f"{deployment.count}x {deployment.gpu.name}"
-    if deployment.servers == 1:
-        return gpus
-    return f"{gpus} ({deployment.servers} servers of {deployment.tp})"
+    servers = f" ({deployment.servers} servers of {deployment.tp})"
+    several = deployment.servers > 1
+    return f"{deployment.count}x {deployment.gpu.name}{servers if several else ''}"
 
 
 def described(deployment: Deployment) -> dict[str, Any]:
     """Return a deployment with both accounts of its memory, for JSON."""
     rule, account = deployment.rule, deployment.account
-    return {
-        "target": deployment.target.name,
-        "precision": deployment.precision,
-        "draft": deployment.draft.name if deployment.draft else None,
-        "draft_precision": deployment.draft_precision if deployment.draft else None,
-        "speculation": deployment.speculation,
-        "k": deployment.k,
-        "gpu": deployment.gpu.name,
-        "gpus": deployment.count,
-        "tensor_parallel": deployment.tp,
-        "utilisation": deployment.utilisation,
-        "context": deployment.context,
+    return asdict(deployment) | {
         "fits": fits(deployment),
         "rule_gb": asdict(rule)
         | {"weights_gb": rule.weights_gb, "left_gb": rule.left_gb, "kv_gb": rule.kv_gb},
@@ -97,73 +93,65 @@ def _rule_table(deployment: Deployment) -> Table:
 
 def _account_table(deployment: Deployment) -> Table:
     """Return one GPU's memory, with speculation and without."""
-    ways = [deployment]
-    if deployment.speculation is not Speculation.NONE:
-        ways.append(deployment.plain)
-    accounts = [way.account for way in ways]
-    context = deployment.context
-    rows = [
-        ("reported by the driver", *(f"{each.reported:.2f}" for each in accounts)),
-        ("vLLM may take", *(f"{each.usable:.2f}" for each in accounts)),
-        ("target's weights", *(f"{each.target:.2f}" for each in accounts)),
-        ("draft's weights", *(f"{each.draft:.2f}" for each in accounts)),
-        ("activations (assumed)", *(f"{each.activations:.2f}" for each in accounts)),
-        ("NCCL, CUDA graphs (assumed)", *(f"{each.other:.2f}" for each in accounts)),
-        ("KV cache", *(f"{each.kv:.2f}" for each in accounts)),
-        ("KV bytes per token", *(f"{each.kv_bytes_per_token:,.0f}" for each in accounts)),
-        ("tokens in the cache", *(f"{each.kv_tokens:,}" for each in accounts)),
-        (f"requests of {context:,}", *(f"{each.concurrent(context):,}" for each in accounts)),
-        ("longest context", *(f"{each.longest:,}" for each in accounts)),
-    ]
-    heads = ("GiB" if len(ways) == 1 else f"with {deployment.speculation}", "without")
-    return Table("One GPU as vLLM counts it, GiB", ("", *heads[: len(ways)]), rows)
-
-
-def _pairing_table(deployment: Deployment) -> Table:
-    rows = []
-    strong = ""
-    for pair in pairings(deployment):
-        rule, account = pair.deployment.rule, pair.deployment.account
-        label = pair.deployment.precision.upper()
-        if deployment.draft is not None:
-            label += f" + {pair.deployment.draft_precision.upper()}"
-        if pair.verdict == RECOMMENDED:
-            strong = label
-        rows.append(
-            (
-                label,
-                pair.verdict,
-                f"{rule.target_gb:g}",
-                f"{rule.draft_gb:.3g}",
-                f"{rule.weights_gb:.4g}",
-                f"{rule.left_gb:.4g}",
-                f"{account.concurrent(deployment.context):,}",
-            )
+    columns = []
+    for way in dict.fromkeys((deployment, deployment.plain)):
+        account = way.account
+        columns.append(
+            {
+                "reported by the driver": f"{account.reported:.2f}",
+                "vLLM may take": f"{account.usable:.2f}",
+                **{label: f"{size:.2f}" for label, size in _parts(account).items()},
+                "KV bytes per token": f"{account.kv_bytes_per_token:,.0f}",
+                "tokens in the cache": f"{account.kv_tokens:,}",
+                f"requests of {way.context:,}": f"{account.concurrent(way.context):,}",
+                "longest context": f"{account.longest:,}",
+            }
         )
+    heads = ("GiB",) if len(columns) == 1 else (f"with {deployment.speculation}", "without")
+    rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
+    return Table("One GPU as vLLM counts it, GiB", ("", *heads), rows)
+
+
+def _pairing_table(deployment: Deployment, pairs: list[Pairing]) -> Table:
+    rows, strong = [], ""
+    for pair, verdict in pairs:
+        rule = pair.rule
+        drafted = f" + {pair.draft_precision.upper()}" if pair.draft else ""
+        label = f"{pair.precision.upper()}{drafted}"
+        sizes = (rule.target_gb, rule.draft_gb, rule.weights_gb, rule.left_gb)
+        requests = f"{pair.account.concurrent(pair.context):,}"
+        rows.append((label, verdict, *(f"{size:.4g}" for size in sizes), requests))
+        strong = label if verdict == RECOMMENDED else strong
     heads = ("weights", "verdict", "target", "draft", "both", "left", "requests")
     heading = f"Precisions on {gpus_named(deployment)}, GB, requests of {deployment.context:,}"
     return Table(heading, heads, rows, labels=2, strong=strong)
 
 
 def _sentences(deployment: Deployment) -> Iterator[str]:
-    rule, account = deployment.rule, deployment.account
+    rule, account, context = deployment.rule, deployment.account, deployment.context
     if not fits(deployment):
-        yield (
-            f"Does not fit: {rule.weights_gb:g} GB of weights against {rule.usable_gb:.0f} GB "
-            f"({rule.total_gb:g} GB at {deployment.utilisation:g})"
-            if rule.kv_gb <= 0.0
-            else f"Does not fit: {account.kv:.1f} GiB per GPU are left for the KV cache, and a "
-            f"request of {deployment.context:,} tokens takes "
-            f"{account.request_bytes(deployment.context) / 2**30:.1f}"
-        )
+        if rule.kv_gb <= 0.0:
+            yield (
+                f"Does not fit: {rule.weights_gb:g} GB of weights against "
+                f"{rule.total_gb * rule.utilisation:.0f} GB "
+                f"({rule.total_gb:g} GB at {rule.utilisation:g})"
+            )
+        else:
+            yield (
+                f"Does not fit: {account.kv:.1f} GiB per GPU are left for the KV cache, and a "
+                f"request of {context:,} tokens takes {account.request_bytes(context) / GIB:.1f}"
+            )
         others = list(alternatives(deployment))
         for other in others:
-            tokens = other.account.kv_tokens
-            yield f"would fit: {named(other)}: {tokens:,} tokens of KV cache"
+            yield f"would fit: {named(other)}: {other.account.kv_tokens:,} tokens of KV cache"
         if not others:
             yield "nothing in the catalogue would; take a smaller target"
     elif deployment.speculation is not Speculation.NONE:
-        yield _cost_of_drafting(deployment)
+        plain = deployment.plain.account.concurrent(context)
+        yield (
+            f"Speculation by {deployment.speculation} leaves room for "
+            f"{account.concurrent(context)} of {plain} concurrent requests of {context:,} tokens"
+        )
     for share in shares(deployment):
         yield f"warning: {share}"
     yield (
@@ -173,43 +161,30 @@ def _sentences(deployment: Deployment) -> Iterator[str]:
     )
 
 
-def _why(deployment: Deployment) -> Iterator[str]:
-    pairs = pairings(deployment)
-    best = next((pair for pair in pairs if pair.verdict == RECOMMENDED), None)
+def _why(pairs: list[Pairing]) -> str:
+    best = next((pair.deployment for pair in pairs if pair.verdict == RECOMMENDED), None)
     if best is None:
-        yield "No pair fits with a target and a draft within their shares of memory"
-        return
-    yield (
-        f"Recommended is {named(best.deployment)}: the least quantised that fits with the target "
-        f"within {TARGET_SHARE:.0%} and the draft within {DRAFT_SHARE:.0%} of memory. Quantising "
-        "the target moves acceptance most, so it goes to 8 bits before 4; the draft is safer to "
+        return "No pair fits with a target and a draft within their shares of memory"
+    return (
+        f"Recommended is {named(best)}: the least quantised that fits with the target within "
+        f"{TARGET_SHARE:.0%} and the draft within {DRAFT_SHARE:.0%} of memory. Quantising the "
+        "target moves acceptance most, so it goes to 8 bits before 4; the draft is safer to "
         "quantise, and to be quantised before it is taken from another family."
     )
 
 
-def _cost_of_drafting(deployment: Deployment) -> str:
-    context = deployment.context
-    drafting = deployment.account.concurrent(context)
-    plain = deployment.plain.account.concurrent(context)
-    return (
-        f"Speculation by {deployment.speculation} leaves room for {drafting} of {plain} "
-        f"concurrent requests of {context:,} tokens"
-    )
+def segments(deployment: Deployment) -> Segments:
+    """Return the memory of one GPU in parts; they exceed it where the server cannot start."""
+    account = deployment.account
+    parts = _parts(account) | {"KV cache": max(0.0, account.kv)}
+    return parts | {"left to others": max(0.0, account.reported - sum(parts.values()))}
 
 
-def bars(deployment: Deployment) -> Mapping[str, Segments]:
-    """Return each GPU's memory in parts, with speculation and without."""
-    found: dict[str, Segments] = {}
-    for way in dict.fromkeys((deployment, deployment.plain)):
-        account = way.account
-        parts = {
-            "target": account.target,
-            "draft": account.draft,
-            "activations": account.activations,
-            "NCCL, CUDA graphs": account.other,
-            "KV cache": max(0.0, account.kv),
-            FREE: account.reported - account.usable,
-        }
-        for gpu in range(deployment.count):
-            found[f"GPU {gpu}, {way.speculation}"] = parts
-    return found
+def _parts(account: Account) -> dict[str, float]:
+    return {
+        "target's weights": account.target,
+        "draft's weights": account.draft,
+        "activations (assumed)": account.activations,
+        "NCCL, CUDA graphs (assumed)": account.other,
+        "KV cache": account.kv,
+    }

@@ -7,6 +7,7 @@ own router, which starts knowing nothing, as it would.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from random import Random
 from typing import Any, cast
 
@@ -17,16 +18,16 @@ from turnout.planning.costs import step_cost
 from turnout.planning.deployment import Deployment, fits
 from turnout.planning.drafts import candidates, judge, methods_of
 from turnout.planning.errors import PlanError
-from turnout.planning.memory import bars, described, gpus_named, named
+from turnout.planning.memory import described, gpus_named, named, segments
 from turnout.planning.servers import (
     FIRST_PORT,
+    START_GATEWAY,
     Schedule,
     Server,
-    commands,
     compose,
-    context_of,
     gateway_config,
     schedule_of,
+    script,
 )
 from turnout.planning.views import View
 from turnout.simulation.acceptance import TASKS, spread_odds, typical_odds
@@ -34,14 +35,15 @@ from turnout.simulation.acceptance import Speculation as Simulated
 from turnout.simulation.arms import ADAPTIVE, ARMS, Arm, Routed
 from turnout.simulation.cluster import Cluster, replicas_of
 from turnout.simulation.engine import EngineSettings
-from turnout.simulation.loads import Load
+from turnout.simulation.loads import WARM_UP, Load
 from turnout.simulation.mixes import Mix
 from turnout.simulation.page import Table
+from turnout.simulation.plan import FEWEST_REQUESTS
 from turnout.simulation.servers import ServerKind, schedule
 from turnout.simulation.workloads import SimulatedRequest, Workload, typical
+from turnout.tuning.advice import SEPARABLE
+from turnout.tuning.recommend.servers import SCHEDULED
 
-SEPARABLE = 0.02
-"""Mean latencies that differ by less are taken for equal, as advice on pools takes them."""
 WITHIN_SLO = 0.95
 """Share of requests that must keep both limits."""
 _OTHER_DRAFTS = {
@@ -51,11 +53,8 @@ _OTHER_DRAFTS = {
     Speculation.MTP: (2,),
 }
 """Draft tokens tried beside the usual ones, for the split that is best with those."""
-_SCHEDULED = (Speculation.NGRAM, Speculation.EAGLE3, Speculation.MTP)
-"""vLLM's batch-size schedule is documented for EAGLE and was run with n-gram; suffix asserts."""
 _BATCH_TOKENS = 8192
 _BLOCK_TOKENS = 16
-_WARM_UP = 0.1
 _SEQS = (8, 256)
 """Fewest and most requests that a server is let run at once."""
 
@@ -81,14 +80,14 @@ class Demand:
     seeds: int = 2
 
     def __post_init__(self) -> None:
-        for what, value in (("rate", self.rate_per_s), ("TTFT", self.ttft_s),
-                            ("TPOT", self.tpot_s)):  # fmt: skip
-            if value <= 0.0:
-                raise PlanError(f"{what} {value:g} must be above 0")
-        if self.requests < 20 or self.seeds < 1:
+        asked = {"requests/s": self.rate_per_s, "s TTFT": self.ttft_s, "s TPOT": self.tpot_s}
+        for unit, value in asked.items():
+            if not 0.0 < value < inf:
+                raise PlanError(f"{value:g} {unit}: must be a number above 0")
+        if self.requests < FEWEST_REQUESTS or self.seeds < 1:
             raise PlanError(
                 f"{self.requests} requests and {self.seeds} seeds say nothing; "
-                "at least 20 and 1 are needed"
+                f"at least {FEWEST_REQUESTS} and 1 are needed"
             )
 
 
@@ -124,18 +123,21 @@ def splits(deployment: Deployment, demand: Demand) -> list[Split]:
     Raises:
         PlanError: If no server fits, or the GPU's speed is not known.
     """
-    plain = deployment.plain
-    if not fits(plain):
-        raise PlanError(f"{named(plain)} does not fit; turnout plan memory says what would")
-    worlds = [_arrivals(demand, seed, context_of(plain)) for seed in range(demand.seeds)]
+    plain, own = deployment.plain, deployment.speculation is not Speculation.NONE
+    for each in (plain, deployment):
+        if not fits(each):
+            raise PlanError(f"{named(each)} does not fit; turnout plan memory says what would")
+    if deployment.speculation is Speculation.SUFFIX:
+        raise PlanError("method suffix cannot be simulated; nearest: ngram")
+    worlds = [_arrivals(demand, seed, plain.context) for seed in range(demand.seeds)]
     found = [_simulate(plain, 0, demand, worlds)]
     found += [
         _simulate(method, speculating, demand, worlds)
-        for method in _methods(deployment)
+        for method in ([deployment] if own else _methods(deployment))
         for speculating in range(1, plain.servers + 1)
     ]
     first = best_of(found)
-    if first.speculating and deployment.speculation is Speculation.NONE:
+    if first.speculating and not own:
         found += [
             _simulate(replace(first.deployment, k=k), first.speculating, demand, worlds)
             for k in _OTHER_DRAFTS[first.deployment.speculation]
@@ -146,15 +148,6 @@ def splits(deployment: Deployment, demand: Demand) -> list[Split]:
 
 def _methods(deployment: Deployment) -> Iterator[Deployment]:
     """Yield the deployment with each method that could be started and simulated."""
-    if deployment.speculation is not Speculation.NONE:
-        if deployment.speculation is Speculation.SUFFIX:
-            raise PlanError("method suffix cannot be simulated; nearest: ngram")
-        if not fits(deployment):
-            raise PlanError(
-                f"{named(deployment)} does not fit; turnout plan memory says what would"
-            )
-        yield deployment
-        return
     judged = [judge(deployment, draft) for draft in candidates(deployment.target)]
     sweet = [each for each in sorted(judged, key=lambda each: each.rank) if not each.off]
     for each in methods_of(deployment, sweet):
@@ -217,9 +210,9 @@ def _simulate(
         pools = [_pool(name, engines[name], count) for name, count in counts.items() if count]
         replicas = replicas_of(pools, [[engines[p.name]] * len(p.backends) for p in pools])
         arm = ARMS[ADAPTIVE] if len(pools) > 1 else Arm(policy="least_loaded")
-        requests = world if method == "none" else _with_odds(world, method)
+        requests = _with_odds(world, method) if speculating else world
         rows.append(Cluster(replicas, Routed(arm, pools, replicas)).run(requests))
-    skipped = round(_WARM_UP * demand.requests)
+    skipped = round(WARM_UP * demand.requests)
     e2e, ttft, tpot = (
         np.concatenate([np.asarray(getattr(each, name))[skipped:] for each in rows])
         for name in ("e2e_s", "ttft_s", "tpot_s")
@@ -250,7 +243,7 @@ def engine(deployment: Deployment, demand: Demand) -> EngineSettings:
 
 def max_num_seqs(deployment: Deployment, demand: Demand) -> int:
     """Return how many requests of the demand's mean length the KV cache holds, within `_SEQS`."""
-    requests = _arrivals(demand, 0, context_of(deployment))
+    requests = _arrivals(demand, 0, deployment.context)
     tokens = sum(each.prompt_tokens + each.output_tokens for each in requests)
     most = int(deployment.account.kv_tokens * len(requests) / tokens)
     return min(max(most, _SEQS[0]), _SEQS[1])
@@ -273,7 +266,7 @@ def schedule_for(split: Split, demand: Demand) -> Schedule:
     Beside a plain pool there is none: the gateway moves requests there, one by one.
     """
     deployment = split.deployment
-    if split.speculating < deployment.servers or deployment.speculation not in _SCHEDULED:
+    if split.speculating < deployment.servers or deployment.speculation not in SCHEDULED:
         return ()
     settings = engine(deployment, demand)
     kind = ServerKind(speculation=settings.speculation, k=settings.k)
@@ -320,23 +313,29 @@ def pools_view(deployment: Deployment, demand: Demand) -> View:
     best = best_of(found)
     servers = servers_of(best, demand)
     files = {
-        "servers.sh": commands(servers),
+        "servers.sh": script(servers),
         "docker-compose.yml": compose(servers, ASSUMED),
         "turnout.yaml": gateway_config(servers, ASSUMED),
     }
-    says = [*_sentences(found, best, demand), "", *(f"  {server.command}" for server in servers)]
+    commands = [server.command for server in servers]
     return View(
         title=f"Pools of {deployment.target.short} on {gpus_named(deployment)}",
         tables=[_table(found, best)],
-        says=[*says, "  turnout serve --config turnout.yaml"],
+        says=list(_sentences(found, best, demand)),
+        commands=[*commands, START_GATEWAY],
         data={
             "assumed": True,
             "demand": asdict(demand),
             "best": _as_json(best),
             "splits": [_as_json(split) for split in found],
-            "commands": [server.command for server in servers],
+            "commands": commands,
         },
-        bars=bars(best.deployment),
+        bars={
+            f"GPU {gpu}, {server.name}": segments(server.deployment)
+            for server in servers
+            for gpu in server.gpus
+        },
+        usable_gib=deployment.account.usable,
         files=files,
         failed=not best.keeps,
     )

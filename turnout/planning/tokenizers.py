@@ -1,13 +1,10 @@
 """Whether two models have one tokenizer: compared where both are at hand."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from turnout.planning.errors import PlanError
-
-_LIMIT_BYTES = 64 << 20
+from turnout.planning.catalogue import read_json
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -16,7 +13,7 @@ def differences(one: Path, other: Path) -> list[str]:
     Raises:
         PlanError: If a folder has no readable `tokenizer.json`.
     """
-    first, second = _read(one / "tokenizer.json"), _read(other / "tokenizer.json")
+    first, second = read_json(one / "tokenizer.json"), read_json(other / "tokenizer.json")
     found = [
         _compared("vocabulary", _vocabulary(first), _vocabulary(second)),
         _compared("special tokens", _special(first), _special(second)),
@@ -24,19 +21,6 @@ def differences(one: Path, other: Path) -> list[str]:
     if _template(one) != _template(other):
         found.append("the chat templates differ: the draft was trained on other turns")
     return [sentence for sentence in found if sentence]
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        with file.open("rb") as opened:
-            content = json.loads(opened.read(_LIMIT_BYTES))
-    except OSError as error:
-        raise PlanError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise PlanError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise PlanError(f"{file} is not a JSON object, as a tokenizer.json is")
-    return content
 
 
 def _vocabulary(tokenizer: Mapping[str, Any]) -> Mapping[str, int]:
@@ -64,4 +48,4 @@ def _template(folder: Path) -> str:
     if own.is_file():
         return own.read_text(encoding="utf-8")
     settings = folder / "tokenizer_config.json"
-    return str(_read(settings).get("chat_template") or "") if settings.is_file() else ""
+    return str(read_json(settings).get("chat_template") or "") if settings.is_file() else ""

@@ -7,12 +7,11 @@ its own parser has (`vllm_flags.txt`). What needs no thought is in `translations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -20,46 +19,32 @@ import yaml
 from routing.pools import Speculation
 from turnout.planning.catalogue import Gpu, Model, Precision, find_model
 from turnout.planning.deployment import (
-    DEFAULT_CONTEXT,
     DEFAULT_UTILISATION,
     Deployment,
+    default_context,
     eight_bits,
-    fits,
 )
 from turnout.planning.errors import PlanError, unknown
-from turnout.planning.memory import bars, described, memory_view
+from turnout.planning.memory import memory_view
 from turnout.planning.views import View
 
 NO_EQUIVALENT = "no equivalent"
 LARGEST_BATCH = 99_999
 METRIC_FLAGS = ("--per-request-spec-decode-metrics summary", "--enable-per-request-metrics")
 """What makes a speculating server tell each answer's acceptance."""
-_FLAGS = Path(__file__).with_name("vllm_flags.txt")
-_DATA = Path(__file__).with_name("translations.yaml")
-_SHORT = MappingProxyType(
-    {
-        "-tp": "--tensor-parallel-size",
-        "-pp": "--pipeline-parallel-size",
-        "-q": "--quantization",
-        "-sc": "--speculative-config",
-    }
+ONLINE = {Precision.FP8: "fp8_per_tensor", Precision.INT8: "int8_per_channel_weight_only"}
+"""The `--quantization` by which vLLM quantises to 8 bits while it loads."""
+_HERE = Path(__file__).parent
+_SHORT = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-q": "--quantization",
+    "-sc": "--speculative-config",
+}
+_SCHEDULE = "num_speculative_tokens_per_batch_size"
+_START = re.compile(
+    r"(\S*/)?(python[\d.]*\s+-m\s+vllm\.entrypoints\.(openai\.)?api_server|vllm\s+serve)\b"
 )
-QUANTISATIONS = frozenset(
-    {
-        "awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fp8", "modelopt",
-        "torchao", "quark", "mxfp4", "experts_int8", "fp8_per_tensor", "fp8_per_channel",
-        "int8_per_channel_weight_only",
-    }
-)  # fmt: skip
-"""Of today's `--quantization`, those that a line of then or a plan may name."""
-_ONLINE: Mapping[Precision, str] = MappingProxyType(
-    {Precision.FP8: "fp8_per_tensor", Precision.INT8: "int8_per_channel_weight_only"}
-)
-
-
-def online(precision: Precision) -> str:
-    """Return the `--quantization` by which vLLM quantises to 8 bits while it loads."""
-    return _ONLINE[precision]
 
 
 class Change(NamedTuple):
@@ -70,16 +55,41 @@ class Change(NamedTuple):
     why: str
 
 
-@dataclass(slots=True)
-class _Line:
-    """A line under translation: what it was made of, and what it becomes."""
+@dataclass(slots=True, kw_only=True)
+class Translation:
+    """A command line of then, and what it is today.
 
+    Attributes:
+        before: Variables set in front of it.
+        model: The model that it serves.
+        options: Its options; None for one without a value.
+        kept: Words of options that stay or take the place of others.
+        drafting: Content of `--speculative-config`; empty without speculation.
+        quantisation: The target's, or None.
+        changes: What became of each option that did not stay, and what was added.
+    """
+
+    before: Sequence[str]
+    model: str
     options: Mapping[str, str | None]
-    gpu: Gpu
     kept: list[str] = field(default_factory=list)
-    quantisation: str | None = None
     drafting: dict[str, Any] = field(default_factory=dict)
+    quantisation: str | None = None
     changes: list[Change] = field(default_factory=list)
+
+    @property
+    def command(self) -> list[str]:
+        """Today's words."""
+        words = [*self.before, "vllm", "serve", self.model, *self.kept]
+        if not self.drafting:
+            return words
+        words += ["--speculative-config", json.dumps(self.drafting, separators=(",", ":"))]
+        return [*words, *" ".join(self.metric_flags).split()]
+
+    @property
+    def metric_flags(self) -> list[str]:
+        """Those of `METRIC_FLAGS` that the line has not."""
+        return [flag for flag in METRIC_FLAGS if flag.split()[0] not in self.options]
 
     def note(self, name: str, now: str, why: str) -> None:
         """Note what became of an option."""
@@ -87,48 +97,25 @@ class _Line:
         self.changes.append(Change(name if value is None else f"{name} {value}", now, why))
 
     def value(self, name: str) -> str:
-        """Return the value of an option.
-
-        Raises:
-            PlanError: If it has none.
-        """
+        """Return the value of an option, or raise a `PlanError`."""
         found = self.options.get(name)
         if found is None:
             raise PlanError(f"{name} has no value; write {name} VALUE")
         return found
 
-    def number(self, name: str) -> int:
-        """Return the value of an option that is a count, or raise a `PlanError`."""
-        text = self.value(name)
-        if not text.isdecimal():
-            raise PlanError(f"{name} {text!r} is not a whole number")
-        return int(text)
+
+@cache
+def _data() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load((_HERE / "translations.yaml").read_text("utf-8"))
+    return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Translation:
-    """A command line of today.
-
-    Attributes:
-        command: Its words.
-        changes: What became of each option, and what was added.
-        drafting: Content of `--speculative-config`; empty without speculation.
-        options: The options of then.
-        quantisation: The target's, or None.
-        model: The model that it serves.
-    """
-
-    command: Sequence[str]
-    changes: Sequence[Change]
-    drafting: Mapping[str, Any]
-    options: Mapping[str, str | None]
-    quantisation: str | None
-    model: str
-
-    @property
-    def text(self) -> str:
-        """The command line, quoted for a shell."""
-        return shlex.join(self.command)
+@cache
+def today() -> Mapping[str, bool]:
+    """Return today's options of `vllm serve`, and whether each takes a value."""
+    lines = (_HERE / "vllm_flags.txt").read_text("utf-8").splitlines()
+    pairs = (line.split() for line in lines if not line.startswith("#"))
+    return {name: takes == "1" for name, takes in pairs}
 
 
 def translate(words: Sequence[str], gpu: Gpu) -> Translation:
@@ -141,43 +128,39 @@ def translate(words: Sequence[str], gpu: Gpu) -> Translation:
     Raises:
         PlanError: If it starts no vLLM server, or an option contradicts another.
     """
-    environment, model, options = _split(words)
-    line = _Line(options, gpu)
-    for name in options:
-        rule = _rules().get(name, _other)
-        rule(line, name)
-    command = [*environment, "vllm", "serve", model, *line.kept]
-    if "--speculative-config" not in options:
+    line = _split(words)
+    for name, value in line.options.items():
+        rows = _data()["options"]
+        if row := rows.get(f"{name} {value}") or rows.get(name):
+            _by_row(line, name, row)
+        elif name == "--speculative-config":
+            line.drafting |= _todays(line.value(name))
+        elif name == "--speculative-model":
+            _speculative_model(line, name)
+        elif name in ("--quantization", "--speculative-model-quantization"):
+            _quantisation(line, name, gpu)
+        elif name in today():
+            line.kept += [name] if value is None else [name, value]
+        else:
+            near = get_close_matches(name, today(), n=1)
+            nearest = f"; nearest: {near[0]}" if near else ""
+            line.note(name, NO_EQUIVALENT, f"vLLM 0.32 has no such option{nearest}")
+    if "--speculative-config" not in line.options:
         _finish_drafting(line)
-    if line.drafting:
-        command += ["--speculative-config", json.dumps(line.drafting, separators=(",", ":"))]
-        flags = [name for name in METRIC_FLAGS if name.split()[0] not in options]
-        command += [word for flag in flags for word in flag.split()]
-        if flags:
-            why = "each answer tells its acceptance: what the gateway learns from"
-            line.changes.append(Change("", " ".join(flags), why))
-    return Translation(
-        command=command,
-        changes=line.changes,
-        drafting=line.drafting,
-        options=options,
-        quantisation=line.quantisation,
-        model=model,
-    )
+    if line.drafting and line.metric_flags:
+        why = "each answer tells its acceptance: what the gateway learns from"
+        line.changes.append(Change("", " ".join(line.metric_flags), why))
+    return line
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], str, dict[str, str | None]]:
-    """Return the variables set before a command, the model, and the options by name."""
+def _split(words: Sequence[str]) -> Translation:
+    """Return the variables set before a command, its model, and its options by name."""
     rest = list(words)
-    environment = []
+    before = []
     while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0], re.DOTALL):
-        environment.append(rest.pop(0))
+        before.append(rest.pop(0))
     text = " ".join(rest)
-    start = re.match(
-        r"(\S*/)?(python[\d.]*\s+-m\s+vllm\.entrypoints\.(openai\.)?api_server|vllm\s+serve)\b",
-        text,
-    )
-    if start is None:
+    if (start := _START.match(text)) is None:
         raise PlanError(
             f"{text[:40]!r} starts no vLLM server; write vllm serve MODEL ..., or "
             "python -m vllm.entrypoints.openai.api_server --model MODEL ..."
@@ -201,202 +184,84 @@ def _split(words: Sequence[str]) -> tuple[list[str], str, dict[str, str | None]]
         raise PlanError("the line names no model; write vllm serve MODEL ...")
     if positional:
         raise PlanError(f"{positional[0]!r} is neither an option nor an option's value")
-    return environment, model, options
+    return Translation(before=before, model=model, options=options)
 
 
 def _takes_value(name: str, following: str) -> bool:
     if name in _data()["bare"]:
         return following.lower() in ("true", "false")
-    if name in today():
-        return today()[name]
-    return not following.startswith("--")
+    return today().get(name, not following.startswith("--"))
 
 
-@cache
-def today() -> Mapping[str, bool]:
-    """Return today's options of `vllm serve`, and whether each takes a value."""
-    lines = _FLAGS.read_text(encoding="utf-8").splitlines()
-    pairs = (line.split() for line in lines if not line.startswith("#"))
-    return {name: takes == "1" for name, takes in pairs}
+def _by_row(line: Translation, name: str, row: Mapping[str, Any]) -> None:
+    """Do what `translations.yaml` says of an option."""
+    now = NO_EQUIVALENT
+    if key := row.get("json"):
+        text = line.value(name)
+        if not text.isdecimal():
+            raise PlanError(f"{name} {text!r} is not a whole number")
+        line.drafting[key] = int(text)
+        now = json.dumps({key: int(text)})
+    elif "now" in row:
+        instead = [word.replace("VALUE", line.options[name] or "auto") for word in row["now"]]
+        line.kept += instead
+        now = shlex.join(instead) or "left out"
+    line.note(name, now, row["why"])
 
 
-_Rule = Callable[[_Line, str], None]
+def _todays(text: str) -> Mapping[str, Any]:
+    """Return the JSON of a line that is of today already."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise PlanError(f"--speculative-config is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise PlanError('--speculative-config is not a JSON object, as {"method":"ngram"} is')
+    k = found.get("num_speculative_tokens", 1)
+    if not isinstance(k, int) or k < 1:
+        raise PlanError(f"--speculative-config: num_speculative_tokens is {k!r}; write 1 or more")
+    return found
 
 
-def _other(line: _Line, name: str) -> None:
-    """Keep an option that there is today; refuse to guess at one that there is not."""
-    if name in today():
-        line.kept += [name] if line.options[name] is None else [name, str(line.options[name])]
-        return
-    near = get_close_matches(name, list(today()), n=1)
-    why = f"vLLM 0.32 has no such option; nearest: {near[0]}" if near else "no such option today"
-    line.note(name, NO_EQUIVALENT, why)
-
-
-def _dropped(why: str) -> _Rule:
-    def rule(line: _Line, name: str) -> None:
-        line.note(name, NO_EQUIVALENT, why)
-
-    return rule
-
-
-def _replaced(flags: Callable[[str], Sequence[str]], why: str) -> _Rule:
-    def rule(line: _Line, name: str) -> None:
-        now = flags(line.options.get(name) or "")
-        line.kept += now
-        line.note(name, shlex.join(now), why)
-
-    return rule
-
-
-def _into(key: str, why: str) -> _Rule:
-    """Return a rule that moves a number into `--speculative-config`."""
-
-    def rule(line: _Line, name: str) -> None:
-        line.drafting[key] = line.number(name)
-        now = json.dumps({key: line.drafting[key]})
-        line.note(name, now, why)
-
-    return rule
-
-
-def _speculative_model(line: _Line, name: str) -> None:
+def _speculative_model(line: Translation, name: str) -> None:
     model = line.value(name)
-    if model.strip("[]") == "ngram":
-        line.drafting["method"] = "ngram"
-        line.note(name, '{"method": "ngram"}', "the method is named, no model is")
-        return
     lowered = model.lower()
-    if "medusa" in lowered or "accelerator" in lowered or "mlp" in lowered:
+    if re.search("medusa|accelerator|mlp", lowered):
         why = "Medusa and MLP speculators are gone in 0.33; take an EAGLE-3 head or a draft model"
         line.note(name, NO_EQUIVALENT, why)
-        return
-    method = "eagle3" if "eagle3" in lowered else "eagle" if "eagle" in lowered else "draft_model"
-    line.drafting |= {"method": method, "model": model}
-    now = json.dumps({"method": method, "model": model})
-    line.note(name, now, "all of speculation is one JSON value")
+    elif model.strip("[]") == "ngram":
+        line.drafting["method"] = "ngram"
+        line.note(name, '{"method": "ngram"}', "the method is named, no model is")
+    else:
+        eagle = re.search("eagle3?", lowered)
+        drafting = {"method": eagle[0] if eagle else "draft_model", "model": model}
+        line.drafting |= drafting
+        line.note(name, json.dumps(drafting), "all of speculation is one JSON value")
 
 
-def _draft_tp(line: _Line, name: str) -> None:
-    wanted, target = line.number(name), line.options.get("--tensor-parallel-size") or "1"
-    why = "a draft follows the target's tensor parallelism"
-    if str(wanted) != target:
-        why += f" ({target}): vLLM's parser takes another, its worker refuses it"
-    line.note(name, "left out", why)
-
-
-def _draft_quantisation(line: _Line, name: str) -> None:
-    line.drafting["quantization"] = now = _quantisation_of(line.value(name), line.gpu)
+def _quantisation(line: Translation, name: str, gpu: Gpu) -> None:
+    was = now = line.value(name)
     why = "moves into the JSON"
-    if now != line.value(name):
-        why += f"; {line.value(name)} is gone, and {now} quantises while loading"
-    line.note(name, json.dumps({"quantization": now}), why)
-
-
-def _quantisation_of(name: str, gpu: Gpu) -> str:
-    if name in QUANTISATIONS:
-        return name
-    if name in ("bitsandbytes", "squeezellm", "aqlm", "deepspeedfp", "tpu_int8", "marlin", "gguf"):
-        return online(eight_bits(gpu))
-    near = get_close_matches(name, QUANTISATIONS, n=1, cutoff=0.4)
-    raise PlanError(
-        f"quantization {name!r} is not known; nearest: {near[0] if near else 'fp8_per_tensor'}"
-    )
-
-
-def _quantisation(line: _Line, name: str) -> None:
-    was = line.value(name)
-    now = _quantisation_of(was, line.gpu)
-    line.quantisation = now
-    line.kept += ["--quantization", now]
-    if now != was:
+    if was in _data()["gone"]:
+        now = ONLINE[eight_bits(gpu)]
         why = (
             f"{was} is gone; 8 bits are quantised while loading. For 4 bits serve an AWQ or GPTQ "
             "checkpoint, without this option"
         )
-        line.note(name, f"--quantization {now}", why)
+    elif was not in (known := _data()["quantisations"]):
+        near = get_close_matches(was, known, n=1) or [ONLINE[eight_bits(gpu)]]
+        raise PlanError(f"quantization {was!r} is not known; nearest: {near[0]}")
+    if name != "--quantization":
+        line.drafting["quantization"] = now
+        line.note(name, json.dumps({"quantization": now}), why)
+        return
+    line.quantisation = now
+    line.kept += [name, now]
+    if now != was:
+        line.note(name, f"{name} {now}", why)
 
 
-def _load_format(line: _Line, name: str) -> None:
-    if line.value(name) in ("bitsandbytes", "gguf"):
-        why = "gone with the quantisation of that name; the default reads safetensors"
-        line.note(name, NO_EQUIVALENT, why)
-    else:
-        _other(line, name)
-
-
-def _disable_by_batch(line: _Line, name: str) -> None:
-    size = line.number(name)
-    if size < 2:
-        raise PlanError(f"{name} {size} would never draft; leave speculation out, or write 2")
-    line.drafting["num_speculative_tokens_per_batch_size"] = size
-    why = (
-        "a schedule by requests in a step, of which 0 drafts is off; a draft model's first pass "
-        "still runs. The gateway's own marks move requests to a plain pool instead"
-    )
-    line.note(name, "num_speculative_tokens_per_batch_size", why)
-
-
-def _acceptance_method(line: _Line, name: str) -> None:
-    typical = line.value(name) == "typical_acceptance_sampler"
-    now = NO_EQUIVALENT if typical else "left out"
-    line.note(name, now, _TYPICAL if typical else "the default: exact rejection sampling")
-
-
-def _todays(line: _Line, name: str) -> None:
-    """Take the JSON of a line that is of today already."""
-    try:
-        found = json.loads(line.value(name))
-    except ValueError as error:
-        raise PlanError(f"{name} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise PlanError(f'{name} is not a JSON object, as {{"method":"ngram"}} is')
-    line.drafting |= found
-
-
-_TYPICAL = (
-    "typical acceptance is gone. Its nearest heir, from 0.33 on, changes the output as it did "
-    '({"rejection_sample_method": "fly"}), so it is never chosen for you'
-)
-
-
-@cache
-def _data() -> Mapping[str, Any]:
-    found: Mapping[str, Any] = yaml.safe_load(_DATA.read_text(encoding="utf-8"))
-    return found
-
-
-@cache
-def _rules() -> Mapping[str, _Rule]:
-    """Return what becomes of each option of then; `translations.yaml` has the simple ones."""
-    data = _data()
-    simple = {name: _dropped(why) for name, why in data["dropped"].items()}
-    moved = {name: _into(row["key"], row["why"]) for name, row in data["moved"].items()}
-    return (
-        simple
-        | moved
-        | {
-            "--speculative-config": _todays,
-            "--speculative-model": _speculative_model,
-            "--speculative-draft-tensor-parallel-size": _draft_tp,
-            "--speculative-model-quantization": _draft_quantisation,
-            "--speculative-disable-by-batch-size": _disable_by_batch,
-            "--spec-decoding-acceptance-method": _acceptance_method,
-            "--quantization": _quantisation,
-            "--load-format": _load_format,
-            "--worker-use-ray": _replaced(
-                lambda _: ("--distributed-executor-backend", "ray"),
-                "one option for every executor",
-            ),
-            "--guided-decoding-backend": _replaced(
-                lambda value: ("--structured-outputs-config", json.dumps({"backend": value})),
-                "guided decoding is called structured outputs",
-            ),
-        }
-    )
-
-
-def _finish_drafting(line: _Line) -> None:
+def _finish_drafting(line: Translation) -> None:
     """Put in what the JSON needs as a whole, or say why it cannot be."""
     drafting = line.drafting
     if not drafting:
@@ -413,9 +278,14 @@ def _finish_drafting(line: _Line) -> None:
     if not k:
         what = "is missing" if k is None else "is 0, which drafts nothing"
         raise PlanError(f"--num-speculative-tokens {what}; 4 suits a draft model, 5 n-gram")
-    if (size := drafting.get("num_speculative_tokens_per_batch_size")) is not None:
-        schedule = [[1, size - 1, k], [size, LARGEST_BATCH, 0]]
-        drafting["num_speculative_tokens_per_batch_size"] = schedule
+    size = drafting.get(_SCHEDULE, LARGEST_BATCH)
+    if size < 2:
+        raise PlanError(
+            f"--speculative-disable-by-batch-size {size} would never draft; leave speculation "
+            "out, or write 2"
+        )
+    if _SCHEDULE in drafting:
+        drafting[_SCHEDULE] = [[1, size - 1, k], [size, LARGEST_BATCH, 0]]
     if "--max-num-batched-tokens" in line.options and "--enable-lora" in line.options:
         why = f"with LoRA, at least max_num_seqs x {k + 1}, or vLLM refuses to draft"
         line.note("--max-num-batched-tokens", "kept", why)
@@ -427,33 +297,32 @@ def budget(found: Translation, gpu: Gpu, count: int | None) -> Deployment | str:
     Raises:
         PlanError: If vLLM would refuse it.
     """
+    drafting, options = found.drafting, found.options
+    head = drafting.get("method") in ("eagle", "eagle3")
     try:
         target = find_model(found.model)
-        drafted = found.drafting.get("model")
-        head = found.drafting.get("method") in ("eagle", "eagle3")
-        draft = find_model(drafted) if drafted and not head else None
+        draft = find_model(str(drafting["model"])) if "model" in drafting and not head else None
     except PlanError as error:
         return f"not budgeted: {error}"
     own = "draft_model" if draft else "none"  # vLLM's guess, where a line of today names none
-    named = "eagle3" if head else str(found.drafting.get("method", own))
-    if named not in list(Speculation):
-        return f"not budgeted: what {named} takes is not known"
-    longest = target.architecture.context
-    tp = int(_amount(found.options, "--tensor-parallel-size", 1))
-    context = int(_amount(found.options, "--max-model-len", min(DEFAULT_CONTEXT, longest)))
+    method = "eagle3" if head else str(drafting.get("method", own))
+    if method not in list(Speculation):
+        return f"not budgeted: what {method} takes is not known"
+    tp = int(_amount(options, "--tensor-parallel-size", 1))
+    context = _amount(options, "--max-model-len", default_context(target, gpu))
     return Deployment(
         target=target,
         precision=_precision(target, found.quantisation),
         gpu=gpu,
         count=tp if count is None else count,
         tp=tp,
-        speculation=Speculation(named),
-        k=int(found.drafting.get("num_speculative_tokens") or (named != "none")),
+        speculation=Speculation(method),
+        k=int(drafting.get("num_speculative_tokens") or (method != "none")),
         draft=draft,
-        draft_precision=_precision(draft, found.drafting.get("quantization")),
-        utilisation=_amount(found.options, "--gpu-memory-utilization", DEFAULT_UTILISATION),
-        context=min(context, longest),
-        kv_bytes=1 if "fp8" in str(found.options.get("--kv-cache-dtype")) else 2,
+        draft_precision=_precision(draft, str(drafting.get("quantization"))),
+        utilisation=_amount(options, "--gpu-memory-utilization", DEFAULT_UTILISATION),
+        context=min(int(context), target.architecture.context),
+        kv_bytes=1 if "fp8" in str(options.get("--kv-cache-dtype")) else 2,
     )
 
 
@@ -469,14 +338,11 @@ def _amount(options: Mapping[str, str | None], name: str, default: float) -> flo
 
 
 def _precision(model: Model | None, quantisation: str | None) -> Precision:
-    stored = model.precision if model else Precision.BF16
-    if quantisation is None:
-        return stored
-    for word, precision in (("fp8", Precision.FP8), ("int8", Precision.INT8),
-                            ("awq", Precision.INT4), ("gptq", Precision.INT4)):  # fmt: skip
-        if word in quantisation:
-            return precision
-    return stored
+    """Return the precision that a `--quantization` names; the checkpoint's own where none."""
+    bits = re.search("fp8|int8|awq|gptq", quantisation or "")
+    if bits:
+        return Precision.INT4 if bits[0] in ("awq", "gptq") else Precision(bits[0])
+    return model.precision if model else Precision.BF16
 
 
 def translation_view(words: Sequence[str], gpu: Gpu, count: int | None) -> View:
@@ -487,36 +353,29 @@ def translation_view(words: Sequence[str], gpu: Gpu, count: int | None) -> View:
     """
     found = translate(words, gpu)
     deployment = budget(found, gpu, count)
+    memory = None if isinstance(deployment, str) else memory_view(deployment)
+    text = shlex.join(found.command)
     changes = [
         f"{change.was or '(added)'}\n    now: {change.now}\n    why: {change.why}"
         for change in found.changes
     ]
-    data: dict[str, Any] = {
-        "command": found.text,
-        "changes": [change._asdict() for change in found.changes],
-        "budget": None if isinstance(deployment, str) else described(deployment),
-    }
-    says = [*changes, f"\nToday's command line:\n\n  {found.text}\n"]
-    title = "A vLLM command line, today"
-    if isinstance(deployment, str):
-        return View(title=title, tables=(), says=[*says, deployment], data=data)
-    memory = memory_view(deployment)
-    verdict = _on_16_bits(deployment) if fits(deployment) else ()
     return View(
-        title=title,
-        tables=memory.tables,
-        says=[*says, *verdict, *memory.says],
-        data=data,
-        bars=bars(deployment),
-        failed=memory.failed,
+        title="A vLLM command line, today",
+        tables=memory.tables if memory else (),
+        says=[
+            *changes,
+            *(memory.says if memory else [str(deployment)]),
+        ],
+        commands=[text],
+        data={
+            "command": text,
+            "changes": [change._asdict() for change in found.changes],
+            "budget": memory.data if memory else None,
+        },
+        bars=memory.bars if memory else {},
+        usable_gib=memory.usable_gib if memory else 0.0,
+        failed=bool(memory and memory.failed),
     )
-
-
-def _on_16_bits(deployment: Deployment) -> Iterator[str]:
-    """Say that a line fits for its quantisation alone."""
-    wider = replace(deployment, precision=deployment.target.precision)
-    if not fits(wider):
-        yield f"It fits in {deployment.precision.upper()} alone, not as the checkpoint is stored."
 
 
 def metrics_view(names: Sequence[str]) -> View:
@@ -525,16 +384,15 @@ def metrics_view(names: Sequence[str]) -> View:
     Raises:
         PlanError: If a name is none of them.
     """
-    rows = []
+    known, rows = _data()["metrics"], []
     for name in names:
         bare = name.removeprefix("vllm:")
-        if bare not in _data()["metrics"]:
-            raise unknown("metric", name, _data()["metrics"])
-        found = _data()["metrics"][bare]
-        rows.append((f"vllm:{bare}", found.get("now", NO_EQUIVALENT), found["why"]))
+        if bare not in known:
+            raise unknown("metric", name, known)
+        now = known[bare].get("now", NO_EQUIVALENT)
+        rows.append(Change(f"vllm:{bare}", now, known[bare]["why"]))
     return View(
         title="Metrics, today",
-        tables=(),
         says=[f"{was}\n  {now}\n  ({why})" for was, now, why in rows],
-        data={"metrics": [dict(zip(("was", "now", "why"), row, strict=True)) for row in rows]},
+        data={"metrics": [row._asdict() for row in rows]},
     )

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ from turnout.simulation.page import (
 from turnout.tuning.report import COLUMNS, rich_table
 
 Segments = Mapping[str, float]
-"""Parts of a GPU's memory, GiB, from the bottom up; `FREE` is what no part takes."""
-FREE = "left to others"
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d9d9d9", "#8c6d1f")
+"""Parts of a GPU's memory, GiB, from the bottom up."""
+# Okabe and Ito's palette, which colour-blind readers can tell apart; grey is what no part takes.
+_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d9d9d9")
+_WRAPPED = '<pre style="white-space: pre-wrap; overflow-wrap: anywhere">'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +36,21 @@ class View:
         title: Of the page.
         tables: In their order.
         says: Sentences after them: verdicts, warnings, what to do next.
+        commands: Command lines that follow from it.
         data: The same as JSON.
         bars: Memory of a GPU, by label, for the page's picture.
-        files: Contents of files, by name, that belong to the plan.
+        usable_gib: What vLLM may take of each.
+        files: Contents of files, by name, that belong to the plan, the commands among them.
         failed: Whether the plan cannot work as asked, for the exit status.
     """
 
     title: str
-    tables: Sequence[Table]
-    says: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    says: Sequence[str]
+    commands: Sequence[str] = ()
     data: Mapping[str, Any]
     bars: Mapping[str, Segments] = field(default_factory=dict)
+    usable_gib: float = 0.0
     files: Mapping[str, str] = field(default_factory=dict)
     failed: bool = False
 
@@ -58,7 +62,7 @@ def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = Non
         OSError: If a file cannot be written.
     """
     if as_json:
-        text = orjson.dumps(view.data, option=orjson.OPT_INDENT_2).decode()
+        text = orjson.dumps(view.data, option=orjson.OPT_INDENT_2, default=str).decode()
         sys.stdout.write(text + "\n")
     else:
         width = None if sys.stdout.isatty() else COLUMNS
@@ -66,8 +70,8 @@ def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = Non
         for table in view.tables:
             console.print(table.heading, style="bold")
             console.print(rich_table(table))
-        for sentence in view.says:
-            console.print(sentence, soft_wrap=True)
+        for line in (*view.says, *(f"\n  {command}" for command in view.commands)):
+            console.print(line, soft_wrap=True)
     if html is not None:
         html.write_text(page(view), encoding="utf-8")
         print(f"Report: {html}", file=sys.stderr if as_json else sys.stdout)
@@ -81,38 +85,30 @@ def show(view: View, *, as_json: bool, html: Path | None, out: Path | None = Non
 
 def page(view: View) -> str:
     """Return a view as one HTML file that needs nothing else."""
-    sentences = "".join(f"<li>{_escaped(sentence)}</li>" for sentence in view.says)
-    files = "".join(
-        f"<h2>{_escaped(name)}</h2><pre>{_escaped(text)}</pre>"
-        for name, text in view.files.items()
-    )
-    picture = html_figure(_picture(view.bars)) if view.bars else ""
-    tables = "".join(map(html_table, view.tables))
-    return html_page(
-        view.title, (f'<ul style="white-space: pre-line">{sentences}</ul>', picture, tables, files)
-    )
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in view.says)
+    files = view.files or ({"Command line": "\n".join(view.commands)} if view.commands else {})
+    parts = [f'<ul style="white-space: pre-line">{sentences}</ul>']
+    parts += [html_figure(_picture(view.bars, view.usable_gib))] if view.bars else []
+    parts += map(html_table, view.tables)
+    parts += [f"<h2>{name}</h2>{_WRAPPED}{escape(text)}</pre>" for name, text in files.items()]
+    return html_page(view.title, parts)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _picture(bars: Mapping[str, Segments]) -> Drawn:
+def _picture(bars: Mapping[str, Segments], usable_gib: float) -> Drawn:
     """Return stacked bars, one GPU each."""
-    names = list(dict.fromkeys(name for segments in bars.values() for name in segments))
-    colours = dict(zip(names, _COLOURS, strict=False))
 
     def fill(grid: Panels) -> None:
         axes = grid[0][0]
         for place, segments in enumerate(reversed(list(bars.values()))):
             at = 0.0
-            for name, size in segments.items():
-                axes.barh(place, size, 0.6, left=at, color=colours[name])
-                if size > 0.05 * sum(segments.values()):
-                    axes.text(at + size / 2, place, f"{size:.1f}", ha="center", va="center")
+            for (name, size), colour in zip(segments.items(), _COLOURS, strict=True):
+                label = name if place == 0 else None
+                axes.barh(place, size, 0.6, left=at, color=colour, label=label)
+                if size > 0.05 * usable_gib:
+                    ink = "white" if colour == _COLOURS[0] else "black"
+                    axes.text(at + size / 2, place, f"{size:.1f}", ha="center", va="center", c=ink)
                 at += size
-        for name, colour in colours.items():
-            axes.bar(0, 0, color=colour, label=name)
+        axes.axvline(usable_gib, color="black", linestyle="--", label="vLLM may take")
         axes.set_yticks(range(len(bars)), list(reversed(list(bars))))
         axes.set_xlabel("GiB of one GPU")
         axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
