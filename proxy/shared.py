@@ -158,6 +158,10 @@ class Ring:
         self._sights = [Sight(ledger, (family,)) for ledger in team.others]
         self._read = [0] * len(self._sights)
 
+    def own(self) -> Iterator[tuple[float, float]]:
+        """Yield the pairs that this worker or one before it has noted, as far as they are kept."""
+        return self._pairs(self._mine, 0)
+
     def note(self, key: float, value: float) -> None:
         """Add a pair."""
         mine = self._mine
@@ -171,11 +175,14 @@ class Ring:
         for number, sight in enumerate(self._sights):
             if (cell := sight.cell()) is None:
                 continue
-            upto = int(cell[0])
-            for at in range(max(self._read[number], upto - self._size), upto):
-                place = 1 + 2 * (at % self._size)
-                yield cell[place], cell[place + 1]
-            self._read[number] = upto
+            since, self._read[number] = self._read[number], int(cell[0])
+            yield from self._pairs(cell, since)
+
+    def _pairs(self, cell: Cell, since: int) -> Iterator[tuple[float, float]]:
+        upto = int(cell[0])
+        for at in range(max(since, upto - self._size), upto):
+            place = 1 + 2 * (at % self._size)
+            yield cell[place], cell[place + 1]
 
 
 def number_of(text: str) -> float:
@@ -241,7 +248,8 @@ class SharedResponses(StoredResponses):
         super().__init__()
         self._ring = Ring(team, "stored responses", SHARED_IDS)
         self._names = names
-        self._elsewhere: OrderedDict[float, float] = OrderedDict()
+        self._elsewhere = OrderedDict(self._ring.own())
+        """Kept by others, and by a worker that had this seat before."""
 
     def keep(self, response_id: str, backend: str) -> None:
         """Remember that `backend` made `response_id`."""

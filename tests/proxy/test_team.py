@@ -1,7 +1,6 @@
 """What workers share, in one process: two seats of the same commons."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -31,15 +30,6 @@ from routing.shedding import ArrivalRate, Switch
 from tests.proxy.scripted import fleet
 
 URLS = ("http://a:1", "http://b:2")
-
-
-@pytest.fixture
-def commons() -> Iterator[Commons]:
-    made = Commons(2)
-    yield made
-    for pair in made.channels:
-        for each in pair:
-            each.close()
 
 
 @pytest.fixture
@@ -358,6 +348,15 @@ def test_a_response_is_found_by_the_worker_that_did_not_pass_it_on(
     assert one.owner("resp_2") == "a:1"
     assert one.owner("resp_1") == "b:2"
     assert one.owner("resp_3") is None
+
+
+def test_a_response_is_found_by_a_worker_that_takes_the_place_of_the_one_that_passed_it_on(
+    commons: Commons,
+) -> None:
+    names = ("a:1", "b:2")
+    SharedResponses(Team(commons, 0), lambda: names).keep("resp_1", "b:2")
+
+    assert SharedResponses(Team(commons, 0), lambda: names).owner("resp_1") == "b:2"
 
 
 def test_a_conversation_is_followed_by_the_worker_that_did_not_begin_it(
