@@ -51,6 +51,11 @@ class Journal:
         self._log = memory[HEADER_BYTES:]
         self._epoch = self._read = 0
 
+    @property
+    def epoch(self) -> int:
+        """How often the config was read anew."""
+        return self._header[0]
+
     def add(self, order: Order) -> None:
         """Keep an order; what a config that was read anew makes void is forgotten.
 
@@ -146,6 +151,7 @@ class Team:
         )
         self.common = Ledger(commons.common)
         self._journal = Journal(commons.journal)
+        self._began = self._journal.epoch
         self._heard: dict[bytes, Callable[[str], object]] = {}
         self._signature = os.urandom(8).hex()
         self._changed = asyncio.Event()
@@ -244,6 +250,11 @@ class Team:
         return cell[0] if cell is not None else 0.0
 
     @property
+    def is_behind(self) -> bool:
+        """Whether another has read the config anew since this worker began to."""
+        return self._journal.epoch != self._began
+
+    @property
     def replaces(self) -> bool:
         """Whether a worker had this seat before."""
         cell = self.own.find(STARTED)
@@ -304,5 +315,8 @@ STARTED = ("started",)
 """How often a seat's workers have begun to serve."""
 RESTARTS = ("worker restarts",)
 """How often a worker that died was replaced; the supervisor's to count."""
+READINGS_ASKED = ("readings asked",)
+"""How often the supervisor was told to have the config read again, and how much of that was heard
+by the first worker."""
 CIRCUIT, TRIAL = "circuit", 5
 """Family of circuits, and which of their numbers is the seat, from 1, that has the trial."""
