@@ -89,6 +89,8 @@ class Follower:
     def has_read(self) -> None:
         """Have the others read the config too, as this worker has."""
         self._read[0] = number_of(self._reloader.state)
+        settings = self._applier.settings
+        self._team.applies(settings.model_dump_json(exclude_unset=True).encode())
         self._team.order("reload")
 
     async def obey(self, order: Order) -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger("turnout")
 TICK_S = 0.05
 """Between two looks at what others have changed, for the case that a message was lost."""
 JOURNAL_BYTES = 2**20
+CONFIG_BYTES = 2**22
+"""Of a config as JSON: room for some 30,000 keys."""
 _MESSAGE_BYTES = 512
 
 Order = dict[str, Any]
@@ -110,6 +112,7 @@ class Commons:
         self.ledgers = [memoryview(mmap.mmap(-1, BYTES)) for _ in range(seats)]
         self.common = memoryview(mmap.mmap(-1, BYTES))
         self.journal = memoryview(mmap.mmap(-1, JOURNAL_BYTES))
+        self.config = memoryview(mmap.mmap(-1, CONFIG_BYTES))
         self.channels: list[tuple[socket.socket, socket.socket]] = []
         if seats > 1:
             self.lock = _lock_file()
@@ -236,6 +239,28 @@ class Team:
         with self.lock():
             unread = self._journal.unread()
         return [each for each in unread if each["by"] != self._signature]
+
+    # The config
+
+    def applies(self, config: bytes) -> None:
+        """Keep the config that applies, for a worker that begins when it can't be read."""
+        if self.alone:
+            return
+        memory = self._commons.config
+        if len(config) > len(memory) - HEADER_BYTES:
+            log.warning("the config has %d bytes: too many to be kept", len(config))
+            config = b""
+        with self.lock():
+            memory[HEADER_BYTES : HEADER_BYTES + len(config)] = config
+            memory[:HEADER_BYTES].cast("Q")[0] = len(config)
+
+    @property
+    def applied(self) -> bytes:
+        """The config that applies; empty while it is the one that all began with."""
+        memory = self._commons.config
+        with self.lock():
+            length = memory[:HEADER_BYTES].cast("Q")[0]
+            return bytes(memory[HEADER_BYTES : HEADER_BYTES + length])
 
     # Its run
 
