@@ -11,7 +11,8 @@ from time import monotonic
 import httpx
 import pytest
 
-from tests.chaos.world import MODEL, World, faults_of
+from proxy.vllm_metrics import parse
+from tests.chaos.world import MODEL, Rising, World, faults_of
 from tests.conftest import free_ports_of
 from tests.running import eventually
 
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
 MOST = 3
 """Requests that each backend may have at a time."""
 HELD = "vllm:num_requests_running{", "vllm:num_requests_waiting{"
+REQUESTS, RELOADS = "turnout_requests_total", "turnout_config_reloads_total"
 LOOKS = 12
 """Connections of their own after which both workers have answered, but once in 2,000."""
 
@@ -138,6 +140,43 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(
     assert world.figure("turnout_requests_total") > counted
     await world.holds("turnout_in_flight", 0.0)
     await world.holds("turnout_worker_restarts_total", restarts + 1.0)
+
+
+async def test_workers_killed_in_turn_amid_reloads_leave_nothing_and_answer_nothing_twice(
+    world: World,
+) -> None:
+    before = {name: world.figure(name) for name in (REQUESTS, RELOADS)}
+    served, rising = servers_finished(world), Rising()
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(rising.watch(world))
+        async with world.load() as result:
+            for number in range(6):
+                victim = world.workers[0]  # the older one
+                os.kill(victim, signal.SIGKILL)
+                await asyncio.sleep((0.0, 0.05, 0.5)[number % 3])  # dead, beginning, serving
+                world.reload()
+                await asyncio.sleep(1.0)
+                assert victim not in world.workers
+        await world.holds("turnout_in_flight", 0.0)
+        await world.holds("turnout_queue_length", 0.0)
+        watching.cancel()
+    whole = [each for each in result.asked if not each.fault]
+    counted = world.figure(REQUESTS) - before[REQUESTS]
+    finished = servers_finished(world) - served
+    print(f"6 workers killed: {result}; {counted:.0f} counted, {finished:.0f} by servers")
+
+    assert not rising.fallen
+    assert len(whole) > len(result.asked) / 2
+    assert len(whole) <= counted <= len(result.asked)
+    assert len(whole) <= finished <= len(result.asked)
+    await world.holds(RELOADS, before[RELOADS] + 6.0)
+    assert world.figures("turnout_config_last_reload_ok") == [1.0, 1.0]
+
+
+def servers_finished(world: World) -> float:
+    """Return how many requests the servers say that they have answered, whoever asked."""
+    texts = (httpx.get(f"{each.url}/metrics").text for each in (world.spec, world.plain))
+    return sum(parse(text).values["requests"] for text in texts)
 
 
 async def test_what_an_operator_orders_holds_at_both_and_at_those_that_follow(

@@ -214,30 +214,41 @@ class World:
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.workers)
         return pages * resource.getpagesize() / 2**20
 
-    def scrapes(self) -> list[str]:
-        """Return what each worker shows at `/metrics`."""
+    def scrapes(self, *, within_s: float = 10.0) -> list[str]:
+        """Return what each worker shows at `/metrics`, in the order in which they were asked."""
         found: dict[int, str] = {}
-        with ExitStack() as held:  # of those that stay open each worker takes its share
-            while len(found) < self._seats:
-                client = held.enter_context(closing(HTTPConnection("127.0.0.1", self._port, 10)))
-                client.request("GET", "/metrics")
-                text = client.getresponse().read().decode()
-                found[self._holder_of(client)] = text
+        until = monotonic() + within_s
+        with ExitStack() as held:  # of connections that stay open each worker takes its share
+            while len(found) < self._seats or found.keys() - self.workers:
+                assert monotonic() < until, f"not each of {self.workers} answers: {list(found)}"
+                with suppress(OSError, LookupError):  # one that is killed is asked no more
+                    client = held.enter_context(
+                        closing(HTTPConnection("127.0.0.1", self._port, timeout=within_s))
+                    )
+                    client.request("GET", "/metrics")
+                    text = client.getresponse().read().decode()
+                    found.setdefault(self._holder_of(client), text)
+                for gone in found.keys() - self.workers:
+                    del found[gone]
         return list(found.values())
 
     def _holder_of(self, client: HTTPConnection) -> int:
-        """Return the process that has the other end of a connection."""
+        """Return the process that has the other end of a connection.
+
+        Raises:
+            LookupError: If none has.
+        """
         if self._seats == 1:
             return self.pid
         ends = f":{self._port:04X} {LOOPBACK}:{client.sock.getsockname()[1]:04X}"
         rows = Path("/proc/net/tcp").read_text().splitlines()
-        inode = next(row.split()[9] for row in rows if ends in row)
+        socket = next((f"socket:[{row.split()[9]}]" for row in rows if ends in row), None)
         for pid in self.workers:
             for file in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(FileNotFoundError):
-                    if str(file.readlink()) == f"socket:[{inode}]":
+                    if str(file.readlink()) == socket:
                         return pid
-        raise AssertionError(f"no worker of {self.workers} has the connection {ends}")
+        raise LookupError(ends)
 
     def figures(self, name: str, backend: str = "") -> list[float]:
         """Return for each worker the sum of a series, of one backend or of all."""
@@ -291,6 +302,37 @@ class World:
                 group.create_task(work(asked, client, number))
             number += 1
             await asyncio.sleep(every_s)
+
+
+class Rising:
+    """The counters of a gateway as its workers show them, which may never fall.
+
+    Attributes:
+        fallen: Those that did, with what was shown before and after.
+    """
+
+    def __init__(self) -> None:
+        self.fallen: dict[str, tuple[float, float]] = {}
+        self._shown: dict[str, float] = {}
+
+    def see(self, text: str) -> None:
+        """Take in an exposition that is later than those before."""
+        for line in text.splitlines():
+            series, _, value = line.rpartition(" ")
+            if not line.startswith("#") and series.partition("{")[0].endswith(_RISING):
+                before, self._shown[series] = self._shown.get(series, 0.0), float(value)
+                if float(value) < before:
+                    self.fallen[series] = before, float(value)
+
+    async def watch(self, world: World) -> None:
+        """See what the workers show, until cancelled."""
+        while True:
+            for text in await asyncio.to_thread(world.scrapes):
+                self.see(text)
+            await asyncio.sleep(0.1)
+
+
+_RISING = ("_total", "_bucket", "_count", "_sum")
 
 
 def _figure(text: str, name: str, backend: str) -> float:
