@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from proxy.vllm_metrics import parse
-from tests.chaos.world import MODEL, Rising, World, faults_of
+from tests.chaos.world import MODEL, Rising, World, faults_of, open_files_of
 from tests.conftest import free_ports_of
 from tests.running import eventually
 
@@ -147,6 +147,7 @@ async def test_workers_killed_in_turn_amid_reloads_leave_nothing_and_answer_noth
 ) -> None:
     before = {name: world.figure(name) for name in (REQUESTS, RELOADS)}
     served, rising = servers_finished(world), Rising()
+    files = open_files_of(world.pid)
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(rising.watch(world))
         async with world.load() as result:
@@ -165,6 +166,7 @@ async def test_workers_killed_in_turn_amid_reloads_leave_nothing_and_answer_noth
     finished = servers_finished(world) - served
     print(f"6 workers killed: {result}; {counted:.0f} counted, {finished:.0f} by servers")
 
+    assert open_files_of(world.pid) == files
     assert not rising.fallen
     assert len(whole) > len(result.asked) / 2
     assert len(whole) <= counted <= len(result.asked)

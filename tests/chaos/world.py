@@ -205,8 +205,7 @@ class World:
     @property
     def open_files(self) -> int:
         """Files and sockets that the gateway's processes have open."""
-        processes = {self.pid, *self.workers}
-        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in processes)
+        return sum(map(open_files_of, {self.pid, *self.workers}))
 
     @property
     def memory_mib(self) -> float:
@@ -302,6 +301,11 @@ class World:
                 group.create_task(work(asked, client, number))
             number += 1
             await asyncio.sleep(every_s)
+
+
+def open_files_of(pid: int) -> int:
+    """Return how many files and sockets a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 class Rising:
