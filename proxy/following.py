@@ -87,11 +87,14 @@ class Follower:
         self._team.serves()
 
     def has_read(self) -> None:
-        """Have the others read the config too, as this worker has."""
-        self._read[0] = number_of(self._reloader.state)
+        """Have the others read the config too, as this worker has.
+
+        That it was read is noted last: if this worker dies before, the next one does it again.
+        """
         settings = self._applier.settings
         self._team.applies(settings.model_dump_json(exclude_unset=True).encode())
         self._team.order("reload")
+        self._read[0] = number_of(self._reloader.state)
 
     async def obey(self, order: Order) -> None:
         """Do what was done at another worker."""
