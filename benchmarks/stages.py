@@ -196,6 +196,7 @@ async def asked(app: Gateway, raw: bytes) -> None:
         flow=client,
         own=[(b"date", b"Wed, 25 Nov 2026 12:00:00 GMT")],
         keep_alive=True,
+        chunks=True,
         expects_continue=False,
         serve=app.pipeline.handle,
         on_response=lambda: None,

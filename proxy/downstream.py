@@ -54,6 +54,7 @@ class Downstream:
         flow: Whether that takes more.
         own: Fields that every answer of this server has.
         keep_alive: Whether the connection may be used again.
+        chunks: Whether the client can read a body in chunks, as HTTP/1.1 has it.
         expects_continue: Whether the client waits to be asked for its body.
         serve: Answers it.
         on_response: Called when the answer is complete.
@@ -70,6 +71,7 @@ class Downstream:
 
     __slots__ = (
         "_chunked",
+        "_chunks",
         "_expects_continue",
         "_flow",
         "_head",
@@ -105,6 +107,7 @@ class Downstream:
         flow: Flow,
         own: Sequence[tuple[bytes, bytes]],
         keep_alive: bool,
+        chunks: bool,
         expects_continue: bool,
         serve: "Callable[[Downstream], Awaitable[None]]",
         on_response: Callable[[], None],
@@ -122,6 +125,7 @@ class Downstream:
         self._socket = socket
         self._flow = flow
         self._own = own
+        self._chunks = chunks
         self._expects_continue = expects_continue
         self._serve = serve
         self._pieces: list[bytes] = []
@@ -232,10 +236,11 @@ class Downstream:
         parts += [b"%b: %b\r\n" % field for field in added.items()]
         parts += [b"%b: %b\r\n" % field for field in self._own]
         # A stream's length may change on the way: the gateway takes out what it asked for itself.
-        self._chunked = not (length and not self.in_events) and status not in (204, 304)
+        ends_itself = status in (204, 304) or bool(length and not self.in_events)
+        self._chunked = self._chunks and not ends_itself
         if self._chunked:
             parts.append(b"transfer-encoding: chunked\r\n")
-        elif length:
+        elif length and ends_itself:
             parts.append(b"content-length: %b\r\n" % length)
         # What is left of a body that is not wanted would be read as the next request.
         self.keep_alive = self.keep_alive and not self.more_body

@@ -91,6 +91,7 @@ class Client:
             flow=self,
             own=(),
             keep_alive=True,
+            chunks=True,
             expects_continue=False,
             serve=self._serve,
             on_response=lambda: None,
