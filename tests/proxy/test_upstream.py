@@ -217,6 +217,73 @@ async def test_an_idle_connection_that_a_backend_closed_is_not_used_again() -> N
         assert running.count("turnout_retries_total") == 0
 
 
+async def test_a_connection_that_is_closed_as_it_is_used_again_is_no_loss() -> None:
+    """The backend's end of it and the request may pass each other on the wire."""
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        await running.ask()
+        await running.settled(finished=1)
+        cuts = iter([resets, answers])
+
+        async def once(call: Call) -> None:
+            await next(cuts)(call)
+
+        spec.script = once
+
+        assert (await running.ask())[0] == 200
+
+        assert [len({call.one(b"x-request-id") for call in spec.calls}), len(spec.calls)] == [2, 3]
+        await running.settled(finished=2)
+        assert running.count("turnout_upstream_errors_total") == 0
+
+
+async def test_a_backend_that_dies_of_a_request_on_a_connection_used_again_counts_as_dead() -> (
+    None
+):
+    deadly = [Backend(speculates=True), Backend(speculates=True)]
+    third = Backend()
+
+    async def waits_for_both(call: Call) -> None:
+        await asyncio.gather(*(backend.called() for backend in deadly))
+        await answers(call)
+
+    async def dies(call: Call) -> None:
+        next(each for each in deadly if call in each.calls)._server.close()
+        call.cut()
+
+    async with gateway(spec=deadly, plain=[third]) as running:
+        for backend in deadly:
+            backend.script = waits_for_both
+        await asyncio.gather(running.ask(), running.ask())
+        for backend in deadly:
+            backend.script = dies
+
+        status, _, _ = await running.ask()
+
+        assert status == 502
+        assert [len(backend.calls) for backend in (*deadly, third)] == [2, 2, 0]
+
+
+async def test_a_backend_that_is_removed_while_a_connection_is_made_serves_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dial = Links.dial
+    spec, plain = Backend(speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain]) as running:
+
+        async def slowly(links: Links) -> Link:
+            link = await dial(links)
+            running.reload(spec=None, policy="plain_only")
+            return link
+
+        monkeypatch.setattr(Links, "dial", slowly)
+
+        assert (await running.ask())[0] == 200
+
+        await running.settled(finished=1)
+        assert len(spec.calls) == 1
+
+
 def kept(running: Running) -> list[Link]:
     """Return the connections that the gateway keeps to backends."""
     upstream = running.app.pipeline._upstream
