@@ -1,10 +1,12 @@
 """What a worker does because of the others: it obeys orders, and takes in what they have found."""
 
 import asyncio
+import logging
 
 from config.backends import backend_name
 from proxy.applying import Applier
 from proxy.availability import Availability
+from proxy.errors import ProxyError
 from proxy.fleet import Fleet
 from proxy.memory import Memory
 from proxy.reloading import Reloader
@@ -14,6 +16,8 @@ from proxy.team import Order, Team
 from proxy.waiting import WaitingRoom
 from routing.exchange import TeamLearner
 from routing.learner import Learner
+
+log = logging.getLogger("turnout")
 
 EXCHANGED_EVERY = 5
 """Looks between two exchanges of what was learnt: a quarter of a second, as old as a pool's
@@ -87,7 +91,18 @@ class Follower:
         self._team.order("reload")
 
     async def obey(self, order: Order) -> None:
-        """Do what was done at another worker."""
+        """Do what was done at another worker, as far as it can be done here.
+
+        An order may be older than the config: the backend that it is about may have gone since.
+        """
+        try:
+            await self._obey(order)
+        except ProxyError as error:
+            log.warning("an order (%s) can't be obeyed: %s", order["order"], error)
+        except Exception:  # a defect of ours must not end a worker
+            log.exception("worker %d could not obey %s", self._team.seat, order)
+
+    async def _obey(self, order: Order) -> None:
         match order["order"]:
             case "reload":
                 await self._reloader.reload(told=True)

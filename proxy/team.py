@@ -9,7 +9,6 @@ that starts later obeys too.
 
 import asyncio
 import fcntl
-import logging
 import mmap
 import os
 import socket
@@ -22,8 +21,6 @@ import orjson
 
 from proxy.errors import ProxyError
 from proxy.ledger import BYTES, HEADER_BYTES, Cell, Ledger, Name
-
-log = logging.getLogger("turnout")
 
 TICK_S = 0.05
 """Between two looks at what others have changed, for the case that a message was lost."""
@@ -272,10 +269,7 @@ class Team:
                     look()
                 self._changed.clear()
                 for each in self.orders():
-                    try:
-                        await obey(each)
-                    except Exception:  # a defect of ours must not end a worker
-                        log.exception("worker %d could not obey %s", self.seat, each)
+                    await obey(each)
         finally:
             loop.remove_reader(here)
 
