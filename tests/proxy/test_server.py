@@ -108,6 +108,39 @@ def test_it_does_not_start_without_the_admin_api_it_is_to_have(
     assert says in ended.stderr
 
 
+FAILING = """
+import asyncio, pathlib, sys
+from config.loading import load
+from proxy import probes, server
+
+async def run(self):
+    await asyncio.sleep(0.2)
+    raise RuntimeError("a defect")
+
+probes.Prober.run = run
+sys.exit(server.serve(load(pathlib.Path(sys.argv[1]))))
+"""
+
+
+def test_it_does_not_go_on_without_a_part_that_has_failed(
+    tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    file = config_of(tmp_path, *free_ports)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", FAILING, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TURNOUT_ADMIN_TOKEN": "s3cret"},
+    )
+
+    assert ended.returncode == 1
+    assert "a defect" in ended.stderr
+    assert "draining: new work is refused" in ended.stderr
+
+
 def test_it_serves_https_and_shows_a_renewed_certificate_without_a_restart(
     tmp_path: Path, free_ports: tuple[int, int]
 ) -> None:
