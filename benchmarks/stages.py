@@ -137,6 +137,9 @@ class Client:
     def close(self) -> None:
         """Go on."""
 
+    def abort(self) -> None:
+        """Go on."""
+
     def is_closing(self) -> bool:
         """Never."""
         return False

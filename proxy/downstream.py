@@ -17,7 +17,8 @@ Headers = list[tuple[bytes, bytes]]
 
 
 LINGER_S = 2.0
-"""How long a client may go on with a body that is not wanted, to read the answer in peace."""
+"""How long a client may go on with a body that is not wanted, to read the answer in peace; and how
+long one that reads nothing is waited for, to be told that its answer has failed."""
 
 
 class Flow(Protocol):
@@ -37,6 +38,9 @@ class Socket(Protocol):
 
     def close(self) -> None:
         """Close it when they are sent."""
+
+    def abort(self) -> None:
+        """Close it at once."""
 
     def is_closing(self) -> bool:
         """Whether that has begun."""
@@ -155,7 +159,8 @@ class Downstream:
         finally:
             self.on_left = None
             if not self.response_complete:
-                self._socket.close()
+                # What a client does not read would never be sent, nor its connection closed.
+                self._socket.abort() if self._flow.write_paused else self._socket.close()
             self.on_response = _nothing
 
     def take(self, piece: bytes) -> None:
@@ -291,7 +296,7 @@ class Downstream:
             *((key.encode(), value.encode()) for key, value in error.headers.items()),
         ]
         self.start(error.status, headers)
-        await self.write(body, more=False)
+        await self._end(body)
 
     async def break_off(self, error: ProxyError) -> None:
         """End an event stream under way with an error event, after whatever part of one went out.
@@ -301,7 +306,17 @@ class Downstream:
         if self.in_events and not self.response_complete:
             data = error.body(anthropic=self.anthropic)
             name = "error" if self.anthropic else ""
-            await self.write(b"\n\n" + event(data, name=name), more=False)
+            await self._end(b"\n\n" + event(data, name=name))
+
+    async def _end(self, body: bytes) -> None:
+        """Send the last piece of an error, unless the client reads nothing of what was before."""
+        if self._flow.write_paused:
+            try:
+                async with asyncio.timeout(LINGER_S):
+                    await self._flow.drain()
+            except TimeoutError:
+                return
+        await self.write(body, more=False)
 
 
 def first_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
