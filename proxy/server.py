@@ -103,7 +103,13 @@ class GatewayServer(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        acceptor: Any = Acceptor(self._listening, made, tls=self._gateway.tls, ahead=self._ahead)
+        acceptor: Any = Acceptor(
+            self._listening,
+            made,
+            tls=self._gateway.tls,
+            handshake_s=self._gateway.settings.listen.head_s,
+            ahead=self._ahead,
+        )
         self.servers = [acceptor]
 
     async def main_loop(self) -> None:

@@ -101,8 +101,8 @@ def drop_backend(team: Team, backend: Backend) -> None:
         return
     backend.elsewhere = None
     team.own.drop(name)
-    if all(ledger.find(name) is None for ledger in team.others):
-        with team.lock():
+    with team.lock():  # whoever has it anew takes its circuit after its counts, under the lock
+        if all(ledger.find(name) is None for ledger in team.others):
             team.common.drop((CIRCUIT, backend.name))
 
 

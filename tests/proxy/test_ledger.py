@@ -51,6 +51,28 @@ def test_readers_see_what_was_written_through_restarts_and_rewritten_logs(
                 assert each in reader.of(each[0])
 
 
+def test_a_log_that_is_begun_anew_while_it_is_read_is_read_again() -> None:
+    memory = private_memory()
+    writer, reader = Ledger(memory), Ledger(memory)
+    writer.cell(("a",))
+    log = reader._log
+
+    class Log:
+        """What is written over between the look at its length and at itself."""
+
+        def __getitem__(self, part: slice) -> memoryview:
+            reader._log = log
+            writer.drop(("a",))
+            writer.cell(("another", "name"))[0] = 7.0
+            writer._rewrite()
+            return log[part]
+
+    reader._log = Log()  # type: ignore[assignment]
+
+    assert list(reader) == [("another", "name")]
+    assert reader.of("another")["another", "name"][0] == 7.0
+
+
 def test_a_name_is_forgotten_and_its_numbers_are_zero_for_the_next() -> None:
     one = Ledger(private_memory())
     one.cell(("a",), 2)[1] = 7.0

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import httpx
 import pytest
@@ -122,6 +123,25 @@ def test_a_backend_that_is_gone_everywhere_leaves_nothing(teams: tuple[Team, Tea
 
     assert teams[1].common.find(("circuit", "a")) is None
     assert used.elsewhere is None
+
+
+def test_a_circuit_is_kept_for_a_worker_that_has_its_backend_anew_at_that_moment(
+    teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = pool_of(teams[0], "a").backends[0]
+    SharedCircuit(teams[0], "a")
+    lock, anew = teams[0].lock, list[Pool]()
+
+    def slowly() -> AbstractContextManager[None]:
+        if not anew:
+            anew.append(pool_of(teams[1], "a"))
+        return lock()
+
+    monkeypatch.setattr(teams[0], "lock", slowly)
+
+    drop_backend(teams[0], used)
+
+    assert teams[1].common.find(("circuit", "a")) is not None
 
 
 def test_a_fleet_has_its_backends_in_common_with_those_of_other_workers(
