@@ -82,12 +82,22 @@ class Caller:
         Raises:
             Forbidden: If the key may not have it.
         """
-        models, pools = self._settings.models, self._settings.pools
+        models = self._settings.models
         if models is not None and model not in models:
             msg = f"key {self.name!r} may not use model {model[:80]!r}; it may: {_listed(models)}"
             raise Forbidden(msg, param="model")
-        if pools is not None and pin is not None and pin not in pools:
-            msg = f"key {self.name!r} may not use pool {pin!r}; it may: {_listed(pools)}"
+        if pin is not None:
+            self.permit_pool(pin)
+
+    def permit_pool(self, pool: str) -> None:
+        """Check that it may use a pool.
+
+        Raises:
+            Forbidden: If it may not.
+        """
+        pools = self._settings.pools
+        if pools is not None and pool not in pools:
+            msg = f"key {self.name!r} may not use pool {pool!r}; it may: {_listed(pools)}"
             raise Forbidden(msg)
 
     @property
