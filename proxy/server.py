@@ -191,11 +191,15 @@ def serve(settings: Settings, source: Source | None = None) -> int:
 
 def _present(settings: Settings, source: Source | None) -> Settings:
     """Return what the config says by now, for a worker that takes another's place."""
+    if source is None:
+        return settings
     try:
-        return settings if source is None else without_restart(settings, source.read())[0]
+        present, _ = without_restart(settings, source.read())
+        prepare(present)
     except ConfigError as error:
         log.warning("the config is not valid, this worker begins with the first: %s", error)
         return settings
+    return present
 
 
 def _serve(

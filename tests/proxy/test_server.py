@@ -14,6 +14,9 @@ import httpx
 import pytest
 import trustme
 
+from config.settings import Settings
+from proxy.reloading import Source
+from proxy.server import _present
 from tests.running import eventually, running
 
 TOKEN = {"authorization": "Bearer s3cret"}
@@ -106,6 +109,19 @@ def test_it_does_not_start_without_the_admin_api_it_is_to_have(
 
     assert ended.returncode == status
     assert says in ended.stderr
+
+
+def test_a_worker_that_takes_anothers_place_begins_with_what_can_be_used(tmp_path: Path) -> None:
+    def settings(**given: object) -> Settings:
+        pool = {"name": "plain", "backends": ["http://127.0.0.1:1"], **given}
+        return Settings.model_validate({"auth": {"open": True}, "pools": [pool]})
+
+    first, changed = settings(), settings(max_in_flight=3)
+    unusable = settings(backends_file=str(tmp_path / "gone"))
+
+    assert _present(first, None) == first
+    assert _present(first, Source(file=None, read=lambda: changed)) == changed
+    assert _present(first, Source(file=None, read=lambda: unusable)) == first
 
 
 FAILING = """
