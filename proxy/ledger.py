@@ -152,6 +152,6 @@ class Ledger:
         return iter(tuple(self._places))
 
 
-def private_memory() -> memoryview:
-    """Return memory for a ledger that no other process sees."""
+def new_memory() -> memoryview:
+    """Return memory for a ledger, which processes forked from this one share."""
     return memoryview(mmap.mmap(-1, BYTES))

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import ProxyError
-from proxy.ledger import BYTES, HEADER_BYTES, Cell, Ledger, Name
+from proxy.ledger import HEADER_BYTES, Cell, Ledger, Name, new_memory
 
 TICK_S = 0.05
 """Between two looks at what others have changed, for the case that a message was lost."""
@@ -99,8 +99,8 @@ class Commons:
         if seats > 1 and not hasattr(os, "fork"):
             msg = "this system has no fork"
             raise OSError(msg)
-        self.ledgers = [memoryview(mmap.mmap(-1, BYTES)) for _ in range(seats)]
-        self.common = memoryview(mmap.mmap(-1, BYTES))
+        self.ledgers = [new_memory() for _ in range(seats)]
+        self.common = new_memory()
         self.journal = memoryview(mmap.mmap(-1, JOURNAL_BYTES))
         self.channels: list[tuple[socket.socket, socket.socket]] = []
         if seats > 1:
