@@ -256,7 +256,7 @@ class Place(NamedTuple):
     def of(cls, url: str) -> Self:
         """Return the place of a base URL."""
         parts = urlsplit(url)
-        tls = _tls() if parts.scheme == "https" else None
+        tls = authorities() if parts.scheme == "https" else None
         host, port = parts.hostname or "", parts.port or 0
         return cls(
             host, port, tls, parts.netloc.encode("latin-1"), parts.path.rstrip("/").encode()
@@ -264,8 +264,11 @@ class Place(NamedTuple):
 
 
 @cache
-def _tls() -> ssl.SSLContext:
-    """Return how connections are encrypted; made once, as reading the authorities takes 10 ms."""
+def authorities() -> ssl.SSLContext:
+    """Return how connections to servers are encrypted, and by whom their certificates may be.
+
+    Those are the system's authorities, or `SSL_CERT_FILE`'s. Read once, as it takes 10 ms.
+    """
     return ssl.create_default_context()
 
 

@@ -4,14 +4,20 @@ import asyncio
 import errno
 import json
 import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from config.settings import Timeouts
-from proxy.links import Link, Links
+from proxy.app import create_app
+from proxy.links import Link, Links, authorities
 from tests.proxy import streams
+from tests.proxy.scripted import fleet
 from tests.proxy.wire import (
     ASKED,
     EVENTS,
@@ -505,3 +511,32 @@ async def test_further_connections_are_opened_by_other_settings(deaf: str) -> No
 
         status, body, _ = await running.ask()
         assert (status, b"in 0.1 s (connect_s)" in body) == (504, True)
+
+
+async def test_requests_and_probes_trust_the_same_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, serving = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(serving)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    authorities.cache_clear()
+    targets: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            targets.append((await reader.readuntil(b"\r\n\r\n")).split(b" ")[1])
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=serving)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    app = create_app(fleet({"name": "p", "backends": [url], "model": "m"}).settings)
+    async with app.api.router.lifespan_context(app.api):
+        up = [member.up for member in app.fleet.members.values()]
+        (await Links(url).dial()).close("it was made")
+    server.close()
+    authorities.cache_clear()
+
+    assert up == [True]
+    assert b"/health" in targets
