@@ -246,7 +246,7 @@ class Upstream:
 
         def late() -> BackendError:
             msg = f"no connection to backend {member.name} in {waits.connect_s:g} s (connect_s)"
-            return ConnectTimeout(msg, connected=sent)
+            return ConnectTimeout(msg, connected=False)
 
         patience.wait(waits.connect_s, late)
         try:

@@ -270,6 +270,28 @@ async def test_a_backend_that_dies_of_a_request_on_a_connection_used_again_count
         assert [len(backend.calls) for backend in (*deadly, third)] == [2, 2, 0]
 
 
+async def test_a_request_is_tried_elsewhere_if_no_new_connection_comes_in_time_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dial = Links.dial
+    spec, plain = Backend(speculates=True), Backend()
+    waits = {"connect_s": 0.2}
+    async with gateway(spec=[spec], plain=[plain], timeouts=waits) as running:
+        await running.ask()
+        spec.script = resets
+
+        async def hangs_for_spec(links: Links) -> Link:
+            if links.place.port == spec.port:
+                await asyncio.Event().wait()
+            return await dial(links)
+
+        monkeypatch.setattr(Links, "dial", hangs_for_spec)
+
+        status, _, headers = await running.ask()
+
+        assert (status, headers["x-turnout-pool"]) == (200, "plain")
+
+
 async def test_a_backend_that_is_removed_while_a_connection_is_made_serves_its_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
