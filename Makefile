@@ -19,7 +19,7 @@ PROGRESS = { n=0; while read -r word what _; do \
 	if [[ $$word == Collecting ]]; then n=$$((n + 1)); printf '\r\033[K  %3d %s' $$n "$$what"; fi; \
 	done; printf '\r\033[K'; }
 
-.PHONY: help demo test lint rules serve lock clean
+.PHONY: help demo test lint costs rules serve lock clean
 
 help:  ## Show these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ lint: $(READY)  ## Style, types, import rules, spelling, configs
 SPELLED := '*.py' '*.md' '*.yml' '*.yaml' '*.toml' Makefile deploy .ci \
 	':!routing/lexicon.py' ':!tests'
 
+costs: $(READY)  ## What each stage of a request costs in Python alone, against its budget
+	@$(BIN)/python -m pytest benchmarks/test_stages.py --benchmark-quiet $(ARGS)
+
 rules:  ## Prometheus rules and alerts, by promtool
 	promtool check config deploy/prometheus/prometheus.yml
 	promtool test rules deploy/prometheus/rules_test.yml deploy/prometheus/alerts_test.yml
@@ -61,7 +64,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 
 clean:  ## Stop the lab, remove environments and caches
 	@if [[ -x $(BIN)/turnout ]]; then $(BIN)/turnout lab down || true; fi
-	rm -rf $(VENV) .lab .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) .lab .pytest_cache .benchmarks .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment of everything but vLLM, from the lock file alone: it is whole, and with --no-deps pip

@@ -78,7 +78,7 @@ def advice_in(place: Place, requests: int) -> int:
     rate = shape.share * capacity(workload)
     asked = workload.requests(server, shape, rate=rate, count=requests, seed=LEARNT)
     replicas, chooser = assembled(ARMS[ADAPTIVE], server, workload.mix)
-    assert isinstance(chooser, Routed), chooser  # noqa: S101 - no oracle
+    assert isinstance(chooser, Routed), chooser
     Cluster(replicas, chooser).run(asked)
     spec, plain = (replica.pool for replica in replicas)
     demand = {

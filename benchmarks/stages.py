@@ -1,35 +1,37 @@
-"""What each stage of a request costs in Python alone: `python -m benchmarks.stages`.
+"""The stages of a request in Python alone: no socket and no kernel.
 
-No socket and no kernel: both ends of a request are objects that answer at once, in one process.
-A stage and a reference loop of plain Python are timed in turn, so that a busy machine slows both:
-the ratio is what to compare, here against a budget (`--check`).
+Both ends of a request are objects that answer at once, in one process. `test_stages.py` times
+them; a profiler or valgrind can run them too.
 """
 
-import argparse
 import asyncio
 import json
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from statistics import median
-from time import process_time
-from typing import NamedTuple, cast
+from functools import partial
+from time import monotonic
+from typing import cast
 from unittest.mock import patch
 
-import uvloop
-
-from config.settings import Settings
+from config.settings import Settings, Timeouts
 from proxy.app import Gateway, create_app
+from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
 from proxy.keys import digest
 from proxy.links import Link, Links
 from proxy.parsing import parse
-from routing.decision import Draws, RoutingRequest
+from proxy.patience import Patience
+from proxy.record import RequestRecord
+from proxy.relay import Hidden, StreamRelay, relay_body
+from proxy.upstream import Answer
+from proxy.watching import Watch
+from routing.decision import Decision, Draws, RoutingRequest
 from routing.features import RequestFeatures, Route, extract
 from routing.tasks import classify
 from routing.traffic import TemperatureBucket, TrafficClass
 
 KEY = "turnout-benchmark"
+PATH = "/v1/chat/completions"
 TEXT = (
     "Write a function that takes a list of numbers and returns those that are prime. "
     "Explain how it works, and say how long it takes for a list of a million numbers."
@@ -41,32 +43,9 @@ ASKED = {
     "max_tokens": 64,
 }
 CHUNKS = 100
-PER_ROUND = 200
 
-
-class Stage(NamedTuple):
-    """One stage.
-
-    Attributes:
-        name: What it does.
-        budget: Its cost over the reference's, at most: some 1.6 times what was measured on
-            25 November 2026, since ratios differ between machines.
-        of: Times of it in one call.
-    """
-
-    name: str
-    budget: float
-    of: int = 1
-
-
-STAGES = (
-    Stage("parse", 2.0),
-    Stage("features", 9.0),
-    Stage("classify", 15.0),
-    Stage("decide", 30.0),
-    Stage("a request, whole", 200.0),
-    Stage("a chunk of a stream", 12.0, of=CHUNKS),
-)
+Work = Callable[[], object]
+"""Does a stage once."""
 
 
 def chunk(text: str) -> bytes:
@@ -171,7 +150,30 @@ def gateway() -> Iterator[Gateway]:
         yield app
 
 
-def deciding(app: Gateway, features: RequestFeatures) -> Callable[[], object]:
+def works(app: Gateway) -> Mapping[str, Work]:
+    """Return what does each stage of `ASKED` once; what is relayed is to be awaited.
+
+    A stream has `CHUNKS` chunks.
+    """
+    raw = json.dumps(ASKED, separators=(",", ":")).encode()
+    stream = json.dumps({**ASKED, "stream": True}, separators=(",", ":")).encode()
+    body = parse(raw).body
+    features = extract(Route.CHAT, body)
+    decide = deciding(app, features)
+    decision = decide()
+    return {
+        "parse": partial(parse, raw),
+        "features": partial(extract, Route.CHAT, body),
+        "classify": partial(classify, features),
+        "decide": decide,
+        "relay": partial(relayed, app, decision, raw),
+        "relay of a stream": partial(relayed, app, decision, stream),
+        "request": partial(asked, app, raw),
+        "request of a stream": partial(asked, app, stream),
+    }
+
+
+def deciding(app: Gateway, features: RequestFeatures) -> Callable[[], Decision]:
     """Return what decides a request of two pools whose step times are known."""
     router, pools = app.router, app.fleet.pools
     for pool, gap_s in zip(pools, (0.012, 0.010), strict=True):
@@ -179,16 +181,68 @@ def deciding(app: Gateway, features: RequestFeatures) -> Callable[[], object]:
     task = TrafficClass("m", classify(features).task, TemperatureBucket.of(features.temperature))
     request = RoutingRequest(features=features, traffic_class=task)
     draws = Draws(0.5, 0.5, (0.5, 0.5), 0.5)
-    return lambda: router.decide(request, pools, now=1.0, draws=draws)
+
+    def decide() -> Decision:
+        decision = router.decide(request, pools, now=1.0, draws=draws)
+        assert isinstance(decision, Decision), decision
+        return decision
+
+    return decide
+
+
+async def relayed(app: Gateway, decision: Decision, raw: bytes) -> None:
+    """Have the answer to `raw` relayed: from a backend's bytes to the client's."""
+    member = app.fleet.members[decision.backend.name]
+    link = Link(asyncio.get_running_loop(), lambda _: None)
+    link.connection_made(cast("asyncio.Transport", Backend(link)))
+    link.send(b"", raw)
+    await link.head()
+    patience, downstream = Patience(), downstream_of(app, raw)
+    record = RequestRecord(endpoint=PATH, request_id="r", started_at=monotonic())
+    answer = Answer(link, member, waits=Timeouts(), patience=patience)
+    dialect = DIALECTS[Route.CHAT]
+    if answer.streams:
+        watch = Watch(app.router.learner, decision, prompt_tokens=0.0)
+        await StreamRelay(
+            answer,
+            downstream,
+            dialect=dialect,
+            record=record,
+            clock=monotonic,
+            hidden=Hidden(usage=True, chunk_usage=False),
+            on_response_id=ignored,
+            watch=watch,
+        ).run()
+        watch.close()
+    else:
+        await relay_body(
+            answer, downstream, dialect=dialect, record=record, on_response_id=ignored
+        )
+    answer.close()
+    patience.close()
+    assert downstream.response_complete
 
 
 async def asked(app: Gateway, raw: bytes) -> None:
     """Have a request served to its end."""
+    downstream = downstream_of(app, raw)
+    downstream.take(raw)
+    downstream.more_body = False
+    await downstream.run_asgi(None)
+    assert downstream.response_complete
+
+
+def ignored(_: str) -> None:
+    """Do nothing with the id of a stored response."""
+
+
+def downstream_of(app: Gateway, raw: bytes) -> Downstream:
+    """Return the client's side of a request."""
     client = Client()
-    downstream = Downstream(
+    return Downstream(
         method="POST",
-        target=b"/v1/chat/completions",
-        path="/v1/chat/completions",
+        target=PATH.encode(),
+        path=PATH,
         headers=[
             (b"host", b"127.0.0.1:8080"),
             (b"authorization", b"Bearer " + KEY.encode()),
@@ -204,85 +258,3 @@ async def asked(app: Gateway, raw: bytes) -> None:
         serve=app.pipeline.handle,
         on_response=lambda: None,
     )
-    downstream.take(raw)
-    downstream.more_body = False
-    await downstream.run_asgi(None)
-    if not downstream.response_complete:
-        msg = "a request was not answered"
-        raise RuntimeError(msg)
-
-
-def additions() -> None:
-    """Add small numbers, a hundred."""
-    total = 0
-    for number in range(100):
-        total += number
-
-
-async def timed(work: Callable[[], object], times: int) -> float:
-    """Return the CPU time that `work` takes, s."""
-    began = process_time()
-    for _ in range(times):
-        done = work()
-        if isinstance(done, Awaitable):
-            await asyncio.ensure_future(done)
-    return (process_time() - began) / times
-
-
-async def measured(rounds: int) -> dict[str, tuple[float, float]]:
-    """Return the cost of each stage, us, and its ratio to the reference's."""
-    raw = json.dumps(ASKED, separators=(",", ":")).encode()
-    stream = json.dumps({**ASKED, "stream": True}, separators=(",", ":")).encode()
-    request = parse(raw)
-    features = extract(Route.CHAT, request.body)
-    with gateway() as app:
-        works: dict[str, Callable[[], object]] = {
-            "parse": lambda: parse(raw),
-            "features": lambda: extract(Route.CHAT, request.body),
-            "classify": lambda: classify(features),
-            "decide": deciding(app, features),
-            "a request, whole": lambda: asked(app, raw),
-            "a chunk of a stream": lambda: asked(app, stream),
-        }
-        found: dict[str, list[tuple[float, float]]] = {stage.name: [] for stage in STAGES}
-        for _ in range(rounds):
-            for stage in STAGES:
-                times = PER_ROUND // stage.of or 1
-                cost = await timed(works[stage.name], times) / stage.of
-                reference = await timed(additions, 10 * PER_ROUND)
-                found[stage.name].append((1e6 * cost, cost / reference))
-            app.pipeline.requests.close()
-    return {
-        name: (median(cost for cost, _ in all_of), median(ratio for _, ratio in all_of))
-        for name, all_of in found.items()
-    }
-
-
-def over_budget(costs: dict[str, tuple[float, float]]) -> list[str]:
-    """Return which stages cost more than they may."""
-    return [
-        f"{stage.name}: {costs[stage.name][1]:.1f} times the reference, {stage.budget:g} at most"
-        for stage in STAGES
-        if costs[stage.name][1] > stage.budget
-    ]
-
-
-def main() -> int:
-    """Print what each stage costs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="default 15")
-    parser.add_argument("--check", action="store_true", help="fail if one is over its budget")
-    args = parser.parse_args()
-    costs = uvloop.run(measured(args.rounds))
-    print("| stage | CPU us | over the reference | budget |\n|---|---:|---:|---:|")
-    for stage in STAGES:
-        cost, ratio = costs[stage.name]
-        print(f"| {stage.name} | {cost:.1f} | {ratio:.1f} | {stage.budget:g} |")
-    wrong = over_budget(costs) if args.check else []
-    for each in wrong:
-        print(each, file=sys.stderr)
-    return int(bool(wrong))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -34,6 +34,7 @@ from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
 from proxy.pipeline import Pipeline
 from proxy.probes import Prober
+from proxy.readings import Readings
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
 from proxy.reporting import RequestLog, to_stderr
 from proxy.shared import Board, SharedPrefixes, SharedSwitches, arrival_rate, responses
@@ -185,7 +186,8 @@ def create_app(
     requests = RequestLog(log_to, on_drop=metrics.unlogged)
     decisions = _decision_log(settings, metrics, team)
     logs = tuple(filter(None, (requests, decisions)))
-    totals = SpecTotals(fleet, client, clock=clock)
+    readings = Readings(team)
+    totals = SpecTotals(fleet, client, readings, clock=clock)
 
     def restarted(member: Member) -> None:
         router.learner.restarted(member.pool, member.load)
@@ -207,6 +209,7 @@ def create_app(
         fleet,
         client,
         discovery,
+        readings,
         settings=settings.probes,
         clock=clock,
         on_change=probed,

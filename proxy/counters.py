@@ -6,6 +6,7 @@ their ledgers stay.
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from math import fsum
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -87,15 +88,19 @@ class Counters(Collector):
             yield _histogram(family, self) if family.bounds else _counter(family, self)
 
     def sums(self, family: str) -> dict[tuple[str, ...], list[float]]:
-        """Return the numbers of each series of `family`, by its labels, of all workers."""
-        found: dict[tuple[str, ...], list[float]] = {}
+        """Return the numbers of each series of `family`, by its labels, of all workers.
+
+        They are rounded once, so that each worker, whose own ledger comes first, finds the same:
+        a sum that was lower by the last bit would be a counter that began anew.
+        """
+        found: dict[tuple[str, ...], list[Cell]] = {}
         for ledger in self._ledgers:
             for (_, *labels), cell in ledger.of(family).items():
-                before = found.get(key := tuple(labels))
-                found[key] = (
-                    list(cell) if before is None else [*map(sum, zip(before, cell, strict=True))]
-                )
-        return found
+                found.setdefault(tuple(labels), []).append(cell)
+        return {
+            labels: [fsum(numbers) for numbers in zip(*cells, strict=True)]
+            for labels, cells in found.items()
+        }
 
 
 def _counter(family: _Family, counters: Counters) -> Metric:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from config.backends import backend_name, is_name
 from config.settings import ModelSettings, PoolSettings, Settings
 from proxy.errors import NoBackend, NotServed
-from proxy.shared import SharedCircuit, drop_backend, share_backend, share_pool
+from proxy.shared import SharedCircuit, drop_backends, share_backend, share_pool
 from proxy.team import Team
 from routing.breaker import Circuit
 from routing.pools import Backend, Pool, Speculation
@@ -169,8 +169,8 @@ class Fleet:
         removed = tuple(m for m in before.values() if not self.has(m))
         for member in removed:
             member.load.healthy = member.up = False
-            if self._team is not None:
-                drop_backend(self._team, member.load)
+        if self._team is not None:
+            drop_backends(self._team, [member.load for member in removed], self.members)
         added = tuple(m for name, m in self.members.items() if before.get(name) is not m)
         return Change(added=added, removed=removed, void=tuple(void))
 

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from proxy.discovery import Discovery, MismatchKind
 from proxy.fleet import Fleet, Member
 from proxy.lifecycle import Lifecycle
+from proxy.readings import Readings
 from proxy.team import Team
 from proxy.waiting import WaitingRoom
 from routing.breaker import CircuitState
@@ -57,6 +58,7 @@ class FleetState(Collector):
         self._lifecycle = lifecycle
         self._room = room
         self._team = team
+        self._readings = Readings(team)
         self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
@@ -186,8 +188,9 @@ class FleetState(Collector):
                 f"turnout_backend_{key}", text, labels=("pool", "backend")
             )
             for member in self._fleet.members.values():
-                if key in member.gauges:
-                    family.add_metric((member.pool.name, member.name), member.gauges[key])
+                count = self._readings.count(member.name, key)
+                if key in member.gauges and count is not None:
+                    family.add_metric((member.pool.name, member.name), count)
             yield family
 
     def _per_backend(

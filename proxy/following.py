@@ -12,7 +12,7 @@ from proxy.memory import Memory
 from proxy.reloading import Reloader
 from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED, number_of
 from proxy.stored import StoredResponses
-from proxy.team import Order, Team
+from proxy.team import READINGS_ASKED, Order, Team
 from proxy.waiting import WaitingRoom
 from routing.exchange import TeamLearner
 from routing.learner import Learner
@@ -64,6 +64,7 @@ class Follower:
         self._stored = stored
         self._changes = team.shared_cell(CIRCUITS_CHANGED)
         self._read = team.shared_cell(("config that was read",))
+        self._asked = team.shared_cell(READINGS_ASKED, 2)
         self._seen = self._looks = 0.0
         reloader.on_applied = self.has_read
         team.on(CIRCUIT_CHANGED, lambda _: self._look_at_circuits())
@@ -76,19 +77,24 @@ class Follower:
         if self._leads and not restored:
             self._memory.load()
         for order in self._team.orders():
-            if order["order"] != "reload":  # this worker has just read the config
+            if order["order"] != "reload" or self._team.is_behind:
                 await self.obey(order)
         if self._leads:
-            state = number_of(self._reloader.state)
-            if self._team.replaces and self._read[0] != state:
-                self._team.order("reload")  # it has changed while nobody looked
-            self._read[0] = state
+            if not self._team.replaces:
+                self._read[0] = number_of(self._reloader.state)
+            elif self._read[0] != number_of(self._reloader.state):
+                self._reloader.ask()  # it has changed while nobody looked
         self._team.serves()
 
     def has_read(self) -> None:
-        """Have the others read the config too, as this worker has."""
-        self._read[0] = number_of(self._reloader.state)
+        """Have the others read the config too, as this worker has.
+
+        That it was read is noted last: if this worker dies before, the next one does it again.
+        """
+        settings = self._applier.settings
+        self._team.applies(settings.model_dump_json(exclude_unset=True).encode())
         self._team.order("reload")
+        self._read[0] = number_of(self._reloader.state)
 
     async def obey(self, order: Order) -> None:
         """Do what was done at another worker, as far as it can be done here.
@@ -120,6 +126,9 @@ class Follower:
 
     def look(self) -> None:
         """Take in what others have changed, as far as no message has told."""
+        if self._leads and self._asked[1] != self._asked[0]:
+            self._asked[1] = self._asked[0]
+            self._reloader.ask()
         self._look_at_circuits()
         self._room.look(self._fleet.pools)
         self._stored.look()

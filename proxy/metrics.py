@@ -138,12 +138,12 @@ class Metrics:
         self._declare_counters(counters)
         for outcome in ("applied", "refused"):
             self._reloads(outcome)
-        self._reload_ok = Gauge(
+        self._refused = refused = team.shared_cell(("config refused",))
+        Gauge(
             "turnout_config_last_reload_ok",
             "1 unless the config was refused when it was last read again.",
             registry=registry,
-        )
-        self._reload_ok.set(1.0)
+        ).set_function(lambda: 1.0 - refused[0])
         self._declare_histograms(counters)
         self._gen_ai = _GenAi(counters)
         registry.register(counters)
@@ -297,7 +297,7 @@ class Metrics:
         """Count a reading of the config that was applied or refused, unless another has."""
         if not told:
             self._reloads("applied" if applied else "refused").inc()
-        self._reload_ok.set(float(applied))
+            self._refused[0] = float(not applied)
 
     def unlogged(self) -> None:
         """Count a line of the log that was lost."""

@@ -18,6 +18,7 @@ from config.settings import Probes
 from proxy.asking import Unanswered, ask, scrape
 from proxy.discovery import Discovery
 from proxy.fleet import Change, Fleet, Member
+from proxy.readings import Readings
 
 if TYPE_CHECKING:
     from proxy.vllm_metrics import Exposition
@@ -40,6 +41,7 @@ class Prober:
         fleet: Whose members are probed.
         client: The client of all probes.
         discovery: Asked when a member is first reached and when its process is a new one.
+        readings: Where the counters that are scraped are kept.
         settings: Intervals and limits.
         clock: Seconds, monotonic.
         sleep: Waits so many seconds.
@@ -53,6 +55,7 @@ class Prober:
         fleet: Fleet,
         client: httpx.AsyncClient,
         discovery: Discovery,
+        readings: Readings,
         *,
         settings: Probes,
         clock: Callable[[], float] = time.monotonic,
@@ -64,6 +67,7 @@ class Prober:
         self._fleet = fleet
         self._client = client
         self._discovery = discovery
+        self._readings = readings
         self._settings = settings
         self._clock = clock
         self._sleep = sleep
@@ -199,13 +203,15 @@ class Prober:
         """Read a member's metrics once; one that was never learnt is left alone."""
         if not member.reached:
             return
+        asked_at = self._clock()
         try:
             exposition = await scrape(self._client, member, timeout_s=self._settings.timeout_s)
         except Unanswered as error:
             self._miss(member, str(error))
             return
         self._missed[member.name] = 0
-        member.scraped_at = self._clock()
+        member.scraped_at = now = self._clock()
+        self._readings.take(member.name, exposition, asked_at=asked_at, now=now)
         # Two readings in a row have to agree: one may be of a moment.
         usage = exposition.values.get("kv_cache_usage", 0.0)
         member.load.kv_usage = min(usage, member.gauges.get("kv_cache_usage", 0.0))

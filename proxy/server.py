@@ -183,21 +183,30 @@ def serve(settings: Settings, source: Source | None = None) -> int:
         raise ConfigError([problem]) from None
 
     def work(team: Team, life: int) -> int:
-        present = _present(settings, source) if team.replaces else settings
+        present = _present(settings, source, team.applied) if team.replaces else settings
         return _serve(present, source, admin=admin, team=team, listening=listening, life=life)
 
     return Supervisor(commons, work).run()
 
 
-def _present(settings: Settings, source: Source | None) -> Settings:
-    """Return what the config says by now, for a worker that takes another's place."""
+def _present(settings: Settings, source: Source | None, applied: bytes) -> Settings:
+    """Return what the config says by now, for a worker that takes another's place.
+
+    Args:
+        settings: What the gateway began with.
+        source: Where it can be read.
+        applied: What applies at the other workers, where they have read it anew: it is used if
+            what the config says by now can't be.
+    """
+    if applied:
+        settings = Settings.model_validate_json(applied)
     if source is None:
         return settings
     try:
         present, _ = without_restart(settings, source.read())
         prepare(present)
     except ConfigError as error:
-        log.warning("the config is not valid, this worker begins with the first: %s", error)
+        log.warning("the config is not valid, this worker goes by the one before: %s", error)
         return settings
     return present
 

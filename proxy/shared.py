@@ -4,7 +4,15 @@ With one worker nothing of this is used: the plain objects of `routing` are.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from hashlib import blake2b
 from math import exp
 from zlib import crc32
@@ -94,16 +102,27 @@ def share_pool(team: Team, pool: Pool) -> None:
         pool.elsewhere = Elsewhere(team, (POOL, pool.name))
 
 
-def drop_backend(team: Team, backend: Backend) -> None:
-    """Forget a backend that is gone, if nothing is under way there; the last, its circuit too."""
-    name = BACKEND, backend.name
-    if team.alone or not isinstance(backend.elsewhere, Elsewhere) or backend.elsewhere.own:
-        return
-    backend.elsewhere = None
-    team.own.drop(name)
-    with team.lock():  # whoever has it anew takes its circuit after its counts, under the lock
-        if all(ledger.find(name) is None for ledger in team.others):
-            team.common.drop((CIRCUIT, backend.name))
+def drop_backends(team: Team, gone: Iterable[Backend], present: Container[str]) -> None:
+    """Forget backends that are gone, unless something is under way there.
+
+    What was under way when they went is over by the next time, or was another worker's that had
+    this seat. The last worker to forget a backend forgets its circuit.
+
+    Args:
+        team: The workers.
+        gone: Those that have just gone.
+        present: Names of those that are there.
+    """
+    for backend in gone:
+        if isinstance(backend.elsewhere, Elsewhere) and not backend.elsewhere.own:
+            backend.elsewhere = None
+    for name, cell in tuple(team.own.of(BACKEND).items()):
+        if name[1] in present or cell[0]:
+            continue
+        team.own.drop(name)
+        with team.lock():  # whoever has it anew takes its circuit after its counts, under the lock
+            if all(ledger.find(name) is None for ledger in team.others):
+                team.common.drop((CIRCUIT, name[1]))
 
 
 class Board:
@@ -158,6 +177,10 @@ class Ring:
         self._sights = [Sight(ledger, (family,)) for ledger in team.others]
         self._read = [0] * len(self._sights)
 
+    def own(self) -> Iterator[tuple[float, float]]:
+        """Yield the pairs that this worker or one before it has noted, as far as they are kept."""
+        return self._pairs(self._mine, 0)
+
     def note(self, key: float, value: float) -> None:
         """Add a pair."""
         mine = self._mine
@@ -171,11 +194,14 @@ class Ring:
         for number, sight in enumerate(self._sights):
             if (cell := sight.cell()) is None:
                 continue
-            upto = int(cell[0])
-            for at in range(max(self._read[number], upto - self._size), upto):
-                place = 1 + 2 * (at % self._size)
-                yield cell[place], cell[place + 1]
-            self._read[number] = upto
+            since, self._read[number] = self._read[number], int(cell[0])
+            yield from self._pairs(cell, since)
+
+    def _pairs(self, cell: Cell, since: int) -> Iterator[tuple[float, float]]:
+        upto = int(cell[0])
+        for at in range(max(since, upto - self._size), upto):
+            place = 1 + 2 * (at % self._size)
+            yield cell[place], cell[place + 1]
 
 
 def number_of(text: str) -> float:
@@ -241,7 +267,8 @@ class SharedResponses(StoredResponses):
         super().__init__()
         self._ring = Ring(team, "stored responses", SHARED_IDS)
         self._names = names
-        self._elsewhere: OrderedDict[float, float] = OrderedDict()
+        self._elsewhere = OrderedDict(self._ring.own())
+        """Kept by others, and by a worker that had this seat before."""
 
     def keep(self, response_id: str, backend: str) -> None:
         """Remember that `backend` made `response_id`."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from proxy.ledger import Ledger
-from proxy.team import RESTARTS, STARTED, Commons, Team, release
+from proxy.team import READINGS_ASKED, RESTARTS, STARTED, Commons, Team, release
 
 log = logging.getLogger("turnout")
 
@@ -46,14 +46,15 @@ class Supervisor:
         self._due: dict[int, float] = {}
         self._stopping = False
         self._status = 0
-        self._restarts = Ledger(commons.common).cell(RESTARTS)
+        common = Ledger(commons.common)
+        self._restarts, self._asked = common.cell(RESTARTS), common.cell(READINGS_ASKED, 2)
         self._life, self._alive = os.pipe()
 
     def run(self) -> int:
         """Start the workers and see to them; returns the exit status.
 
         The first SIGTERM or SIGINT has all workers drain, the second has them stop at once. SIGHUP
-        goes to the worker that reads the config for all.
+        is counted, for the worker that reads the config for all, who may just be replaced.
         """
         gc.freeze()  # so that workers do not copy what none of them changes
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
@@ -77,9 +78,7 @@ class Supervisor:
         try:
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which passes it on
             os.close(self._alive)
-            signal.signal(
-                signal.SIGHUP, signal.SIG_IGN
-            )  # until it serves: it reads the config now
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the supervisor that is told
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             status = self._work(Team(self._commons, seat), self._life)
         except SystemExit as stop:
@@ -94,7 +93,7 @@ class Supervisor:
         if sign == signal.SIGCHLD:
             self._bury()
         elif sign == signal.SIGHUP:
-            self._send(signal.SIGHUP, only=0)
+            self._asked[0] += 1.0
         elif sign != signal.SIGALRM:
             self._stopping = True
             self._due.clear()
@@ -109,10 +108,9 @@ class Supervisor:
         if self._due:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, min(self._due.values()) - now))
 
-    def _send(self, sign: int, *, only: int | None = None) -> None:
-        for pid, seat in self._seats.items():
-            if only in (None, seat):
-                os.kill(pid, sign)
+    def _send(self, sign: int) -> None:
+        for pid in self._seats:
+            os.kill(pid, sign)
 
     def _bury(self) -> None:
         """Take in which workers have ended."""

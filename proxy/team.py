@@ -9,6 +9,7 @@ that starts later obeys too.
 
 import asyncio
 import fcntl
+import logging
 import mmap
 import os
 import socket
@@ -22,9 +23,13 @@ import orjson
 from proxy.errors import ProxyError
 from proxy.ledger import HEADER_BYTES, Cell, Ledger, Name, new_memory
 
+log = logging.getLogger("turnout")
+
 TICK_S = 0.05
 """Between two looks at what others have changed, for the case that a message was lost."""
 JOURNAL_BYTES = 2**20
+CONFIG_BYTES = 2**22
+"""Of a config as JSON: room for some 30,000 keys."""
 _MESSAGE_BYTES = 512
 
 Order = dict[str, Any]
@@ -47,6 +52,11 @@ class Journal:
         self._header = memory[:HEADER_BYTES].cast("Q")
         self._log = memory[HEADER_BYTES:]
         self._epoch = self._read = 0
+
+    @property
+    def epoch(self) -> int:
+        """How often the config was read anew."""
+        return self._header[0]
 
     def add(self, order: Order) -> None:
         """Keep an order; what a config that was read anew makes void is forgotten.
@@ -102,6 +112,7 @@ class Commons:
         self.ledgers = [new_memory() for _ in range(seats)]
         self.common = new_memory()
         self.journal = memoryview(mmap.mmap(-1, JOURNAL_BYTES))
+        self.config = memoryview(mmap.mmap(-1, CONFIG_BYTES))
         self.channels: list[tuple[socket.socket, socket.socket]] = []
         if seats > 1:
             self.lock = _lock_file()
@@ -143,6 +154,7 @@ class Team:
         )
         self.common = Ledger(commons.common)
         self._journal = Journal(commons.journal)
+        self._began = self._journal.epoch
         self._heard: dict[bytes, Callable[[str], object]] = {}
         self._signature = os.urandom(8).hex()
         self._changed = asyncio.Event()
@@ -228,6 +240,28 @@ class Team:
             unread = self._journal.unread()
         return [each for each in unread if each["by"] != self._signature]
 
+    # The config
+
+    def applies(self, config: bytes) -> None:
+        """Keep the config that applies, for a worker that begins when it can't be read."""
+        if self.alone:
+            return
+        memory = self._commons.config
+        if len(config) > len(memory) - HEADER_BYTES:
+            log.warning("the config has %d bytes: too many to be kept", len(config))
+            config = b""
+        with self.lock():
+            memory[HEADER_BYTES : HEADER_BYTES + len(config)] = config
+            memory[:HEADER_BYTES].cast("Q")[0] = len(config)
+
+    @property
+    def applied(self) -> bytes:
+        """The config that applies; empty while it is the one that all began with."""
+        memory = self._commons.config
+        with self.lock():
+            length = memory[:HEADER_BYTES].cast("Q")[0]
+            return bytes(memory[HEADER_BYTES : HEADER_BYTES + length])
+
     # Its run
 
     def serves(self) -> None:
@@ -239,6 +273,11 @@ class Team:
         """How often a worker that died was replaced."""
         cell = self.common.find(RESTARTS)
         return cell[0] if cell is not None else 0.0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether another has read the config anew since this worker began to."""
+        return self._journal.epoch != self._began
 
     @property
     def replaces(self) -> bool:
@@ -298,5 +337,8 @@ STARTED = ("started",)
 """How often a seat's workers have begun to serve."""
 RESTARTS = ("worker restarts",)
 """How often a worker that died was replaced; the supervisor's to count."""
+READINGS_ASKED = ("readings asked",)
+"""How often the supervisor was told to have the config read again, and how much of that was heard
+by the first worker."""
 CIRCUIT, TRIAL = "circuit", 5
 """Family of circuits, and which of their numbers is the seat, from 1, that has the trial."""

@@ -7,9 +7,7 @@ of a name, so each total stands once per model and position, never once more per
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 
 import httpx
 from prometheus_client.core import CounterMetricFamily
@@ -17,31 +15,10 @@ from prometheus_client.registry import Collector
 
 from proxy.asking import Refresh, Unanswered, scrape
 from proxy.fleet import Fleet, Member
-from proxy.vllm_metrics import SPEC_ACCEPTED_PER_POS, SPEC_SERIES, Exposition, SpecKey
+from proxy.readings import Readings
+from proxy.vllm_metrics import SPEC_ACCEPTED_PER_POS, SPEC_SERIES
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Share:
-    """What one backend has contributed: what its earlier processes reached, and its last read."""
-
-    reached: defaultdict[SpecKey, float] = field(default_factory=lambda: defaultdict(float))
-    last: Exposition | None = None
-
-    def add(self, exposition: Exposition) -> None:
-        before = self.last
-        if before is not None:
-            restarted = exposition.restarted_since(before)
-            for key, value in before.speculation.items():
-                if restarted or exposition.speculation.get(key, 0.0) < value:
-                    self.reached[key] += value
-        self.last = exposition
-
-    def total(self) -> Mapping[SpecKey, float]:
-        current = self.last.speculation if self.last else {}
-        keys = self.reached.keys() | current.keys()
-        return {key: self.reached.get(key, 0.0) + current.get(key, 0.0) for key in keys}
 
 
 class SpecTotals(Collector):
@@ -53,6 +30,7 @@ class SpecTotals(Collector):
     Args:
         fleet: Whose healthy members are asked.
         client: The client of all probes.
+        readings: Where what they answer is kept.
         clock: Seconds, monotonic.
     """
 
@@ -60,12 +38,14 @@ class SpecTotals(Collector):
         self,
         fleet: Fleet,
         client: httpx.AsyncClient,
+        readings: Readings,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
         self._client = client
-        self._shares: defaultdict[str, _Share] = defaultdict(_Share)
+        self._readings = readings
+        self._clock = clock
         self._refresh = Refresh(self._ask_all, clock=clock)
 
     async def refreshed(self) -> None:
@@ -79,25 +59,18 @@ class SpecTotals(Collector):
                     group.create_task(self._ask(member))
 
     async def _ask(self, member: Member) -> None:
+        asked_at = self._clock()
         try:
             timeout_s = self._fleet.settings.probes.timeout_s
             exposition = await scrape(self._client, member, timeout_s=timeout_s)
         except Unanswered as error:
             log.info("backend %s: its last totals stand: %s", member.name, error)
         else:
-            self._shares[member.name].add(exposition)
-
-    def sums(self) -> dict[SpecKey, float]:
-        """Return each counter over all backends."""
-        total: defaultdict[SpecKey, float] = defaultdict(float)
-        for share in self._shares.values():
-            for key, value in share.total().items():
-                total[key] += value
-        return dict(total)
+            self._readings.take(member.name, exposition, asked_at=asked_at, now=self._clock())
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the sums under vLLM's names; a series nobody has is left out."""
-        sums = sorted(self.sums().items())
+        sums = sorted(self._readings.sums().items())
         for series, help_text in SPEC_SERIES.items():
             positional = series == SPEC_ACCEPTED_PER_POS
             labels = ["engine", "model_name"] + ["position"] * positional

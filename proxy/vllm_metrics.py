@@ -36,7 +36,8 @@ _SUMMED = {
 }
 _LARGEST = {"vllm:kv_cache_usage_perc": "kv_cache_usage"}  # a full engine is full, whoever idles
 _STARTED = "process_start_time_seconds"
-_ONLY_RISING = ("prompt_tokens", "generation_tokens", "requests", "preemptions")
+ONLY_RISING = ("prompt_tokens", "generation_tokens", "requests", "preemptions")
+"""Counters by which a restart is told where the start time is missing."""
 
 _SAMPLE = re.compile(
     rf"^({'|'.join(map(re.escape, (*SPEC_SERIES, *_SUMMED, *_LARGEST, _STARTED)))})"
@@ -114,7 +115,7 @@ class Exposition:
         """
         if self.started_at is not None and earlier.started_at is not None:
             return self.started_at != earlier.started_at
-        return any(self.grown(name, earlier) < 0 for name in _ONLY_RISING)
+        return any(self.grown(name, earlier) < 0 for name in ONLY_RISING)
 
 
 def parse(text: str) -> Exposition:

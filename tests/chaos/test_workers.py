@@ -11,7 +11,8 @@ from time import monotonic
 import httpx
 import pytest
 
-from tests.chaos.world import MODEL, World, faults_of
+from proxy.vllm_metrics import parse
+from tests.chaos.world import MODEL, Rising, World, faults_of, open_files_of
 from tests.conftest import free_ports_of
 from tests.running import eventually
 
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
 MOST = 3
 """Requests that each backend may have at a time."""
 HELD = "vllm:num_requests_running{", "vllm:num_requests_waiting{"
+REQUESTS, RELOADS = "turnout_requests_total", "turnout_config_reloads_total"
 LOOKS = 12
 """Connections of their own after which both workers have answered, but once in 2,000."""
 
@@ -33,7 +35,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, three_ports: list[int]) -> I
             three_ports,
             engine=("--time-scale", "3"),
             each_pool={"max_in_flight": MOST},
-            listen={"workers": 2, "grace_s": 5},
+            workers=2,
+            listen={"grace_s": 5},
             admin={"port": free_ports_of(1)[0]},
             policy="least_loaded",
         )
@@ -52,19 +55,17 @@ def ask_admin(world: World, method: str, path: str, **more: object) -> httpx.Res
     return httpx.request(method, url, headers=headers, timeout=10, **more)  # type: ignore[arg-type]
 
 
-def seen_by_both(world: World, name: str, backend: str = "") -> set[float]:
-    """Return the values of a series over so many connections that both workers have answered."""
-    return {world.figure(name, backend) for _ in range(LOOKS)}
-
-
-def figures(world: World, *, within_s: float = 10.0, **expected: float) -> None:
-    """Wait until both workers show the same values."""
-    for name, value in expected.items():
-        eventually(
-            lambda name=name, value=value: seen_by_both(world, name) == {value},  # type: ignore[misc]
-            within_s=within_s,
-            what=f"{name} is {value} at both workers",
-        )
+async def replaced(world: World, *, seat: int) -> int:
+    """Kill a worker and wait for the one that takes its place; return how often that was."""
+    victim, restarts = world.workers[seat], world.figure("turnout_worker_restarts_total")
+    os.kill(victim, signal.SIGKILL)
+    eventually(
+        lambda: victim not in world.workers and len(world.workers) == 2,
+        within_s=10,
+        what=f"worker {victim} is replaced",
+    )
+    await world.holds("turnout_worker_restarts_total", restarts + 1.0)
+    return victim
 
 
 def body(tokens: int = 24) -> dict[str, object]:
@@ -108,7 +109,8 @@ async def test_limits_hold_for_both_together_and_both_serve(world: World) -> Non
     assert [each.status_code for each in answers] == [200] * 60
     assert 0 < most <= MOST
     assert world.figure("turnout_requests_total") == before + 60
-    figures(world, turnout_in_flight=0.0, turnout_queue_length=0.0)
+    await world.holds("turnout_in_flight", 0.0)
+    await world.holds("turnout_queue_length", 0.0)
     assert all(cpu_s(pid) > spent for pid, spent in busy.items())
 
 
@@ -136,7 +138,47 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(
     assert victim not in world.workers
     assert len(world.workers) == 2
     assert world.figure("turnout_requests_total") > counted
-    figures(world, turnout_in_flight=0.0, turnout_worker_restarts_total=restarts + 1)
+    await world.holds("turnout_in_flight", 0.0)
+    await world.holds("turnout_worker_restarts_total", restarts + 1.0)
+
+
+async def test_workers_killed_in_turn_amid_reloads_leave_nothing_and_answer_nothing_twice(
+    world: World,
+) -> None:
+    before = {name: world.figure(name) for name in (REQUESTS, RELOADS)}
+    served, rising = servers_finished(world), Rising()
+    files = open_files_of(world.pid)
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(rising.watch(world))
+        async with world.load() as result:
+            for number in range(6):
+                victim = world.workers[0]  # the older one
+                os.kill(victim, signal.SIGKILL)
+                await asyncio.sleep((0.0, 0.05, 0.5)[number % 3])  # dead, beginning, serving
+                world.reload()
+                await asyncio.sleep(1.0)
+                assert victim not in world.workers
+        await world.holds("turnout_in_flight", 0.0)
+        await world.holds("turnout_queue_length", 0.0)
+        watching.cancel()
+    whole = [each for each in result.asked if not each.fault]
+    counted = world.figure(REQUESTS) - before[REQUESTS]
+    finished = servers_finished(world) - served
+    print(f"6 workers killed: {result}; {counted:.0f} counted, {finished:.0f} by servers")
+
+    assert open_files_of(world.pid) == files
+    assert not rising.fallen
+    assert len(whole) > len(result.asked) / 2
+    assert len(whole) <= counted <= len(result.asked)
+    assert len(whole) <= finished <= len(result.asked)
+    await world.holds(RELOADS, before[RELOADS] + 6.0)
+    assert world.figures("turnout_config_last_reload_ok") == [1.0, 1.0]
+
+
+def servers_finished(world: World) -> float:
+    """Return how many requests the servers say that they have answered, whoever asked."""
+    texts = (httpx.get(f"{each.url}/metrics").text for each in (world.spec, world.plain))
+    return sum(parse(text).values["requests"] for text in texts)
 
 
 async def test_what_an_operator_orders_holds_at_both_and_at_those_that_follow(
@@ -147,27 +189,20 @@ async def test_what_an_operator_orders_holds_at_both_and_at_those_that_follow(
     assert ask_admin(world, "PATCH", "/thresholds", json={"max_temperature": 0.1}).is_success
     assert ask_admin(world, "POST", "/learning/pause").is_success
     try:
-        figures(world, turnout_backend_drained=1.0, turnout_learning_paused=1.0)
-        for pid in world.workers:
-            os.kill(pid, signal.SIGKILL)
-            gone = f"worker {pid} is replaced"
-            eventually(
-                lambda pid=pid: pid not in world.workers and len(world.workers) == 2,  # type: ignore[misc]
-                within_s=10,
-                what=gone,
-            )
-        figures(world, turnout_backend_drained=1.0, turnout_learning_paused=1.0)
+        await world.holds("turnout_backend_drained", 1.0)
+        await world.holds("turnout_learning_paused", 1.0)
+        for seat in (0, 0):  # the one that is started last is the last of them
+            await replaced(world, seat=seat)
+        await world.holds("turnout_backend_drained", 1.0)
+        await world.holds("turnout_learning_paused", 1.0)
         answers = await asyncio.gather(*(asked(world.url) for _ in range(LOOKS)))
         assert {a.headers["x-turnout-backend"] for a in answers} == {world.plain.name}
-        limits = {
-            ask_admin(world, "GET", "/thresholds").json()["thresholds"]["max_temperature"]
-            for _ in range(LOOKS)
-        }
-        assert limits == {0.1}
+        assert limits(world) == {0.1}
     finally:
         ask_admin(world, "POST", f"/backends/{name}/undrain")
         ask_admin(world, "POST", "/learning/resume")
-    figures(world, turnout_backend_drained=0.0, turnout_learning_paused=0.0)
+    await world.holds("turnout_backend_drained", 0.0)
+    await world.holds("turnout_learning_paused", 0.0)
 
 
 async def test_a_config_that_changes_is_read_by_both(world: World) -> None:
@@ -176,11 +211,7 @@ async def test_a_config_that_changes_is_read_by_both(world: World) -> None:
     config["thresholds"] = {"max_temperature": 0.33}
     world.config.write_text(json.dumps(config))
 
-    def limits() -> set[float]:
-        found = (ask_admin(world, "GET", "/thresholds").json() for _ in range(LOOKS))
-        return {each["thresholds"]["max_temperature"] for each in found}
-
-    eventually(lambda: limits() == {0.33}, within_s=15, what="both have read the config")
+    eventually(lambda: limits(world) == {0.33}, within_s=15, what="both have read the config")
     assert world.figure("turnout_config_reloads_total", "applied") == reloads + 1
     world.reload()
     eventually(
@@ -190,18 +221,40 @@ async def test_a_config_that_changes_is_read_by_both(world: World) -> None:
     )
 
 
+def limits(world: World) -> set[float]:
+    """Return the highest temperatures that the workers go by."""
+    found = (ask_admin(world, "GET", "/thresholds").json() for _ in range(LOOKS))
+    return {each["thresholds"]["max_temperature"] for each in found}
+
+
+async def test_a_worker_that_is_replaced_goes_by_what_applies_not_by_a_file_that_is_wrong(
+    world: World,
+) -> None:
+    """It could else only go by the config of the gateway's start, whose keys may be revoked."""
+    config, before = world.config.read_text(), limits(world)
+    world.config.write_text(config.replace('"pools"', '"pool"'))
+    try:
+        await world.holds("turnout_config_last_reload_ok", 0.0)
+        await replaced(world, seat=0)
+        await replaced(world, seat=0)
+        await world.holds("turnout_config_last_reload_ok", 0.0)
+        assert limits(world) == before == {0.33}
+    finally:
+        world.config.write_text(config)
+    await world.holds("turnout_config_last_reload_ok", 1.0)
+
+
 async def test_a_circuit_that_one_opens_is_open_for_both(world: World) -> None:
     with world.spec.fault(fault="status", status=500):
         for _ in range(40):
             await asked(world.url, 4, pool="spec")
             if world.figure("turnout_backend_circuit", world.spec.name) == 2.0:
                 break
-        states = seen_by_both(world, "turnout_backend_circuit", world.spec.name)
-        assert 0.0 not in states
+        assert 0.0 not in world.figures("turnout_backend_circuit", world.spec.name)
     await asyncio.sleep(2.0)
     for _ in range(LOOKS):
         await asked(world.url, 4, pool="spec")
-    assert seen_by_both(world, "turnout_backend_circuit", world.spec.name) == {0.0}
+    assert world.figures("turnout_backend_circuit", world.spec.name) == [0.0, 0.0]
 
 
 async def test_a_stored_response_is_continued_by_either(world: World) -> None:
@@ -241,7 +294,7 @@ async def test_workers_end_when_their_supervisor_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del monkeypatch
-    made = World(tmp_path, free_ports_of(3), listen={"workers": 2, "grace_s": 1})
+    made = World(tmp_path, free_ports_of(3), workers=2, listen={"grace_s": 1})
     with made as found:
         workers = found.workers
         os.kill(found.pid, signal.SIGKILL)

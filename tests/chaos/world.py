@@ -12,8 +12,9 @@ import resource
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ MODEL = "smollm2"
 EVERY_S = 0.04
 TOKENS = 24
 WHOLE = ("length", "stop")
+LOOPBACK = "0100007F"
+"""127.0.0.1 as `/proc/net/tcp` writes it."""
 PROBES = {"health_interval_s": 0.25, "timeout_s": 0.5, "scrape_interval_s": 1.0, "failures": 2}
 
 
@@ -144,13 +147,14 @@ class World:
         *,
         engine: Sequence[str] = ("--time-scale", "10"),
         each_pool: Mapping[str, object] | None = None,
+        workers: int = 1,
         **settings: object,
     ) -> None:
         gateway, spec, plain = ports
         self.spec = ServerProcess(spec, folder, "--speculation", "ngram", "--k", "5", *engine)
         self.plain = ServerProcess(plain, folder, *engine)
         self.url = f"http://127.0.0.1:{gateway}"
-        self._port = gateway
+        self._port, self._seats = gateway, workers
         self.config = folder / "gateway.json"
         pools: list[dict[str, object]] = [
             {"name": "spec", "backends": [self.spec.url], "speculation": "ngram", "k": 5},
@@ -168,6 +172,7 @@ class World:
             server.start()
             self._stack.callback(server.stop)
         command = gateway_command(self._port, "--config", str(self.config))
+        command += ["--workers", str(self._seats)]
         process = running(command, ready=f"{self.url}/ready", log=self._log)
         self._process = self._stack.enter_context(process)
         self.pid = self._process.pid
@@ -178,7 +183,9 @@ class World:
 
     @property
     def workers(self) -> list[int]:
-        """The processes that serve, where there are several."""
+        """The processes that serve."""
+        if self._seats == 1:
+            return [self.pid]
         told = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return [int(child) for child in told.split()]
 
@@ -197,28 +204,66 @@ class World:
 
     @property
     def open_files(self) -> int:
-        """Files and sockets that the gateway has open."""
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+        """Files and sockets that the gateway's processes have open."""
+        return sum(map(open_files_of, {self.pid, *self.workers}))
 
     @property
     def memory_mib(self) -> float:
-        """Memory that the gateway has in use, MiB."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        """Memory that the processes that serve have in use, each for itself, MiB."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.workers)
         return pages * resource.getpagesize() / 2**20
 
+    def scrapes(self, *, within_s: float = 10.0) -> list[str]:
+        """Return what each worker shows at `/metrics`, in the order in which they were asked."""
+        found: dict[int, str] = {}
+        until = monotonic() + within_s
+        with ExitStack() as held:  # of connections that stay open each worker takes its share
+            while len(found) < self._seats or found.keys() - self.workers:
+                assert monotonic() < until, f"not each of {self.workers} answers: {list(found)}"
+                with suppress(OSError, LookupError):  # one that is killed is asked no more
+                    client = held.enter_context(
+                        closing(HTTPConnection("127.0.0.1", self._port, timeout=within_s))
+                    )
+                    client.request("GET", "/metrics")
+                    text = client.getresponse().read().decode()
+                    found.setdefault(self._holder_of(client), text)
+                for gone in found.keys() - self.workers:
+                    del found[gone]
+        return list(found.values())
+
+    def _holder_of(self, client: HTTPConnection) -> int:
+        """Return the process that has the other end of a connection.
+
+        Raises:
+            LookupError: If none has.
+        """
+        if self._seats == 1:
+            return self.pid
+        ends = f":{self._port:04X} {LOOPBACK}:{client.sock.getsockname()[1]:04X}"
+        rows = Path("/proc/net/tcp").read_text().splitlines()
+        socket = next((f"socket:[{row.split()[9]}]" for row in rows if ends in row), None)
+        for pid in self.workers:
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    if str(file.readlink()) == socket:
+                        return pid
+        raise LookupError(ends)
+
+    def figures(self, name: str, backend: str = "") -> list[float]:
+        """Return for each worker the sum of a series, of one backend or of all."""
+        return [_figure(text, name, backend) for text in self.scrapes()]
+
     def figure(self, name: str, backend: str = "") -> float:
-        """Return the sum of one of the gateway's series, of one backend or of all."""
-        text = httpx.get(f"{self.url}/metrics", timeout=10).text
-        lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if backend in line)
+        """Return the sum of a series, of one backend or of all, as one worker shows it."""
+        return _figure(httpx.get(f"{self.url}/metrics", timeout=10).text, name, backend)
 
     async def holds(
-        self, name: str, value: float, backend: str, *, within_s: float = 15.0
+        self, name: str, value: float, backend: str = "", *, within_s: float = 15.0
     ) -> float:
-        """Wait until a series has a value; return how long that took, s."""
+        """Wait until every worker shows a value of a series; return how long that took, s."""
         began = monotonic()
-        while self.figure(name, backend) != value:
-            assert monotonic() < began + within_s, f"{name} of {backend} is not {value}"
+        while {*(shown := self.figures(name, backend))} != {value}:
+            assert monotonic() < began + within_s, f"{name} of {backend!r} is {shown}, not {value}"
             await asyncio.sleep(0.05)
         return monotonic() - began
 
@@ -256,6 +301,47 @@ class World:
                 group.create_task(work(asked, client, number))
             number += 1
             await asyncio.sleep(every_s)
+
+
+def open_files_of(pid: int) -> int:
+    """Return how many files and sockets a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+class Rising:
+    """The counters of a gateway as its workers show them, which may never fall.
+
+    Attributes:
+        fallen: Those that did, with what was shown before and after.
+    """
+
+    def __init__(self) -> None:
+        self.fallen: dict[str, tuple[float, float]] = {}
+        self._shown: dict[str, float] = {}
+
+    def see(self, text: str) -> None:
+        """Take in an exposition that is later than those before."""
+        for line in text.splitlines():
+            series, _, value = line.rpartition(" ")
+            if not line.startswith("#") and series.partition("{")[0].endswith(_RISING):
+                before, self._shown[series] = self._shown.get(series, 0.0), float(value)
+                if float(value) < before:
+                    self.fallen[series] = before, float(value)
+
+    async def watch(self, world: World) -> None:
+        """See what the workers show, until cancelled."""
+        while True:
+            for text in await asyncio.to_thread(world.scrapes):
+                self.see(text)
+            await asyncio.sleep(0.1)
+
+
+_RISING = ("_total", "_bucket", "_count", "_sum")
+
+
+def _figure(text: str, name: str, backend: str) -> float:
+    lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if backend in line)
 
 
 def _body(number: int) -> dict[str, object]:

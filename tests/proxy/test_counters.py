@@ -57,6 +57,20 @@ def test_what_other_workers_counted_is_added_up() -> None:
     assert "h_sum 1.0" in lines
 
 
+@given(st.lists(st.floats(0, 1e6), min_size=3, max_size=5))
+def test_every_worker_finds_the_same_sum_to_the_last_bit(seconds: list[float]) -> None:
+    ledgers = [Ledger(new_memory()) for _ in seconds]
+    for ledger, spent in zip(ledgers, seconds, strict=True):
+        Counters(ledger).counter("c", "Text.")().inc(spent)
+
+    shown = {
+        Counters(own, [other for other in ledgers if other is not own]).sums("c")[()][0]
+        for own in ledgers
+    }
+
+    assert len(shown) == 1
+
+
 def test_a_worker_that_starts_again_goes_on_where_the_one_before_ended() -> None:
     memory = new_memory()
     Counters(Ledger(memory)).counter("c", "Text.")().inc(4)

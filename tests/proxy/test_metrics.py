@@ -16,6 +16,7 @@ from proxy.discovery import Discovery
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import ERROR_KINDS, MAX_MODELS, Metrics, exposition
 from proxy.probes import Prober
+from proxy.readings import Readings
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.team import Team
 from proxy.totals import SpecTotals
@@ -55,6 +56,8 @@ class World:
         self.router = Router(
             policy="threshold", thresholds=self.fleet.settings.thresholds.thresholds()
         )
+        team = Team()
+        self.readings = Readings(team)
         self.metrics = Metrics(
             self.registry,
             self.fleet,
@@ -62,7 +65,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
-            team=Team(),
+            team=team,
             clock=self.clock,
         )
 
@@ -72,6 +75,7 @@ class World:
             self.fleet,
             self.client,
             self.discovery,
+            self.readings,
             settings=self.fleet.settings.probes,
             clock=self.clock,
             on_change=Availability(self.fleet, clock=self.clock).probed,
@@ -483,7 +487,7 @@ async def text_of(world: World) -> str:
     world.metrics.observe(world.record("plain", accepted=None, drafted=None, source=None))
     world.metrics.retry("spec", "backend_unreachable")
     world.metrics.upstream_error("spec", "spec2:8003", "backend_unreachable")
-    totals = SpecTotals(world.fleet, world.client, clock=world.clock)
+    totals = SpecTotals(world.fleet, world.client, world.readings, clock=world.clock)
     server, plain = Server(SPEC, k=2), Server(PLAIN)
     await world.probed(server, plain)
     with respx.mock(assert_all_called=False) as network:

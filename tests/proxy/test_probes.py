@@ -10,6 +10,8 @@ from config.settings import Probes, Settings
 from proxy.discovery import Discovery
 from proxy.fleet import Change, Member
 from proxy.probes import STALE_AFTER, Prober
+from proxy.readings import Readings
+from proxy.team import Team
 from proxy.vllm_metrics import Exposition
 from routing.pools import Speculation
 from tests.proxy.scripted import PLAIN, SPEC, Clock, Server, fleet, member
@@ -36,6 +38,7 @@ class World:
             self.fleet,
             client,
             self.discovery,
+            Readings(Team()),
             settings=SETTINGS,
             clock=self.clock,
             sleep=self.sleep,
@@ -125,7 +128,8 @@ async def test_what_is_not_as_declared_is_warned_of_in_the_first_round(
     with respx.mock as network:
         Server(SPEC, k=5).listen(network)
         async with httpx.AsyncClient() as client:
-            await Prober(found, client, Discovery(found, client), settings=SETTINGS).first_round()
+            known = Discovery(found, client), Readings(Team())
+            await Prober(found, client, *known, settings=SETTINGS).first_round()
 
     assert "drafts, but the pool's speculation is none" in caplog.text
 

@@ -119,9 +119,13 @@ def test_a_worker_that_takes_anothers_place_begins_with_what_can_be_used(tmp_pat
     first, changed = settings(), settings(max_in_flight=3)
     unusable = settings(backends_file=str(tmp_path / "gone"))
 
-    assert _present(first, None) == first
-    assert _present(first, Source(file=None, read=lambda: changed)) == changed
-    assert _present(first, Source(file=None, read=lambda: unusable)) == first
+    applied = settings(max_in_flight=2)
+    kept = applied.model_dump_json(exclude_unset=True).encode()
+
+    assert _present(first, None, b"") == first
+    assert _present(first, Source(file=None, read=lambda: changed), kept) == changed
+    assert _present(first, Source(file=None, read=lambda: unusable), b"") == first
+    assert _present(first, Source(file=None, read=lambda: unusable), kept) == applied
 
 
 FAILING = """

@@ -7,8 +7,6 @@ import textwrap
 import time
 from pathlib import Path
 
-import pytest
-
 HEAD = """
 import logging, os, signal, sys, time
 from pathlib import Path
@@ -105,40 +103,59 @@ def test_without_a_process_left_the_others_serve_and_it_is_tried_again(tmp_path:
     assert "worker 1 can't be started yet: [Errno 11] Resource temporarily unavailable" in said
 
 
-@pytest.mark.parametrize(("sign", "to"), [(signal.SIGHUP, {"0"}), (signal.SIGINT, {"0", "1"})])
-def test_signals_are_passed_on(tmp_path: Path, sign: signal.Signals, to: set[str]) -> None:
+def test_a_signal_to_stop_is_passed_on_to_all(tmp_path: Path) -> None:
     process = supervised(
         tmp_path,
         """
         def work(team: Team, life: int) -> int:
             def heard(number: int, _: object) -> None:
-                written = folder / f"heard {team.seat}"
-                written.write_text(str(number))
-                written.rename(folder / str(team.seat))  # whole, to whoever sees it
-                if number != signal.SIGHUP:
-                    os._exit(0)
-            for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-                signal.signal(each, heard)
+                (folder / f"heard {team.seat}").touch()
+                os._exit(0)
+            signal.signal(signal.SIGINT, heard)
             team.serves()
             (folder / f"ready {team.seat}").touch()
             while True:
                 signal.pause()
         """,
     )
-    while len(list(tmp_path.glob("ready *"))) < 2:
+    appear(process, tmp_path, "ready", count=2)
+    process.send_signal(signal.SIGINT)
+
+    assert ended(process) == (0, "")
+    assert {each.name for each in tmp_path.glob("heard *")} == {"heard 0", "heard 1"}
+
+
+def test_who_is_replaced_hears_that_the_config_is_to_be_read(tmp_path: Path) -> None:
+    """SIGHUP comes when the worker that would read it is dead."""
+    process = supervised(
+        tmp_path,
+        """
+        from proxy.team import READINGS_ASKED
+        def work(team: Team, life: int) -> int:
+            again = team.replaces
+            team.serves()
+            if team.seat == 0 and not again:
+                os.kill(os.getppid(), signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if team.seat == 0:
+                while not team.common.find(READINGS_ASKED)[0]:
+                    time.sleep(0.01)
+                (folder / "heard").touch()
+            signal.pause()
+            return 0
+        """,
+    )
+    appear(process, tmp_path, "heard", count=1)
+    process.send_signal(signal.SIGTERM)
+
+    assert ended(process)[0] in (0, -signal.SIGTERM)
+
+
+def appear(process: "subprocess.Popen[str]", folder: Path, name: str, *, count: int) -> None:
+    """Wait until workers have made so many files."""
+    while len(list(folder.glob(f"{name}*"))) < count:
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(sign)
-    if sign == signal.SIGHUP:
-        while not (tmp_path / "0").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        assert (tmp_path / "0").read_text() == str(sign.value)
-        assert not (tmp_path / "1").exists()
-        process.send_signal(signal.SIGTERM)
-    assert ended(process) == (0, "")
-    if sign == signal.SIGINT:
-        assert {each.name for each in tmp_path.iterdir() if each.name.isdigit()} == to
 
 
 def test_it_reaps_what_it_did_not_start(tmp_path: Path) -> None:

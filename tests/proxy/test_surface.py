@@ -11,6 +11,7 @@ from proxy.fleet_metrics import gateway_version
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
+from proxy.readings import Readings
 from proxy.surface import build_api, merged_cards
 from proxy.team import Team
 from proxy.totals import SpecTotals
@@ -67,7 +68,7 @@ class World:
             fleet=self.fleet,
             discovery=self.discovery,
             registry=registry,
-            totals=SpecTotals(self.fleet, probes, clock=self.clock),
+            totals=SpecTotals(self.fleet, probes, Readings(Team()), clock=self.clock),
             router=self.router,
             lifecycle=self.lifecycle,
             clock=self.clock,

@@ -1,7 +1,6 @@
 """What workers share, in one process: two seats of the same commons."""
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import httpx
@@ -22,7 +21,7 @@ from proxy.shared import (
     SharedRate,
     SharedResponses,
     SharedSwitches,
-    drop_backend,
+    drop_backends,
     share_backend,
     share_pool,
 )
@@ -34,15 +33,6 @@ from routing.shedding import ArrivalRate, Switch
 from tests.proxy.scripted import Server, fleet
 
 URLS = ("http://a:1", "http://b:2")
-
-
-@pytest.fixture
-def commons() -> Iterator[Commons]:
-    made = Commons(2)
-    yield made
-    for pair in made.channels:
-        for each in pair:
-            each.close()
 
 
 @pytest.fixture
@@ -109,20 +99,35 @@ def test_what_a_worker_had_under_way_ends_with_it(
 
 
 def test_a_backend_that_is_gone_everywhere_leaves_nothing(teams: tuple[Team, Team]) -> None:
-    pools = [pool_of(team, "a") for team in teams]
-    SharedCircuit(teams[0], "a")
-    used = pools[0].backends[0]
+    declared = fleet({"name": "p", "backends": list(URLS), "model": "m"}).settings
+    fleets = [Fleet(declared, team=team) for team in teams]
+    used = fleets[0].members["a:1"].load
     used.change(1, 0)
 
-    drop_backend(teams[0], used)
-    assert used.elsewhere is not None
-    used.change(-1, 0)
-    drop_backend(teams[0], used)
-    assert teams[1].common.find(("circuit", "a")) is not None
-    drop_backend(teams[1], pools[1].backends[0])
+    def left(worker: int) -> bool:
+        """Have a worker go on with `b:2` alone; whether anything of `a:1` is left then."""
+        fleets[worker].update(declared, urls={"p": [URLS[1]]}, api_keys={})
+        own, common = teams[worker].own, teams[worker].common
+        return {("backend in flight", "a:1"), ("circuit", "a:1")} & {*own, *common} != set()
 
-    assert teams[1].common.find(("circuit", "a")) is None
-    assert used.elsewhere is None
+    assert left(0)  # a request is under way
+    used.change(-1, 0)
+    assert left(0)  # the other worker has it still
+    assert not left(1)
+    assert not left(0)
+    assert fleets[0].members["b:2"].load.elsewhere is not None
+
+
+def test_a_worker_forgets_what_one_before_it_left_of_backends_that_have_gone(
+    commons: Commons,
+) -> None:
+    share_backend(Team(commons, 0), Backend(name="gone:1"))
+    release(commons, 0)
+
+    declared = fleet({"name": "p", "backends": list(URLS), "model": "m"}).settings
+    Fleet(declared, team=(team := Team(commons, 0)))
+
+    assert {name[1] for name in team.own.of("backend in flight")} == {"a:1", "b:2"}
 
 
 def test_a_circuit_is_kept_for_a_worker_that_has_its_backend_anew_at_that_moment(
@@ -139,7 +144,7 @@ def test_a_circuit_is_kept_for_a_worker_that_has_its_backend_anew_at_that_moment
 
     monkeypatch.setattr(teams[0], "lock", slowly)
 
-    drop_backend(teams[0], used)
+    drop_backends(teams[0], [used], ())
 
     assert teams[1].common.find(("circuit", "a")) is not None
 
@@ -380,6 +385,15 @@ def test_a_response_is_found_by_the_worker_that_did_not_pass_it_on(
     assert one.owner("resp_2") == "a:1"
     assert one.owner("resp_1") == "b:2"
     assert one.owner("resp_3") is None
+
+
+def test_a_response_is_found_by_a_worker_that_takes_the_place_of_the_one_that_passed_it_on(
+    commons: Commons,
+) -> None:
+    names = ("a:1", "b:2")
+    SharedResponses(Team(commons, 0), lambda: names).keep("resp_1", "b:2")
+
+    assert SharedResponses(Team(commons, 0), lambda: names).owner("resp_1") == "b:2"
 
 
 def test_a_conversation_is_followed_by_the_worker_that_did_not_begin_it(

@@ -6,6 +6,8 @@ import pytest
 import respx
 from prometheus_client import generate_latest
 
+from proxy.readings import Readings
+from proxy.team import Team
 from proxy.totals import SpecTotals
 from proxy.vllm_metrics import SPEC_ACCEPTED, SPEC_DRAFTS, SpecKey
 from tests.proxy.scripted import PLAIN, SPEC, SPEC_2, Clock, Server, fleet, member
@@ -27,13 +29,14 @@ class World:
         for found in self.fleet.members.values():
             found.load.healthy = True
         self.network = network
-        self.totals = SpecTotals(self.fleet, client, clock=self.clock)
+        self.readings = Readings(Team())
+        self.totals = SpecTotals(self.fleet, client, self.readings, clock=self.clock)
 
     async def drafts(self) -> float:
         """Return the drafts of all servers a second later."""
         self.clock.now += 1.0
         await self.totals.refreshed()
-        return self.totals.sums()[DRAFTS]
+        return self.readings.sums()[DRAFTS]
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ async def world() -> AsyncIterator[World]:
 
 async def test_servers_add_up(world: World) -> None:
     assert await world.drafts() == 110
-    assert world.totals.sums()[SpecKey(SPEC_ACCEPTED, "m")] == 55
+    assert world.readings.sums()[SpecKey(SPEC_ACCEPTED, "m")] == 55
 
 
 async def test_a_server_that_restarted_adds_to_what_it_had_reached(world: World) -> None:
@@ -112,11 +115,11 @@ async def test_servers_are_asked_at_most_once_a_second(world: World) -> None:
 
     world.clock.now += 0.99
     await world.totals.refreshed()
-    assert world.totals.sums()[DRAFTS] == 110
+    assert world.readings.sums()[DRAFTS] == 110
 
     world.clock.now += 0.01
     await world.totals.refreshed()
-    assert world.totals.sums()[DRAFTS] == 120
+    assert world.readings.sums()[DRAFTS] == 120
 
 
 async def test_callers_at_the_same_time_share_one_round(world: World) -> None:
@@ -125,7 +128,7 @@ async def test_callers_at_the_same_time_share_one_round(world: World) -> None:
             group.create_task(world.totals.refreshed())
 
     assert world.network.calls.call_count == 3
-    assert world.totals.sums()[DRAFTS] == 110
+    assert world.readings.sums()[DRAFTS] == 110
 
 
 async def test_a_caller_that_leaves_does_not_spoil_the_round_for_the_next() -> None:
@@ -141,7 +144,8 @@ async def test_a_caller_that_leaves_does_not_spoil_the_round_for_the_next() -> N
     found = fleet({"name": "spec", "backends": [SPEC]})
     member(found, "spec").load.healthy = True
     async with httpx.AsyncClient(transport=httpx.MockTransport(hang_once)) as client:
-        totals = SpecTotals(found, client, clock=Clock())
+        readings = Readings(Team())
+        totals = SpecTotals(found, client, readings, clock=Clock())
         async with asyncio.TaskGroup() as group:
             leaving = group.create_task(totals.refreshed())
             await asked.wait()
@@ -149,7 +153,7 @@ async def test_a_caller_that_leaves_does_not_spoil_the_round_for_the_next() -> N
 
         await totals.refreshed()
 
-    assert totals.sums()[DRAFTS] == 10
+    assert readings.sums()[DRAFTS] == 10
 
 
 async def test_a_total_stands_once_per_model_and_position_in_vllm_s_own_names(
