@@ -116,6 +116,9 @@ class Client:
     def close(self) -> None:
         """Go on."""
 
+    def abort(self) -> None:
+        """Go on."""
+
     def is_closing(self) -> bool:
         """Never."""
         return False
@@ -250,6 +253,7 @@ def downstream_of(app: Gateway, raw: bytes) -> Downstream:
         flow=client,
         own=[(b"date", b"Wed, 25 Nov 2026 12:00:00 GMT")],
         keep_alive=True,
+        chunks=True,
         expects_continue=False,
         serve=app.pipeline.handle,
         on_response=lambda: None,

@@ -10,7 +10,7 @@ def read_certificate(tls: Tls, context: ssl.SSLContext) -> None:
     """Have new connections of `context` show the certificate as its files are now.
 
     Raises:
-        ConfigError: If the files cannot be read or do not fit together.
+        ConfigError: If the files cannot be read or do not fit together; the one before stays.
     """
     # OpenSSL names neither the file nor the reason when one is not there.
     for key, file in (("certificate", tls.certificate), ("key", tls.key)):
@@ -20,7 +20,9 @@ def read_certificate(tls: Tls, context: ssl.SSLContext) -> None:
             what = f"{file} cannot be read: {error.strerror}"
             raise ConfigError([_problem(key, what)]) from None
     try:
-        context.load_cert_chain(tls.certificate, tls.key, password="")
+        # A pair that does not fit takes a context's key away, so another is asked first.
+        for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+            each.load_cert_chain(tls.certificate, tls.key, password="")
     except (ssl.SSLError, ValueError) as error:
         what = f"{tls.certificate} and {tls.key} cannot be used: {_reason(error)}"
         fix = "both are PEM files, and the key is the certificate's own, without a passphrase"

@@ -34,7 +34,13 @@ DNS = "dns+"
 
 
 def _base_url(url: AnyUrl) -> AnyUrl:
-    """Return `url`, unless endpoint paths cannot be put after it."""
+    """Return `url`, unless endpoint paths cannot be put after it.
+
+    A password in it is not used, and would stand in messages that name the URL.
+    """
+    if url.username is not None or url.password is not None:
+        msg = f"the URL of {url.host}:{url.port} must not hold a user; api_key_env names a key"
+        raise ValueError(msg)
     if url.query is not None or url.fragment is not None:
         msg = f"'{url}' must end with its path; leave out what follows '?' or '#'"
         raise ValueError(msg)

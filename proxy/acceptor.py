@@ -30,6 +30,7 @@ class Acceptor:
         listening: The socket.
         make: Makes the protocol of a connection.
         tls: What connections are encrypted with; None where they are not.
+        handshake_s: Longest wait for a client's part in that.
         ahead: Whether this worker has more connections than others; None where there are none.
     """
 
@@ -39,12 +40,14 @@ class Acceptor:
         make: Callable[[], asyncio.Protocol],
         *,
         tls: ssl.SSLContext | None,
+        handshake_s: float,
         ahead: Callable[[], bool] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._make = make
         self._tls = tls
+        self._handshake_s = None if tls is None else handshake_s
         self._ahead = ahead
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,7 +92,9 @@ class Acceptor:
 
     async def _connect(self, taken: socket.socket) -> None:
         with suppress(OSError):  # of a handshake: it is the client's affair
-            await self._loop.connect_accepted_socket(self._make, taken, ssl=self._tls)
+            await self._loop.connect_accepted_socket(
+                self._make, taken, ssl=self._tls, ssl_handshake_timeout=self._handshake_s
+            )
 
     def close(self) -> None:
         """Take no more, here; other workers go on."""

@@ -28,7 +28,7 @@ from proxy.fleet import Change, Fleet, Member
 from proxy.following import Follower
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
-from proxy.links import IDLE_S
+from proxy.links import IDLE_S, authorities
 from proxy.memory import Memory
 from proxy.metrics import Metrics
 from proxy.parsing import ROUTES
@@ -165,6 +165,7 @@ def create_app(
     stored = responses(team, lambda: fleet.members)
     client = httpx.AsyncClient(
         transport=transport,
+        verify=authorities(),
         timeout=settings.probes.timeout_s,
         limits=httpx.Limits(keepalive_expiry=IDLE_S),
         trust_env=False,  # a proxy for the world outside must not catch probes

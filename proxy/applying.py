@@ -6,6 +6,7 @@ loop: no request sees half of it, and one that was decided goes where it was dec
 
 import logging
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,25 +63,30 @@ def prepare(settings: Settings, *, environ: Mapping[str, str] | None = None) -> 
     }
     if admin is not None:
         wanted["admin.token_env"] = admin.token_env, _BEAR
-    missing = [
-        Problem(where=f"environment variable {variable}", key=key, what="is not set", fix=fix)
-        for key, (variable, fix) in wanted.items()
-        if not environ.get(variable)
-    ]
-    if missing:
-        raise ConfigError(missing)
+    secrets: dict[str, str] = {}
+    problems: list[Problem] = []
+    for key, (variable, fix) in wanted.items():
+        # Files and secret stores often end a value with a line break.
+        secrets[variable] = secret = environ.get(variable, "").strip()
+        if not _PRINTABLE.fullmatch(secret):
+            what = "holds what cannot stand in a header" if secret else "is not set"
+            where = f"environment variable {variable}"
+            problems.append(Problem(where=where, key=key, what=what, fix=fix))
+    if problems:
+        raise ConfigError(problems)
     if (decisions := settings.observation.decision_log) is not None:
         for seat in range(settings.listen.workers):
             check_file(decisions.of_worker(seat))
     return Prepared(
         settings=settings,
         urls=read_backends(settings),
-        api_keys={p.name: environ[p.api_key_env] for p in settings.pools if p.api_key_env},
-        admin_token=None if admin is None else environ[admin.token_env],
+        api_keys={p.name: secrets[p.api_key_env] for p in settings.pools if p.api_key_env},
+        admin_token=None if admin is None else secrets[admin.token_env],
         tls=None if settings.listen.tls is None else server_context(settings.listen.tls),
     )
 
 
+_PRINTABLE = re.compile("[ -~]+")
 _KEY = "set it to the API key of the pool's servers, or remove api_key_env"
 _BEAR = "set it to the token that requests to the admin API must bear, or remove admin"
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
-from httptools import parse_url
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.settings import Listen
@@ -23,6 +23,8 @@ from proxy.shared import Clients
 PIPELINED, PIPELINED_BYTES = 4, 64 * 2**10
 """Requests that may wait behind another on a connection, and how long the body of one may be,
 before no more is read. Until then the client is heard when it leaves."""
+
+_TOO_LONG = b"431 Request Header Fields Too Large", "the head is too long (listen.max_head_bytes)"
 
 Serve = Callable[[Downstream], Awaitable[None]]
 
@@ -81,8 +83,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = self._fields_bytes = 0
         self._too_late: asyncio.TimerHandle | None = None
-        self._served: Downstream | None = None
-        """The request under way, if the pipeline serves it."""
+        self._begun: Any = None
+        """The request that is answered or was answered last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless its client has enough of them."""
@@ -95,37 +97,62 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection."""
-        self._head_is_there()
+        self._nothing_is_due()
         self.clients.remove(self._address)
         super().connection_lost(exc)
         # What is pipelined behind it is not begun; uvicorn knows of the last that came alone.
         self.pipeline.clear()
-        if self._served is not None and not self._served.response_complete:
-            self._served.disconnected = True
-            self._served.set()
+        if self._is_answering and isinstance(self._begun, Downstream):
+            self._begun.disconnected = True
+            self._begun.set()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, as long as a head is not too long."""
         if self.transport.is_closing():
             return
-        if self._in_head:
-            if self._too_late is None:  # the first bytes of a further request
-                self._expect_head()
-            self._head_bytes += len(data)
-            # A body may come with its head; it is no longer a head's length once that is read.
-            if self._head_bytes > self.listen.max_head_bytes and b"\r\n\r\n" not in data:
-                self._refuse(b"431 Request Header Fields Too Large", "the head is too long")
-                return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        if self._in_head and self._too_late is None:  # the first bytes of a further request
+            self._expect_head()
+        self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as stopped:
+            self._read_without_upgrade(data[stopped.args[0] :])
+            return
+        except HttpParserError:
+            if self._fields_bytes > self.listen.max_head_bytes:
+                self._refuse(*_TOO_LONG)
+            else:
+                self.logger.warning("what %s sent is not HTTP/1.1", self._address or "a client")
+                self._refuse(b"400 Bad Request", "this is not HTTP as it should be")
+            return
+        # What comes between the pieces of a body or after it may be without end too.
+        if self._head_bytes > self.listen.max_head_bytes:
+            self._refuse(*_TOO_LONG)
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Read a head anew as if it had not asked for another protocol, as RFC 9110 (7.8) allows.
+
+        After such a head the parser takes what follows, its body, for the other protocol's, or
+        for a further request: Java's client asks for `h2c` with the first request it sends.
+        """
+        version = self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+        head += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._head_bytes = 0
+        self.data_received(b"%b\r\n%b" % (b"".join(head), rest))
 
     def on_message_begin(self) -> None:
         """Begin with a head; ASGI's scope is made for what goes that way."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._fields_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Take the target."""
         super().on_url(url)
-        self._fields_bytes = len(url)
+        self._fields_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field, unless the head is too long, which may have come in one piece."""
@@ -136,8 +163,13 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Let the request begin."""
-        self._head_is_there()
         method = self.parser.get_method().decode("ascii")
+        if self.parser.should_upgrade():
+            if method == "CONNECT":
+                raise ValueError("no tunnels here")
+            return  # it is read anew: the parser takes no body after it
+        self._in_head, self._head_bytes = False, 0
+        self._nothing_is_due()
         url = parse_url(self.url)
         path = url.path.decode("ascii")
         if "%" in path:
@@ -149,8 +181,11 @@ class Connection(HttpToolsProtocol):
             self.url, self.expect_100_continue = target, expects
             self.headers += headers  # the list that ASGI's scope has
             super().on_headers_complete()
+            self._expect_body()
+            self.headers = []
             return
         before = self.cycle
+        is_1_1 = self.parser.get_http_version() == "1.1"
         self.cycle = Downstream(  # type: ignore[assignment]
             method=method,
             target=url.path if url.query is None else b"%b?%b" % (url.path, url.query),
@@ -159,11 +194,13 @@ class Connection(HttpToolsProtocol):
             socket=self.transport,
             flow=self.flow,
             own=self.server_state.default_headers,
-            keep_alive=self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive(),
-            expects_continue=self.expect_100_continue,
+            keep_alive=is_1_1 and self.parser.should_keep_alive(),
+            chunks=is_1_1,
+            expects_continue=is_1_1 and self.expect_100_continue,
             serve=serve,
             on_response=self.on_response_complete,
         )
+        self.headers = []  # for trailers, which are no fields of the request and are dropped
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -173,22 +210,27 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Begin with a request."""
-        self._served = cycle if isinstance(cycle, Downstream) else None
+        self._begun = cycle
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
+        self._head_bytes = 0
         if isinstance(self.cycle, Downstream):
             if not self.cycle.response_complete:
                 self.cycle.take(body)
-                if self.cycle is not self._served and self.cycle.size > PIPELINED_BYTES:
+                if self.cycle is not self._begun and self.cycle.size > PIPELINED_BYTES:
                     self.flow.pause_reading()
         else:
+            self._expect_body()
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Expect the next request's head."""
+        if self._in_head:
+            return  # that was a head alone, which is read anew
         self._in_head, self._head_bytes = True, 0
+        self._nothing_is_due()
         super().on_message_complete()
         if isinstance(self.cycle, Downstream) and self.cycle.lingers:
             self.transport.close()  # what was left of its body is over
@@ -197,22 +239,49 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         self._too_late = self.loop.call_later(self.listen.head_s, self._give_up)
 
-    def _head_is_there(self) -> None:
-        self._in_head = False
+    def _expect_body(self) -> None:
+        """Wait for a piece of a body; what the pipeline serves has a wait of its own for it."""
+        self._nothing_is_due()
+        self._too_late = self.loop.call_later(self.listen.body_s, self._give_up)
+
+    def _nothing_is_due(self) -> None:
         if self._too_late is not None:
             self._too_late.cancel()
             self._too_late = None
 
     def _give_up(self) -> None:
         self._too_late = None
-        if not self.transport.is_closing():
-            self._refuse(b"408 Request Timeout", "the request's head did not come in time")
+        if self._is_answering and (self._in_head or self.cycle is not self._begun):
+            # It stands behind an answer under way, which does not end for that.
+            self._too_late = self.loop.call_later(self.listen.head_s, self._give_up)
+        elif not self.transport.is_closing():
+            what, limit = ("head", "head_s") if self._in_head else ("body", "body_s")
+            message = f"the request's {what} did not come in time (listen.{limit})"
+            self._refuse(b"408 Request Timeout", message)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self._begun is not None and not self._begun.response_complete
 
     def _refuse(self, status: bytes, message: str) -> None:
+        """Refuse what came last and close, without a word if that would be read as another's."""
+        if self._may_refuse:
+            self._write_refusal(status, message)
+        self.transport.close()
+
+    @property
+    def _may_refuse(self) -> bool:
+        """Whether what is written next answers what came last."""
+        begun = self._begun
+        if begun is None or begun.response_complete:
+            return self._in_head
+        started = begun.started if isinstance(begun, Downstream) else begun.response_started
+        return begun is self.cycle and begun.more_body and not started
+
+    def _write_refusal(self, status: bytes, message: str) -> None:
         body = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":%b}}'
         body %= message.encode(), status[:3]
         self.transport.write(
             b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%b" % (status, len(body), body)
         )
-        self.transport.close()

@@ -31,6 +31,7 @@ DRAFTS_EVERY_STEP = 0.8
 """Drafts per step from which a method is taken to draft at every step. Seen on vLLM 0.32 with the
 question below: n-gram 0 of 15 steps (1 of 14 without the repetition penalty), a draft model 6 of
 6."""
+_BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 _QUESTION = {
     "prompt": "Beyond the old harbour a painter kept seven green",
     "max_tokens": 16,
@@ -257,6 +258,9 @@ class Discovery:
 
         Returns:
             The method, None when it can't be told, and what was seen.
+
+        Raises:
+            Unanswered: If there was no answer in time, or none but that it is busy.
         """
         before = await scrape(self._client, member, timeout_s=self._timeout_s)
         response = await ask(
@@ -268,7 +272,10 @@ class Discovery:
             body={"model": member.pool.model, **_QUESTION},
         )
         if response.status_code != httpx.codes.OK:
-            return None, f"POST {response.url} answered {response.status_code}"
+            why = f"POST {response.url} answered {response.status_code}"
+            if response.status_code in _BUSY:
+                raise Unanswered(why)
+            return None, why
         answer = json_object(response)
         report = _member(_member(answer, "metrics"), "speculative_decoding")
         if report:

@@ -17,7 +17,8 @@ Headers = list[tuple[bytes, bytes]]
 
 
 LINGER_S = 2.0
-"""How long a client may go on with a body that is not wanted, to read the answer in peace."""
+"""How long a client may go on with a body that is not wanted, to read the answer in peace; and how
+long one that reads nothing is waited for, to be told that its answer has failed."""
 
 
 class Flow(Protocol):
@@ -38,6 +39,9 @@ class Socket(Protocol):
     def close(self) -> None:
         """Close it when they are sent."""
 
+    def abort(self) -> None:
+        """Close it at once."""
+
     def is_closing(self) -> bool:
         """Whether that has begun."""
 
@@ -54,6 +58,7 @@ class Downstream:
         flow: Whether that takes more.
         own: Fields that every answer of this server has.
         keep_alive: Whether the connection may be used again.
+        chunks: Whether the client can read a body in chunks, as HTTP/1.1 has it.
         expects_continue: Whether the client waits to be asked for its body.
         serve: Answers it.
         on_response: Called when the answer is complete.
@@ -70,6 +75,7 @@ class Downstream:
 
     __slots__ = (
         "_chunked",
+        "_chunks",
         "_expects_continue",
         "_flow",
         "_head",
@@ -105,6 +111,7 @@ class Downstream:
         flow: Flow,
         own: Sequence[tuple[bytes, bytes]],
         keep_alive: bool,
+        chunks: bool,
         expects_continue: bool,
         serve: "Callable[[Downstream], Awaitable[None]]",
         on_response: Callable[[], None],
@@ -122,6 +129,7 @@ class Downstream:
         self._socket = socket
         self._flow = flow
         self._own = own
+        self._chunks = chunks
         self._expects_continue = expects_continue
         self._serve = serve
         self._pieces: list[bytes] = []
@@ -151,7 +159,8 @@ class Downstream:
         finally:
             self.on_left = None
             if not self.response_complete:
-                self._socket.close()
+                # What a client does not read would never be sent, nor its connection closed.
+                self._socket.abort() if self._flow.write_paused else self._socket.close()
             self.on_response = _nothing
 
     def take(self, piece: bytes) -> None:
@@ -232,10 +241,11 @@ class Downstream:
         parts += [b"%b: %b\r\n" % field for field in added.items()]
         parts += [b"%b: %b\r\n" % field for field in self._own]
         # A stream's length may change on the way: the gateway takes out what it asked for itself.
-        self._chunked = not (length and not self.in_events) and status not in (204, 304)
+        ends_itself = status in (204, 304) or bool(length and not self.in_events)
+        self._chunked = self._chunks and not ends_itself
         if self._chunked:
             parts.append(b"transfer-encoding: chunked\r\n")
-        elif length:
+        elif length and ends_itself:
             parts.append(b"content-length: %b\r\n" % length)
         # What is left of a body that is not wanted would be read as the next request.
         self.keep_alive = self.keep_alive and not self.more_body
@@ -286,7 +296,7 @@ class Downstream:
             *((key.encode(), value.encode()) for key, value in error.headers.items()),
         ]
         self.start(error.status, headers)
-        await self.write(body, more=False)
+        await self._end(body)
 
     async def break_off(self, error: ProxyError) -> None:
         """End an event stream under way with an error event, after whatever part of one went out.
@@ -296,7 +306,17 @@ class Downstream:
         if self.in_events and not self.response_complete:
             data = error.body(anthropic=self.anthropic)
             name = "error" if self.anthropic else ""
-            await self.write(b"\n\n" + event(data, name=name), more=False)
+            await self._end(b"\n\n" + event(data, name=name))
+
+    async def _end(self, body: bytes) -> None:
+        """Send the last piece of an error, unless the client reads nothing of what was before."""
+        if self._flow.write_paused:
+            try:
+                async with asyncio.timeout(LINGER_S):
+                    await self._flow.drain()
+            except TimeoutError:
+                return
+        await self.write(body, more=False)
 
 
 def first_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:

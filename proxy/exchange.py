@@ -117,7 +117,7 @@ class Intake:
             served=served,
             request=RoutingRequest(features=features, traffic_class=traffic_class, pin=pin),
             version=self._fleet.version,
-            fixed=self._holder(parsed.body.get("previous_response_id")),
+            fixed=self._holder(parsed.body.get("previous_response_id"), caller),
         )
 
     def _without_body(
@@ -132,7 +132,7 @@ class Intake:
         fixed = None
         if downstream.path.startswith(RESPONSES):
             response_id = downstream.path.removeprefix(RESPONSES).partition("/")[0]
-            fixed = self._holder(response_id)
+            fixed = self._holder(response_id, caller)
             if fixed is None:
                 msg = f"response {response_id[:80]!r} is not known here; it was not made through "
                 msg += "this gateway, or long ago"
@@ -192,9 +192,16 @@ class Intake:
             raise InvalidRequest(msg)
         return pin or None
 
-    def _holder(self, response_id: object) -> Member | None:
-        """Return the member that made a stored response, if it was made here."""
+    def _holder(self, response_id: object, caller: Caller) -> Member | None:
+        """Return the member that made a stored response, if it was made here.
+
+        Raises:
+            Forbidden: If `caller` may not use its pool.
+        """
         if not isinstance(response_id, str):
             return None
         owner = self._stored.owner(response_id)
-        return None if owner is None else self._fleet.members.get(owner)
+        member = None if owner is None else self._fleet.members.get(owner)
+        if member is not None:
+            caller.permit_pool(member.pool.name)
+        return member

@@ -1,10 +1,9 @@
 """What a worker does because of the others: it obeys orders, and takes in what they have found."""
 
 import asyncio
-from contextlib import suppress
+import logging
 
 from config.backends import backend_name
-from config.problems import ConfigError
 from proxy.applying import Applier
 from proxy.availability import Availability
 from proxy.errors import ProxyError
@@ -17,6 +16,8 @@ from proxy.team import READINGS_ASKED, Order, Team
 from proxy.waiting import WaitingRoom
 from routing.exchange import TeamLearner
 from routing.learner import Learner
+
+log = logging.getLogger("turnout")
 
 EXCHANGED_EVERY = 5
 """Looks between two exchanges of what was learnt: a quarter of a second, as old as a pool's
@@ -77,8 +78,7 @@ class Follower:
             self._memory.load()
         for order in self._team.orders():
             if order["order"] != "reload" or self._team.is_behind:
-                with suppress(ProxyError, ConfigError):  # it is void by the config of now
-                    await self.obey(order)
+                await self.obey(order)
         if self._leads:
             if not self._team.replaces:
                 self._read[0] = number_of(self._reloader.state)
@@ -97,7 +97,18 @@ class Follower:
         self._read[0] = number_of(self._reloader.state)
 
     async def obey(self, order: Order) -> None:
-        """Do what was done at another worker."""
+        """Do what was done at another worker, as far as it can be done here.
+
+        An order may be older than the config: the backend that it is about may have gone since.
+        """
+        try:
+            await self._obey(order)
+        except ProxyError as error:
+            log.warning("an order (%s) can't be obeyed: %s", order["order"], error)
+        except Exception:  # a defect of ours must not end a worker
+            log.exception("worker %d could not obey %s", self._team.seat, order)
+
+    async def _obey(self, order: Order) -> None:
         match order["order"]:
             case "reload":
                 await self._reloader.reload(told=True)

@@ -1,15 +1,14 @@
 """Who asks: API keys, what each may do, and what it has under way.
 
 The config holds SHA-256 digests alone. A key is 256 random bits, so a digest of it can't be
-guessed back, and nothing slower than SHA-256 is needed. A key that comes is compared with every
-one that there is, in constant time each.
+guessed back, and nothing slower than SHA-256 is needed. A key that comes is looked up by its
+digest, of which nobody can choose a part: how long that takes tells nothing of the keys there are.
 """
 
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from hashlib import sha256
-from hmac import compare_digest
 from typing import Self
 
 from config.settings import ApiKey, Auth
@@ -82,12 +81,22 @@ class Caller:
         Raises:
             Forbidden: If the key may not have it.
         """
-        models, pools = self._settings.models, self._settings.pools
+        models = self._settings.models
         if models is not None and model not in models:
             msg = f"key {self.name!r} may not use model {model[:80]!r}; it may: {_listed(models)}"
             raise Forbidden(msg, param="model")
-        if pools is not None and pin is not None and pin not in pools:
-            msg = f"key {self.name!r} may not use pool {pin!r}; it may: {_listed(pools)}"
+        if pin is not None:
+            self.permit_pool(pin)
+
+    def permit_pool(self, pool: str) -> None:
+        """Check that it may use a pool.
+
+        Raises:
+            Forbidden: If it may not.
+        """
+        pools = self._settings.pools
+        if pools is not None and pool not in pools:
+            msg = f"key {self.name!r} may not use pool {pool!r}; it may: {_listed(pools)}"
             raise Forbidden(msg)
 
     @property
@@ -145,18 +154,18 @@ class Keyring:
     def __init__(self, settings: Auth, team: Team | None = None) -> None:
         self._team = team
         self._open: Caller | None = None
-        self._callers: list[tuple[bytes, Caller]] = []
+        self._callers: dict[str, Caller] = {}
         self.configure(settings)
 
     def configure(self, settings: Auth) -> None:
         """Know the callers of other settings; one of the same name stays who it is."""
-        before = {caller.name: caller for _, caller in self._callers}
+        before = {caller.name: caller for caller in self._callers.values()}
         self._open = (self._open or Caller(_ANYBODY, self._team)) if settings.open else None
-        self._callers = []
+        self._callers = {}
         for each in settings.keys:
             caller = before.get(each.name) or Caller(each, self._team)
             caller.configure(each)
-            self._callers.append((each.sha256.encode(), caller))
+            self._callers[each.sha256] = caller
 
     @property
     def checks(self) -> bool:
@@ -179,11 +188,7 @@ class Keyring:
         if not key:
             msg = "no API key came; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             raise Unauthenticated(msg)
-        came, found = digest(key).encode(), None
-        for known, caller in self._callers:
-            if compare_digest(known, came):
-                found = caller
-        if found is None:
+        if (found := self._callers.get(digest(key))) is None:
             msg = "this API key is not known here"
             raise Unauthenticated(msg)
         return found

@@ -65,6 +65,9 @@ class Ledger:
         if length == self._read:
             return
         lines = bytes(self._log[self._read : length]).splitlines()
+        if self._header[0] != epoch:  # it was written anew meanwhile
+            self._catch_up()
+            return
         self._read = length
         for line in lines:
             place, *name = orjson.loads(line)
@@ -149,6 +152,6 @@ class Ledger:
         return iter(tuple(self._places))
 
 
-def private_memory() -> memoryview:
-    """Return memory for a ledger that no other process sees."""
+def new_memory() -> memoryview:
+    """Return memory for a ledger, which processes forked from this one share."""
     return memoryview(mmap.mmap(-1, BYTES))

@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
@@ -37,10 +38,12 @@ class Link(asyncio.Protocol):
         status: Of the answer; 0 while its head is not there.
         headers: Its fields, names in lower case.
         whole: Whether all of it has come.
+        idle_since: When it last became free (s, of the loop); 0 before its first answer.
     """
 
     __slots__ = (
         "_body",
+        "_fields",
         "_framed",
         "_head_bytes",
         "_held",
@@ -51,6 +54,7 @@ class Link(asyncio.Protocol):
         "_parser",
         "_paused",
         "_transport",
+        "_unread",
         "_waiter",
         "headers",
         "idle_since",
@@ -71,10 +75,11 @@ class Link(asyncio.Protocol):
     def _begin(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
-        self._held = self._head_bytes = 0
+        self._held = self._head_bytes = self._unread = 0
         self._framed = self._paused = self._keeps = self.whole = False
         self.status = 0
         self.headers: Fields = []
+        self._fields: Fields = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -91,6 +96,10 @@ class Link(asyncio.Protocol):
             self.close("it switched protocols")
         except httptools.HttpParserError as error:
             self.close(f"its answer is not HTTP: {error}")
+        if not self.status:  # a field may be without end
+            self._unread += len(data)
+            if self._unread > HEAD_BYTES:
+                self.close("its answer is not HTTP: too long a head")
         self._wake()
 
     def eof_received(self) -> bool:
@@ -109,7 +118,7 @@ class Link(asyncio.Protocol):
     # What the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field."""
+        """Take a field; one that follows the body is dropped."""
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > HEAD_BYTES:
             msg = "too long a head"
@@ -117,16 +126,19 @@ class Link(asyncio.Protocol):
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._framed = True
-        self.headers.append((name, value))
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Take the head, unless it is an interim one."""
         status = self._parser.get_status_code()
-        if status >= 200:
-            self.status = status
-            self._framed = self._framed or status in _NO_BODY
-        else:
-            self.headers = []
+        fields, self._fields = self._fields, []
+        if status < 200:
+            return
+        if self.status or status > 599:
+            msg = "a second answer, or a status that there is not"
+            raise ValueError(msg)
+        self.status, self.headers = status, fields
+        self._framed = self._framed or status in _NO_BODY
 
     def on_body(self, body: bytes) -> None:
         """Take a piece."""
@@ -192,7 +204,8 @@ class Link(asyncio.Protocol):
         pieces, self._body, self._held = self._body, [], 0
         if self._paused and self._transport is not None:
             self._paused = False
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _more(self) -> None:
@@ -243,11 +256,20 @@ class Place(NamedTuple):
     def of(cls, url: str) -> Self:
         """Return the place of a base URL."""
         parts = urlsplit(url)
-        tls = ssl.create_default_context() if parts.scheme == "https" else None
+        tls = authorities() if parts.scheme == "https" else None
         host, port = parts.hostname or "", parts.port or 0
         return cls(
             host, port, tls, parts.netloc.encode("latin-1"), parts.path.rstrip("/").encode()
         )
+
+
+@cache
+def authorities() -> ssl.SSLContext:
+    """Return how connections to servers are encrypted, and by whom their certificates may be.
+
+    Those are the system's authorities, or `SSL_CERT_FILE`'s. Read once, as it takes 10 ms.
+    """
+    return ssl.create_default_context()
 
 
 class Links:
@@ -301,8 +323,9 @@ class Links:
             self._sweep = self._loop.call_later(wait_s, self._close_idle)
 
     def close(self) -> None:
-        """Close what is idle; what is in use is its user's."""
+        """Close what is idle; what is in use is its user's, and closed soon after."""
         if self._sweep is not None:
             self._sweep.cancel()
+            self._sweep = None
         while self._idle:
             self._idle.pop().close("the gateway stops")

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from math import inf
 
-from proxy.errors import BackendError
+from proxy.errors import BackendError, ClientGone
 
 Late = Callable[[], BackendError]
 """Makes the error of a wait that was too long."""
@@ -68,10 +68,12 @@ class Patience:
             self.end(self._late())
 
     def end(self, reason: Exception) -> None:
-        """End the task for `reason`, unless it was ended."""
+        """End the task for `reason`, unless it was ended; a client that has left goes before."""
         if self.reason is None:
-            self.reason = reason
             self.task.cancel()
+        elif not isinstance(reason, ClientGone):
+            return
+        self.reason = reason
 
     def taken(self) -> BackendError | None:
         """Return the backend's failure that ended the task, which goes on; None for all else."""

@@ -104,7 +104,13 @@ class GatewayServer(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        acceptor: Any = Acceptor(self._listening, made, tls=self._gateway.tls, ahead=self._ahead)
+        acceptor: Any = Acceptor(
+            self._listening,
+            made,
+            tls=self._gateway.tls,
+            handshake_s=self._gateway.settings.listen.head_s,
+            ahead=self._ahead,
+        )
         self.servers = [acceptor]
 
     async def main_loop(self) -> None:
@@ -121,6 +127,18 @@ class GatewayServer(uvicorn.Server):
             drain.cancel()
             if self._admin is not None:
                 self._admin[0].should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop; drain where what looks after backends, config and logs has failed."""
+        if self.failed and not self._asked.is_set():
+            log.error("a part of the gateway has failed: it stops, so that another may start")
+            self._asked.set()
+        return await super().on_tick(counter)
+
+    @property
+    def failed(self) -> bool:
+        """Whether that has failed: nothing would tell that a backend is down, or up again."""
+        return bool(self.lifespan.shutdown_failed)
 
     def _orphaned(self, loop: asyncio.AbstractEventLoop, life: int) -> None:
         """Drain: whoever would have told this worker to has died."""
@@ -235,7 +253,7 @@ def _serve(
         life=life,
     )
     server.run()
-    return 0
+    return 1 if server.failed else 0
 
 
 def _bound(where: Admin | Listen, *, key: str) -> socket.socket:

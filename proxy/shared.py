@@ -120,8 +120,8 @@ def drop_backends(team: Team, gone: Iterable[Backend], present: Container[str]) 
         if name[1] in present or cell[0]:
             continue
         team.own.drop(name)
-        if all(ledger.find(name) is None for ledger in team.others):
-            with team.lock():
+        with team.lock():  # whoever has it anew takes its circuit after its counts, under the lock
+            if all(ledger.find(name) is None for ledger in team.others):
                 team.common.drop((CIRCUIT, name[1]))
 
 

@@ -20,7 +20,8 @@ log = logging.getLogger("turnout")
 
 _WAITED_FOR = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM}
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
-"""Before a worker that died is started again: twice as long each time it dies young."""
+"""Before a worker that died is started again: twice as long each time it dies young, and the
+longest where the system has no process for it."""
 _YOUNG_S = 10.0
 
 Work = Callable[[Team, int], int]
@@ -99,7 +100,11 @@ class Supervisor:
             self._send(sign)
         now = monotonic()
         for seat in [each for each, at in self._due.items() if at <= now]:
-            self._start(seat, mask)
+            try:
+                self._start(seat, mask)
+            except OSError as error:  # of the fork; nothing leaves a worker that way
+                log.warning("worker %d can't be started yet: %s", seat, error)
+                self._due[seat] = now + LONGEST_PAUSE_S
         if self._due:
             signal.setitimer(signal.ITIMER_REAL, max(0.001, min(self._due.values()) - now))
 

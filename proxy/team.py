@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import ProxyError
-from proxy.ledger import BYTES, HEADER_BYTES, Cell, Ledger, Name
+from proxy.ledger import HEADER_BYTES, Cell, Ledger, Name, new_memory
 
 log = logging.getLogger("turnout")
 
@@ -109,8 +109,8 @@ class Commons:
         if seats > 1 and not hasattr(os, "fork"):
             msg = "this system has no fork"
             raise OSError(msg)
-        self.ledgers = [memoryview(mmap.mmap(-1, BYTES)) for _ in range(seats)]
-        self.common = memoryview(mmap.mmap(-1, BYTES))
+        self.ledgers = [new_memory() for _ in range(seats)]
+        self.common = new_memory()
         self.journal = memoryview(mmap.mmap(-1, JOURNAL_BYTES))
         self.config = memoryview(mmap.mmap(-1, CONFIG_BYTES))
         self.channels: list[tuple[socket.socket, socket.socket]] = []
@@ -308,10 +308,7 @@ class Team:
                     look()
                 self._changed.clear()
                 for each in self.orders():
-                    try:
-                        await obey(each)
-                    except Exception:  # a defect of ours must not end a worker
-                        log.exception("worker %d could not obey %s", self.seat, each)
+                    await obey(each)
         finally:
             loop.remove_reader(here)
 

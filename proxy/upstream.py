@@ -13,7 +13,7 @@ from proxy.errors import (
     FirstByteTimeout,
 )
 from proxy.fleet import Change, Member
-from proxy.links import Link, Links, Lost
+from proxy.links import Link, Links, Lost, Place
 from proxy.patience import Patience
 
 HeaderList = Iterable[tuple[bytes, bytes]]
@@ -185,6 +185,8 @@ class Upstream:
     ) -> Answer:
         """Send a request and return its answer once the head is there; to be closed.
 
+        Where a connection that was idle is lost before an answer, the backend may have closed it
+        at that moment: that says nothing of it, and the request is sent once more on a new one.
         The longer its prompt, the longer the first byte may take. Too long a wait ends the
         request's task.
 
@@ -192,7 +194,9 @@ class Upstream:
             BackendUnreachable: If no connection could be made, or it was lost before the head.
         """
         waits = self._timeouts
-        link = await self._link(member, patience, waits)
+        links = self._links.get(member.url)
+        if links is None:
+            links = self._links[member.url] = Links(member.url)
         first_s = waits.first_byte_s + waits.prompt_token_s * prompt_tokens
 
         def late() -> BackendError:
@@ -200,32 +204,45 @@ class Upstream:
             return FirstByteTimeout(msg + "(first_byte_s)")
 
         head = self._head(
-            member, method, target, headers, body, request_id=request_id, api_key=api_key
+            links.place, method, target, headers, body, request_id=request_id, api_key=api_key
         )
-        patience.wait(first_s, late)
-        try:
-            link.send(head, body)
-            await link.head()
-        except Lost as lost:
-            link.close("it was lost")
-            msg = f"backend {member.name} was lost before it answered: {lost}"
-            raise BackendUnreachable(msg) from lost
-        except BaseException:
-            link.close("nobody waits for the answer")
-            raise
+        link, sent = links.idle(), False
+        while True:
+            if link is None:
+                link = await self._dial(links, member, patience, waits, sent=sent)
+            patience.wait(first_s, late)
+            try:
+                link.send(head, body)
+                await link.head()
+            except Lost as lost:
+                link.close("it was lost")
+                if not link.idle_since:
+                    msg = f"backend {member.name} was lost before it answered: {lost}"
+                    raise BackendUnreachable(msg) from lost
+                link, sent = None, True
+            except BaseException:
+                link.close("nobody waits for the answer")
+                raise
+            else:
+                break
         return Answer(link, member, waits=waits, patience=patience)
 
-    async def _link(self, member: Member, patience: Patience, waits: Timeouts) -> Link:
-        """Return a connection to `member`.
+    @staticmethod
+    async def _dial(
+        links: Links, member: Member, patience: Patience, waits: Timeouts, *, sent: bool
+    ) -> Link:
+        """Return a new connection to `member`.
+
+        Args:
+            links: Its connections.
+            member: The backend.
+            patience: Ends the wait.
+            waits: How long that may be.
+            sent: Whether the request was lost there on another connection.
 
         Raises:
             BackendUnreachable: If none can be made.
         """
-        links = self._links.get(member.url)
-        if links is None:
-            links = self._links[member.url] = Links(member.url)
-        if (link := links.idle()) is not None:
-            return link
 
         def late() -> BackendError:
             msg = f"no connection to backend {member.name} in {waits.connect_s:g} s (connect_s)"
@@ -237,11 +254,11 @@ class Upstream:
         except OSError as error:
             refused = error.errno in _NOBODY_THERE
             msg = f"no connection to backend {member.name}: {error.strerror or error}"
-            raise BackendUnreachable(msg, connected=False, refused=refused) from error
+            raise BackendUnreachable(msg, connected=sent, refused=refused) from error
 
     def _head(
         self,
-        member: Member,
+        place: Place,
         method: str,
         target: bytes,
         headers: HeaderList,
@@ -251,7 +268,6 @@ class Upstream:
         api_key: str | None,
     ) -> bytes:
         """Return the request's head: the client's end-to-end fields, without the gateway's."""
-        place = self._links[member.url].place
         target = place.path + target
         parts = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), target, place.authority)]
         named = named_by_connection(headers)

@@ -95,13 +95,15 @@ class WaitingRoom:
         displaced = self._queue.push(one, first=again)
         if displaced is one:
             raise self._full()
-        if displaced is not None:
+        if displaced is not None and not displaced.item.turn.done():
             displaced.item.turn.set_exception(self._full())
         self._counted()
         try:
             async with asyncio.timeout_at(until):
                 await place.turn
         except TimeoutError:
+            if place.turn.done() and not place.turn.cancelled():
+                return place.turn.result()  # it came at the last moment
             msg = f"no backend was free for {self._settings.wait_s:g} s (queue.wait_s)"
             raise Overloaded(msg) from None
         except asyncio.CancelledError:

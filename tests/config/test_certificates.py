@@ -1,12 +1,13 @@
 """The certificate that clients are shown, and files that cannot be one."""
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trustme
 
-from config.certificates import server_context
+from config.certificates import read_certificate, server_context
 from config.problems import ConfigError
 from config.settings import Tls
 
@@ -57,6 +58,35 @@ def test_files_that_do_not_fit_together_are_named(files: Tls, tmp_path: Path) ->
 
     assert f"{files.certificate} and {other} cannot be used" in told
     assert "the key is the certificate's own" in told
+
+
+def test_a_pair_that_does_not_fit_leaves_the_one_before_in_use(files: Tls) -> None:
+    authority = trustme.CA()
+    one, other = (authority.issue_cert("localhost") for _ in range(2))
+    one.cert_chain_pems[0].write_to_path(files.certificate)
+    one.private_key_pem.write_to_path(files.key)
+    context = server_context(files)
+    other.cert_chain_pems[0].write_to_path(files.certificate)
+
+    with pytest.raises(ConfigError):
+        read_certificate(files, context)
+
+    assert shown(context, authority) == ssl.PEM_cert_to_DER_cert(
+        one.cert_chain_pems[0].bytes().decode()
+    )
+
+
+def shown(context: ssl.SSLContext, authority: trustme.CA) -> bytes | None:
+    """Return the certificate that a client is shown, DER."""
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(down, up, server_hostname="localhost")
+    server = context.wrap_bio(up, down, server_side=True)
+    for side in (client, server, client):
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return client.getpeercert(binary_form=True)
 
 
 def test_a_file_that_is_no_certificate_is_named(files: Tls, tmp_path: Path) -> None:

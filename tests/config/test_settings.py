@@ -96,6 +96,10 @@ def test_marks_are_off_or_a_band() -> None:
             {"pools": [{"name": "a", "backends": ["http://h:1/?key=x"]}]},
             "'http://h:1/?key=x' must end with its path; leave out what follows '?' or '#'",
         ),
+        (
+            {"pools": [{"name": "a", "backends": ["http://me:secret@h:1"]}]},
+            "the URL of h:1 must not hold a user; api_key_env names a key",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], expected: str) -> None:

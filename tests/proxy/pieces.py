@@ -91,6 +91,7 @@ class Client:
             flow=self,
             own=(),
             keep_alive=True,
+            chunks=True,
             expects_continue=False,
             serve=self._serve,
             on_response=lambda: None,
@@ -106,6 +107,9 @@ class Client:
         self.writes.append(data)
 
     def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
         self.closed = True
 
     def is_closing(self) -> bool:

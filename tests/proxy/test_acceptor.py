@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
@@ -49,7 +50,7 @@ def end(clients: list[socket.socket], acceptor: Acceptor) -> None:
 
 async def test_all_that_wait_are_taken_in_one_turn(listening: socket.socket) -> None:
     clients = connected(listening, MANY)
-    acceptor = Acceptor(listening, Counting, tls=None)
+    acceptor = Acceptor(listening, Counting, tls=None, handshake_s=1.0)
     acceptor._ready()
 
     with pytest.raises(BlockingIOError):
@@ -63,7 +64,7 @@ async def test_one_that_is_ahead_leaves_a_connection_to_the_others_for_a_while(
     listening: socket.socket,
 ) -> None:
     ahead = [False, True, True]
-    acceptor = Acceptor(listening, Counting, tls=None, ahead=lambda: ahead.pop(0))
+    acceptor = Acceptor(listening, Counting, tls=None, handshake_s=1.0, ahead=lambda: ahead.pop(0))
     clients = connected(listening, 1)
     await taken(1)
     clients += connected(listening, 2)
@@ -92,7 +93,7 @@ async def test_without_files_left_it_tries_again(
                 raise OSError(errno.EMFILE, "Too many open files")
             return listening.accept()
 
-    acceptor = Acceptor(Full(), Counting, tls=None)  # type: ignore[arg-type]
+    acceptor = Acceptor(Full(), Counting, tls=None, handshake_s=1.0)  # type: ignore[arg-type]
     clients = connected(listening, 1)
     await taken(1)
 
@@ -102,10 +103,22 @@ async def test_without_files_left_it_tries_again(
 
 
 async def test_closed_while_it_rests_it_takes_nothing(listening: socket.socket) -> None:
-    acceptor = Acceptor(listening, Counting, tls=None, ahead=lambda: True)
+    acceptor = Acceptor(listening, Counting, tls=None, handshake_s=1.0, ahead=lambda: True)
     client = connected(listening, 1)
     acceptor._ready()
     end(client, acceptor)
     await asyncio.sleep(0.01)
 
     assert Counting.made == 0
+
+
+async def test_a_client_that_never_says_hello_is_let_go(listening: socket.socket) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    acceptor = Acceptor(listening, Counting, tls=context, handshake_s=0.05)
+    reader, writer = await asyncio.open_connection(*listening.getsockname())
+
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+
+    writer.close()
+    end([], acceptor)

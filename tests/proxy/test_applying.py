@@ -22,7 +22,7 @@ def test_keys_and_urls_are_read() -> None:
 
     prepared = prepare(
         settings(locked, admin={"token_env": "TOKEN"}),
-        environ={"KEY": "secret", "TOKEN": "secret too"},
+        environ={"KEY": "secret\n", "TOKEN": " secret too\r\n"},
     )
 
     assert prepared.api_keys == {"a": "secret"}
@@ -36,13 +36,21 @@ def test_variables_that_are_not_set_are_named() -> None:
     locked = {**POOL, "api_key_env": "KEY"}
 
     with pytest.raises(ConfigError) as raised:
-        prepare(settings(locked, admin={}), environ={"KEY": ""})
+        prepare(settings(locked, admin={}), environ={"KEY": "\n"})
 
     key, token = raised.value.problems
     assert str(key).startswith("environment variable KEY: pools[0].api_key_env: is not set")
     assert str(token).startswith(
         "environment variable TURNOUT_ADMIN_TOKEN: admin.token_env: is not set"
     )
+
+
+@pytest.mark.parametrize("secret", ["one\ntwo", "schlüssel", "a\x00b"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(secret: str) -> None:
+    with pytest.raises(ConfigError, match=r"KEY: .*api_key_env: holds what cannot") as raised:
+        prepare(settings({**POOL, "api_key_env": "KEY"}), environ={"KEY": secret})
+
+    assert secret not in str(raised.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

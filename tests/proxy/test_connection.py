@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
+from tests.proxy import streams
 from tests.proxy.streams import dumps
-from tests.proxy.wire import ASKED, CHAT, Backend, Call, Running, eventually, gateway, soon
+from tests.proxy.wire import (
+    ASKED,
+    CHAT,
+    STREAMED,
+    Backend,
+    Call,
+    Running,
+    eventually,
+    gateway,
+    soon,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -71,6 +82,8 @@ MALFORMED = {
     "no version": b"POST /v1/chat/completions\r\n\r\n",
     "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "bare LF after every line": post(length()).replace(b"\r\n", b"\n"),
+    "a tunnel": b"CONNECT /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n",
     "non-ASCII path": b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
 }
 
@@ -87,6 +100,144 @@ async def test_malformed_http_is_refused_and_reaches_no_backend(name: str) -> No
         assert answer.startswith(b"HTTP/1.1 4"), answer[:200]
         assert not spec.calls
         assert (await running.ask())[0] == 200
+
+
+def chunked(body: bytes, *trailers: bytes) -> bytes:
+    lines = [b"%x" % len(body), body, b"0", *trailers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_wish_for_another_protocol_is_passed_over(at_once: bool) -> None:
+    """Java's HTTP client asks for `h2c` with the first request that it sends."""
+    wishes = b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABk"
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running, raw(running) as client:
+        head = post(*wishes, length(), body=b"")
+        await client.send(*((head + BODY,) if at_once else (head, BODY)))
+        await spec.called()
+        await client.send(post(length(), b"connection: close"))
+
+        assert (await client.all()).count(b"HTTP/1.1 200") == 2
+        assert [call.body for call in spec.calls] == [BODY, BODY]
+        assert not any(spec.calls[0].all(name) for name in (b"upgrade", b"http2-settings"))
+
+
+async def test_a_body_after_a_wish_for_another_protocol_is_no_further_request() -> None:
+    hidden = b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n"
+    async with (
+        gateway(spec=[Backend(speculates=True)]) as running,
+        raw(running) as client,
+    ):
+        head = post(b"connection: upgrade", b"upgrade: x", length(hidden), body=b"")
+        await client.send(head)
+        await asyncio.sleep(0.05)  # so that the body is read apart from its head
+        await client.send(hidden)
+
+        assert (await client.head()).startswith(b"HTTP/1.1 400")
+        await client.send(post(length(), b"connection: close"))
+        rest = await client.all()
+        assert rest.count(b"HTTP/1.1") == 1
+        assert b"HTTP/1.1 200" in rest
+
+
+async def test_trailers_are_no_fields_of_the_request() -> None:
+    spec, plain = Backend(speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain]) as running, raw(running) as client:
+        body = chunked(BODY, b"x-turnout-pool: plain", b"x-added: late")
+        for last in (b"x-a: b", b"connection: close"):
+            await client.send(post(b"transfer-encoding: chunked", last, body=body))
+
+        assert (await client.all()).count(b"x-turnout-pool: spec") == 2
+        assert not any(call.all(b"x-added") for call in spec.calls)
+
+
+@pytest.mark.parametrize("before", [b"0\r\nx-a: ", b"5;a="])
+async def test_what_follows_a_head_without_being_a_body_is_as_bounded_as_a_head(
+    before: bytes,
+) -> None:
+    async with (
+        gateway(spec=[Backend(speculates=True)], **LIMITS) as running,
+        raw(running) as client,
+    ):
+        start = b"%x\r\n%b\r\n" % (len(BODY), BODY)
+        await client.send(post(b"transfer-encoding: chunked", body=start + before))
+        for _ in range(2):
+            await asyncio.sleep(0.05)  # what comes in one piece with a body is not counted
+            await client.send(b"a" * 5000)
+        assert (await client.all()).startswith(b"HTTP/1.1 431")
+
+
+async def test_an_older_client_is_sent_no_chunks_and_not_asked_for_its_body() -> None:
+    async with gateway(spec=[Backend(speculates=True)]) as running:
+        for asked in (ASKED, STREAMED):
+            body = dumps(asked)
+            async with raw(running) as client:
+                sent = post(length(body), b"expect: 100-continue", body=body)
+                await client.send(sent.replace(b"HTTP/1.1", b"HTTP/1.0"))
+                head, _, got = (await client.all()).partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                assert b"transfer-encoding" not in head
+                assert b"connection: close" in head
+                whole = b"".join(streams.CHAT) + streams.DONE
+                assert got == (whole if asked is STREAMED else got.strip())
+
+
+async def slowly(call: Call) -> None:
+    """Stream for longer than a head may take."""
+    await call.stream(*streams.CHAT[:2])
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        await call.send(streams.text("x"))
+    await call.send(streams.DONE)
+    await call.end()
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"POST /v1/ch", post(b"content-length: 9", body=b"{")])
+async def test_what_comes_behind_an_answer_under_way_does_not_end_it(more: bytes) -> None:
+    spec, body = Backend(slowly, speculates=True), dumps(STREAMED)
+    async with gateway(spec=[spec], **LIMITS) as running, raw(running) as client:
+        await client.send(post(length(body), body=body))
+        await client.head()
+        await client.send(more)
+
+        streamed = await soon(client.reader.readuntil(b"0\r\n\r\n"))
+
+        assert streams.DONE in streamed
+        assert b"HTTP/1.1" not in streamed
+        await running.settled(finished=1, **({"client_error": 1} if b"{" in more else {}))
+
+
+@pytest.mark.parametrize("more", [b"\x00", b"GET /" + b"a" * 9000])
+async def test_a_refusal_is_never_written_into_an_answer_under_way(more: bytes) -> None:
+    spec, body = Backend(slowly, speculates=True), dumps(STREAMED)
+    async with gateway(spec=[spec], **LIMITS) as running, raw(running) as client:
+        await client.send(post(length(body), body=body))
+        await client.head()
+        await client.send(more)
+
+        assert b"HTTP/1.1" not in await client.all()
+        await running.settled(cancelled=1)
+
+
+async def test_a_body_that_stops_is_a_408_beside_inference_too() -> None:
+    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
+        async with raw(running) as client:
+            await client.send(post(length(), body=BODY[:10], path="/explain"))
+            answer = await client.all()
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"listen.body_s" in answer
+        async with raw(running) as client:
+            await client.send(post(length(), body=b"", path="/explain"))
+            for start in range(0, len(BODY), 20):
+                await client.send(BODY[start : start + 20])
+                await asyncio.sleep(0.1)
+            assert (await client.head()).startswith(b"HTTP/1.1 400")  # no question, but all of it
+        async with raw(running) as client:
+            await client.send(post(length(), body=b"", path="/health"))
+            assert (await client.head()).startswith(b"HTTP/1.1 405")
+            await client.send(b"x")
+            assert b"HTTP/1.1" not in await client.all()
 
 
 async def test_pipelined_requests_are_answered_in_turn_and_a_smuggled_one_is_one_of_them() -> None:

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from proxy.counters import Counters
-from proxy.ledger import Ledger, private_memory
+from proxy.ledger import Ledger, new_memory
 
 BOUNDS = (0.1, 0.5, 2.0)
 
@@ -18,7 +18,7 @@ def text(counters: Counters) -> str:
 def test_a_histogram_is_what_the_client_library_makes_of_the_same_values(
     values: list[float],
 ) -> None:
-    counters = Counters(Ledger(private_memory()))
+    counters = Counters(Ledger(new_memory()))
     mine = counters.histogram("h", "Text.", BOUNDS, "pool")
     registry = CollectorRegistry()
     theirs = Histogram("h", "Text.", ["pool"], buckets=BOUNDS, registry=registry)
@@ -33,7 +33,7 @@ def test_a_histogram_is_what_the_client_library_makes_of_the_same_values(
 
 
 def test_what_other_workers_counted_is_added_up() -> None:
-    memories = [private_memory(), private_memory()]
+    memories = [new_memory(), new_memory()]
     for memory, events in zip(memories, (2, 3), strict=True):
         counters = Counters(Ledger(memory))
         count, sizes = counters.counter("c", "Text.", "pool"), counters.histogram("h", "", BOUNDS)
@@ -59,7 +59,7 @@ def test_what_other_workers_counted_is_added_up() -> None:
 
 @given(st.lists(st.floats(0, 1e6), min_size=3, max_size=5))
 def test_every_worker_finds_the_same_sum_to_the_last_bit(seconds: list[float]) -> None:
-    ledgers = [Ledger(private_memory()) for _ in seconds]
+    ledgers = [Ledger(new_memory()) for _ in seconds]
     for ledger, spent in zip(ledgers, seconds, strict=True):
         Counters(ledger).counter("c", "Text.")().inc(spent)
 
@@ -72,7 +72,7 @@ def test_every_worker_finds_the_same_sum_to_the_last_bit(seconds: list[float]) -
 
 
 def test_a_worker_that_starts_again_goes_on_where_the_one_before_ended() -> None:
-    memory = private_memory()
+    memory = new_memory()
     Counters(Ledger(memory)).counter("c", "Text.")().inc(4)
 
     again = Counters(Ledger(memory))
@@ -82,7 +82,7 @@ def test_a_worker_that_starts_again_goes_on_where_the_one_before_ended() -> None
 
 
 def test_a_series_that_is_dropped_is_not_shown() -> None:
-    counters = Counters(Ledger(private_memory()))
+    counters = Counters(Ledger(new_memory()))
     family = counters.counter("c", "Text.", "backend")
     family("a").inc()
     family.drop("a")

@@ -249,7 +249,8 @@ async def test_a_server_without_a_version_is_learnt_all_the_same(
 @pytest.mark.parametrize(
     ("answer", "settled"),
     [
-        (httpx.Response(503, json={"error": {}}), True),
+        (httpx.Response(404, json={"error": {}}), True),
+        (httpx.Response(503, json={"error": {}}), False),
         (httpx.Response(200, json={"usage": {"completion_tokens": 0}, "metrics": None}), True),
         (httpx.Response(200, json={"metrics": [], "usage": "?"}), True),
         (httpx.ReadTimeout("slow"), False),

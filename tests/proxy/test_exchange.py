@@ -324,6 +324,20 @@ async def test_a_slow_client_is_no_silence_of_the_backend() -> None:
         await running.settled(finished=1)
 
 
+async def test_a_client_that_reads_nothing_is_cut_off_when_its_time_is_over() -> None:
+    flood, waits = Flood(), {"total_s": 1.5}
+    async with (
+        gateway(spec=[Backend(flood, speculates=True)], timeouts=waits) as running,
+        running.post(STREAMED) as response,
+    ):
+        await stalled(flood)
+
+        await running.settled(broken=1)
+
+        with pytest.raises(aiohttp.ClientError):
+            await soon(response.read(), within_s=60.0)
+
+
 # --- counting -------------------------------------------------------------------------------
 
 

@@ -144,6 +144,28 @@ async def test_a_key_for_one_pool_is_served_by_that_pool() -> None:
         assert status == 403
 
 
+async def test_a_stored_response_is_for_keys_that_may_use_its_pool() -> None:
+    async def stores(call: Call) -> None:
+        await call.answer(b'{"id":"resp_1","status":"completed","output":[1]}')
+
+    anywhere, plain_only = auth(KEY)["keys"][0], auth(OTHER, pools=["plain"])["keys"][0]
+    keys = {"keys": [anywhere, {**plain_only, "name": "limited"}]}
+    path, spec = "/v1/responses", Backend(stores, speculates=True)
+    async with gateway(spec=[spec], plain=[Backend(stores)], auth=keys) as running:
+        await running.ask({"input": "hi"}, path=path, **bearer(KEY))
+        follow = {"input": "and", "previous_response_id": "resp_1"}
+
+        got = {key: await running.ask(follow, path=path, **bearer(key)) for key in (KEY, OTHER)}
+        async with running.client.get(
+            f"{running.url}{path}/resp_1", headers=bearer(OTHER)
+        ) as refused:
+            assert refused.status == 403
+
+        assert [answer[0] for answer in got.values()] == [200, 403]
+        assert b"key 'limited' may not use pool 'spec'" in got[OTHER][1]
+        assert len(spec.calls) == 2
+
+
 async def test_one_key_cannot_starve_another() -> None:
     """Ten of one key's requests wait; the other's first is served after at most two of them."""
     go = asyncio.Event()

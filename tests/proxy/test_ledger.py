@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import ledger as module
-from proxy.ledger import Ledger, LedgerFull, private_memory
+from proxy.ledger import Ledger, LedgerFull, new_memory
 
 NAMES = st.tuples(st.sampled_from("ab"), st.text(max_size=5))
 STEPS = st.lists(
@@ -30,7 +30,7 @@ def test_readers_see_what_was_written_through_restarts_and_rewritten_logs(
     """Against a dictionary; with 200 bytes the log is begun anew, or full, again and again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LOG_BYTES", log_bytes)
-        memory = private_memory()
+        memory = new_memory()
         writer, reader = Ledger(memory), Ledger(memory)
         expected: dict[tuple[str, str], float] = {}
         for what, name, amount in steps:
@@ -51,8 +51,30 @@ def test_readers_see_what_was_written_through_restarts_and_rewritten_logs(
                 assert each in reader.of(each[0])
 
 
+def test_a_log_that_is_begun_anew_while_it_is_read_is_read_again() -> None:
+    memory = new_memory()
+    writer, reader = Ledger(memory), Ledger(memory)
+    writer.cell(("a",))
+    log = reader._log
+
+    class Log:
+        """What is written over between the look at its length and at itself."""
+
+        def __getitem__(self, part: slice) -> memoryview:
+            reader._log = log
+            writer.drop(("a",))
+            writer.cell(("another", "name"))[0] = 7.0
+            writer._rewrite()
+            return log[part]
+
+    reader._log = Log()  # type: ignore[assignment]
+
+    assert list(reader) == [("another", "name")]
+    assert reader.of("another")["another", "name"][0] == 7.0
+
+
 def test_a_name_is_forgotten_and_its_numbers_are_zero_for_the_next() -> None:
-    one = Ledger(private_memory())
+    one = Ledger(new_memory())
     one.cell(("a",), 2)[1] = 7.0
     before = one.stamp
     one.drop(("a",))
@@ -65,7 +87,7 @@ def test_a_name_is_forgotten_and_its_numbers_are_zero_for_the_next() -> None:
 
 def test_too_many_numbers_are_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "VALUES", 3)
-    one = Ledger(private_memory())
+    one = Ledger(new_memory())
     one.cell(("a",), 3)
 
     with pytest.raises(LedgerFull, match="more than 3 numbers"):

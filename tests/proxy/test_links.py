@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from proxy.links import HEAD_BYTES, HELD_BYTES, Link, Lost
-from tests.proxy.wire import begin, eventually
+from proxy.links import HEAD_BYTES, HELD_BYTES, Link, Links, Lost
+from tests.proxy.wire import Backend, begin, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +115,9 @@ async def test_what_nobody_asked_for_closes_an_idle_connection() -> None:
     [
         (b"SSH-2.0-OpenSSH_9.9\r\n", "is not HTTP"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"a" * (HEAD_BYTES + 1) + b"\r\n\r\n", "is not HTTP"),
+        (b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n", "is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"a" * (HEAD_BYTES + 1), "too long a head"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * HEAD_BYTES, "too long a head"),
         (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "protocols"),
     ],
 )
@@ -125,6 +128,48 @@ async def test_an_answer_that_cannot_be_read_is_lost(sent: bytes, says: str) -> 
         await opened.answered(sent)
 
     assert opened.transport.aborted
+
+
+async def test_of_two_answers_to_a_request_the_first_is_its_own_and_the_connections_last() -> None:
+    opened = Opened()
+    second = b"HTTP/1.1 500 No\r\nx-second: 1\r\ncontent-length: 3\r\n\r\nbad"
+
+    assert await opened.answered(WHOLE + second) == b"ok"
+
+    assert opened.link.status == 200
+    assert opened.link.headers == [(b"content-length", b"2")]
+    opened.link.done()
+    assert opened.free == []
+    assert opened.transport.aborted
+
+
+async def test_fields_after_a_body_are_no_fields_of_the_answer() -> None:
+    opened = Opened()
+    chunked = (
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-a: 1\r\n\r\n"
+    )
+
+    assert await opened.answered(chunked) == b"ok"
+    assert opened.link.headers == [(b"transfer-encoding", b"chunked")]
+
+
+async def test_what_is_free_after_its_backend_is_gone_is_closed_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.links.IDLE_S", 0.05)
+    async with Backend() as backend:
+        links = Links(backend.url)
+        one, other = [await links.dial() for _ in range(2)]
+        for link in (one, other):
+            link.send(b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n", None)
+            while await link.read():
+                pass
+        one.done()
+
+        links.close()
+        other.done()
+
+        await eventually(lambda: not (one.usable or other.usable), what="both are closed")
 
 
 async def test_a_connection_that_ends_amid_an_answer_loses_it() -> None:

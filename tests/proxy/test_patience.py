@@ -74,13 +74,16 @@ async def test_who_rests_is_not_ended() -> None:
     assert await ended(work) is None
 
 
-async def test_the_first_reason_counts_and_only_a_backends_is_taken() -> None:
+@pytest.mark.parametrize("reasons", [(ClientGone(), late()), (late(), ClientGone())])
+async def test_only_a_backends_failure_is_taken_and_not_where_the_client_has_left(
+    reasons: tuple[Exception, Exception],
+) -> None:
     found: list[object] = []
 
     async def work() -> None:
         patience = Patience()
-        asyncio.get_running_loop().call_soon(patience.end, ClientGone())
-        asyncio.get_running_loop().call_soon(patience.end, late())
+        for reason in reasons:
+            asyncio.get_running_loop().call_soon(patience.end, reason)
         try:
             await asyncio.sleep(5.0)
         except asyncio.CancelledError:

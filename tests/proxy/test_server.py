@@ -14,7 +14,9 @@ import httpx
 import pytest
 import trustme
 
-from proxy.server import COLLECTED_EVERY
+from config.settings import Settings
+from proxy.reloading import Source
+from proxy.server import COLLECTED_EVERY, _present
 from tests.running import eventually, running
 
 TOKEN = {"authorization": "Bearer s3cret"}
@@ -107,6 +109,56 @@ def test_it_does_not_start_without_the_admin_api_it_is_to_have(
 
     assert ended.returncode == status
     assert says in ended.stderr
+
+
+def test_a_worker_that_takes_anothers_place_begins_with_what_can_be_used(tmp_path: Path) -> None:
+    def settings(**given: object) -> Settings:
+        pool = {"name": "plain", "backends": ["http://127.0.0.1:1"], **given}
+        return Settings.model_validate({"auth": {"open": True}, "pools": [pool]})
+
+    first, changed = settings(), settings(max_in_flight=3)
+    unusable = settings(backends_file=str(tmp_path / "gone"))
+
+    applied = settings(max_in_flight=2)
+    kept = applied.model_dump_json(exclude_unset=True).encode()
+
+    assert _present(first, None, b"") == first
+    assert _present(first, Source(file=None, read=lambda: changed), kept) == changed
+    assert _present(first, Source(file=None, read=lambda: unusable), b"") == first
+    assert _present(first, Source(file=None, read=lambda: unusable), kept) == applied
+
+
+FAILING = """
+import asyncio, pathlib, sys
+from config.loading import load
+from proxy import probes, server
+
+async def run(self):
+    await asyncio.sleep(0.2)
+    raise RuntimeError("a defect")
+
+probes.Prober.run = run
+sys.exit(server.serve(load(pathlib.Path(sys.argv[1]))))
+"""
+
+
+def test_it_does_not_go_on_without_a_part_that_has_failed(
+    tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    file = config_of(tmp_path, *free_ports)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", FAILING, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TURNOUT_ADMIN_TOKEN": "s3cret"},
+    )
+
+    assert ended.returncode == 1
+    assert "a defect" in ended.stderr
+    assert "draining: new work is refused" in ended.stderr
 
 
 def test_it_serves_https_and_shows_a_renewed_certificate_without_a_restart(

@@ -71,6 +71,38 @@ def test_one_that_fails_again_and_again_is_started_later_each_time(tmp_path: Pat
     assert said.count("ValueError: odd") == 3
 
 
+def test_without_a_process_left_the_others_serve_and_it_is_tried_again(tmp_path: Path) -> None:
+    process = supervised(
+        tmp_path,
+        """
+        from proxy import supervisor
+        supervisor.LONGEST_PAUSE_S = 0.1
+        fork, calls = os.fork, []
+
+        def seldom() -> int:
+            calls.append(1)
+            if len(calls) == 3:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return fork()
+
+        os.fork = seldom
+
+        def work(team: Team, life: int) -> int:
+            team.serves()
+            if team.seat == 1 and team.own.cell(("started",))[0] < 2:
+                return 3
+            if team.seat == 1:
+                os.kill(os.getppid(), signal.SIGTERM)
+            signal.pause()
+            return 0
+        """,
+    )
+    status, said = ended(process)
+
+    assert status == 0
+    assert "worker 1 can't be started yet: [Errno 11] Resource temporarily unavailable" in said
+
+
 def test_a_signal_to_stop_is_passed_on_to_all(tmp_path: Path) -> None:
     process = supervised(
         tmp_path,

@@ -1,12 +1,15 @@
 """What workers share, in one process: two seats of the same commons."""
 
 import asyncio
+from contextlib import AbstractContextManager
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import ApiKey, Auth, Queue
+from proxy.app import create_app
 from proxy.errors import Overloaded, TooMany
 from proxy.fleet import Fleet
 from proxy.keys import Caller, Keyring
@@ -18,6 +21,7 @@ from proxy.shared import (
     SharedRate,
     SharedResponses,
     SharedSwitches,
+    drop_backends,
     share_backend,
     share_pool,
 )
@@ -26,7 +30,7 @@ from proxy.waiting import WaitingRoom
 from routing.breaker import Circuit, CircuitState
 from routing.pools import Backend, Pool, Speculation
 from routing.shedding import ArrivalRate, Switch
-from tests.proxy.scripted import fleet
+from tests.proxy.scripted import Server, fleet
 
 URLS = ("http://a:1", "http://b:2")
 
@@ -124,6 +128,25 @@ def test_a_worker_forgets_what_one_before_it_left_of_backends_that_have_gone(
     Fleet(declared, team=(team := Team(commons, 0)))
 
     assert {name[1] for name in team.own.of("backend in flight")} == {"a:1", "b:2"}
+
+
+def test_a_circuit_is_kept_for_a_worker_that_has_its_backend_anew_at_that_moment(
+    teams: tuple[Team, Team], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = pool_of(teams[0], "a").backends[0]
+    SharedCircuit(teams[0], "a")
+    lock, anew = teams[0].lock, list[Pool]()
+
+    def slowly() -> AbstractContextManager[None]:
+        if not anew:
+            anew.append(pool_of(teams[1], "a"))
+        return lock()
+
+    monkeypatch.setattr(teams[0], "lock", slowly)
+
+    drop_backends(teams[0], [used], ())
+
+    assert teams[1].common.find(("circuit", "a")) is not None
 
 
 def test_a_fleet_has_its_backends_in_common_with_those_of_other_workers(
@@ -426,9 +449,7 @@ def test_too_many_orders_are_an_error_that_says_what_to_do(teams: tuple[Team, Te
         teams[0].order("thresholds", patch={"x": "y" * (JOURNAL_BYTES // 4)})
 
 
-async def test_messages_and_orders_reach_a_worker_that_runs(
-    teams: tuple[Team, Team], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_messages_and_orders_reach_a_worker_that_runs(teams: tuple[Team, Team]) -> None:
     one, other = teams
     heard: list[str] = []
     obeyed: list[str] = []
@@ -436,8 +457,6 @@ async def test_messages_and_orders_reach_a_worker_that_runs(
     other.on(b"f", heard.append)
 
     async def obey(order: dict[str, object]) -> None:
-        if order["order"] == "odd":
-            raise ValueError
         looked.clear()
         obeyed.append(str(order["order"]))
 
@@ -446,7 +465,6 @@ async def test_messages_and_orders_reach_a_worker_that_runs(
         await asyncio.sleep(0)
         one.tell(b"f", "p", seat=1)
         one.tell(b"?", "nobody listens")
-        one.order("odd")
         one.order("drain")
         async with asyncio.timeout(10):
             await looked.wait()
@@ -456,7 +474,25 @@ async def test_messages_and_orders_reach_a_worker_that_runs(
 
     assert heard[0] == "p"
     assert obeyed == ["drain"]
-    assert "could not obey" in caplog.text
+
+
+async def test_a_worker_starts_though_an_order_is_of_a_backend_that_has_gone(
+    teams: tuple[Team, Team], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Drains outlive reloads, so they may outlive their backends too."""
+    server = Server("http://a:1")
+    teams[0].order("drain", backend="gone:1", drained=True)
+    teams[0].order("thresholds", patch="odd")
+    teams[0].order("drain", backend="a:1", drained=True)
+    declared = fleet({"name": "p", "backends": [server.url], "model": "m"}).settings
+    transport = httpx.MockTransport(server.answer)
+    app = create_app(declared, transport=transport, team=teams[1])
+
+    async with app.api.router.lifespan_context(app.api):
+        assert app.fleet.members["a:1"].drained
+
+    assert "an order (drain) can't be obeyed: there is no backend 'gone:1'" in caplog.text
+    assert "worker 1 could not obey {'order': 'thresholds'" in caplog.text
 
 
 async def test_one_worker_alone_follows_nobody() -> None:

@@ -4,14 +4,20 @@ import asyncio
 import errno
 import json
 import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from config.settings import Timeouts
-from proxy.links import Link, Links
+from proxy.app import create_app
+from proxy.links import Link, Links, authorities
 from tests.proxy import streams
+from tests.proxy.scripted import fleet
 from tests.proxy.wire import (
     ASKED,
     EVENTS,
@@ -215,6 +221,95 @@ async def test_an_idle_connection_that_a_backend_closed_is_not_used_again() -> N
 
         assert status == 200
         assert running.count("turnout_retries_total") == 0
+
+
+async def test_a_connection_that_is_closed_as_it_is_used_again_is_no_loss() -> None:
+    """The backend's end of it and the request may pass each other on the wire."""
+    spec = Backend(speculates=True)
+    async with gateway(spec=[spec]) as running:
+        await running.ask()
+        await running.settled(finished=1)
+        cuts = iter([resets, answers])
+
+        async def once(call: Call) -> None:
+            await next(cuts)(call)
+
+        spec.script = once
+
+        assert (await running.ask())[0] == 200
+
+        assert [len({call.one(b"x-request-id") for call in spec.calls}), len(spec.calls)] == [2, 3]
+        await running.settled(finished=2)
+        assert running.count("turnout_upstream_errors_total") == 0
+
+
+async def test_a_backend_that_dies_of_a_request_on_a_connection_used_again_counts_as_dead() -> (
+    None
+):
+    deadly = [Backend(speculates=True), Backend(speculates=True)]
+    third = Backend()
+
+    async def waits_for_both(call: Call) -> None:
+        await asyncio.gather(*(backend.called() for backend in deadly))
+        await answers(call)
+
+    async def dies(call: Call) -> None:
+        next(each for each in deadly if call in each.calls)._server.close()
+        call.cut()
+
+    async with gateway(spec=deadly, plain=[third]) as running:
+        for backend in deadly:
+            backend.script = waits_for_both
+        await asyncio.gather(running.ask(), running.ask())
+        for backend in deadly:
+            backend.script = dies
+
+        status, _, _ = await running.ask()
+
+        assert status == 502
+        assert [len(backend.calls) for backend in (*deadly, third)] == [2, 2, 0]
+
+
+async def test_a_request_is_tried_elsewhere_if_no_new_connection_comes_in_time_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dial = Links.dial
+    spec, plain = Backend(speculates=True), Backend()
+    waits = {"connect_s": 0.2}
+    async with gateway(spec=[spec], plain=[plain], timeouts=waits) as running:
+        await running.ask()
+        spec.script = resets
+
+        async def hangs_for_spec(links: Links) -> Link:
+            if links.place.port == spec.port:
+                await asyncio.Event().wait()
+            return await dial(links)
+
+        monkeypatch.setattr(Links, "dial", hangs_for_spec)
+
+        status, _, headers = await running.ask()
+
+        assert (status, headers["x-turnout-pool"]) == (200, "plain")
+
+
+async def test_a_backend_that_is_removed_while_a_connection_is_made_serves_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dial = Links.dial
+    spec, plain = Backend(speculates=True), Backend()
+    async with gateway(spec=[spec], plain=[plain]) as running:
+
+        async def slowly(links: Links) -> Link:
+            link = await dial(links)
+            running.reload(spec=None, policy="plain_only")
+            return link
+
+        monkeypatch.setattr(Links, "dial", slowly)
+
+        assert (await running.ask())[0] == 200
+
+        await running.settled(finished=1)
+        assert len(spec.calls) == 1
 
 
 def kept(running: Running) -> list[Link]:
@@ -438,3 +533,32 @@ async def test_further_connections_are_opened_by_other_settings(deaf: str) -> No
 
         status, body, _ = await running.ask()
         assert (status, b"in 0.1 s (connect_s)" in body) == (504, True)
+
+
+async def test_requests_and_probes_trust_the_same_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, serving = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(serving)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    authorities.cache_clear()
+    targets: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            targets.append((await reader.readuntil(b"\r\n\r\n")).split(b" ")[1])
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=serving)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    app = create_app(fleet({"name": "p", "backends": [url], "model": "m"}).settings)
+    async with app.api.router.lifespan_context(app.api):
+        up = [member.up for member in app.fleet.members.values()]
+        (await Links(url).dial()).close("it was made")
+    server.close()
+    authorities.cache_clear()
+
+    assert up == [True]
+    assert b"/health" in targets

@@ -1,6 +1,7 @@
 """Requests that wait for a free backend: in turn, for so long, and no more than so many."""
 
 import asyncio
+from time import sleep
 
 import pytest
 
@@ -15,6 +16,11 @@ pytestmark = pytest.mark.anyio
 def waits(room: WaitingRoom, *pools: str, within_s: float = 10.0) -> "asyncio.Task[None]":
     until = asyncio.get_running_loop().time() + within_s
     return begin(room.wait(pools, key="", priority=0, until=until, again=False))
+
+
+async def wait_as(room: WaitingRoom, key: str) -> None:
+    until = asyncio.get_running_loop().time() + 10.0
+    await room.wait(["spec"], key=key, priority=0, until=until, again=False)
 
 
 async def test_room_in_a_pool_is_for_who_may_use_it() -> None:
@@ -55,6 +61,33 @@ async def test_the_turn_of_one_that_leaves_is_the_nexts() -> None:
     leaver.cancel()
 
     await soon(other)
+
+
+async def test_a_turn_that_comes_as_the_wait_ends_is_taken() -> None:
+    room = WaitingRoom(Queue(wait_s=0.02))
+    waiting = waits(room, "spec", within_s=0.02)
+    await asyncio.sleep(0)
+
+    sleep(0.04)  # noqa: ASYNC251  # the loop is busy until the wait is over
+    room.freed("spec")
+
+    await soon(waiting)
+
+
+async def test_room_can_be_made_by_one_that_leaves_at_that_moment() -> None:
+    room = WaitingRoom(Queue(size=2))
+    several = [begin(wait_as(room, "greedy")) for _ in range(2)]
+    await asyncio.sleep(0)
+
+    newcomer = begin(wait_as(room, "modest"))
+    several[1].cancel()
+    await asyncio.sleep(0.01)
+
+    assert not newcomer.done()
+    for task in (several[0], newcomer):
+        task.cancel()
+    await asyncio.gather(*several, newcomer, return_exceptions=True)
+    assert len(room) == 0
 
 
 async def test_a_backend_that_is_back_frees_as_many_as_it_takes() -> None:
