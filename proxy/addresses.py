@@ -20,13 +20,16 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 async def resolve(name: str, port: int) -> Sequence[str]:
     """Return the IPv4 and IPv6 addresses of `name`, as the system resolves it.
 
+    Those of one link alone (`fe80::1%eth0`) are left out: no URL can hold them.
+
     Raises:
         OSError: If it can't be resolved.
         ValueError: If it can't be a name.
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    addresses = [str(address[0]) for *_, address in found]
+    return [each for each in addresses if "%" not in each]
 
 
 def _ignore(_: str) -> None:

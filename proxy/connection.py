@@ -230,7 +230,8 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             return  # that was a head alone, which is read anew
         self._in_head, self._head_bytes = True, 0
-        self._nothing_is_due()
+        if self._too_late is not None:
+            self._nothing_is_due()
         super().on_message_complete()
         if isinstance(self.cycle, Downstream) and self.cycle.lingers:
             self.transport.close()  # what was left of its body is over

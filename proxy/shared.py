@@ -517,9 +517,6 @@ class Clients:
         cells = [cell for sight in self._sights if (cell := sight.cell()) is not None]
         return mine + int(min(sum(cell[at] for cell in cells) for at in places))
 
-    def __len__(self) -> int:
-        return len(self._counts)
-
     @property
     def ahead(self) -> bool:
         """Whether another worker has fewer connections, by more than one."""

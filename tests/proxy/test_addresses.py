@@ -130,3 +130,13 @@ async def test_an_operators_word_holds_until_the_config_is_read_again(names: Nam
 
 async def test_the_system_resolves_names() -> None:
     assert "127.0.0.1" in await resolve("127.0.0.1", 80)
+
+
+async def test_an_address_that_no_url_can_hold_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loop:
+        async def getaddrinfo(self, *_: object, **more: object) -> list[tuple[object, ...]]:
+            return [(10, ("fe80::1%eth0", 80, 0, 2)), (2, ("10.0.0.1", 80))]
+
+    monkeypatch.setattr("asyncio.get_running_loop", Loop)
+
+    assert await resolve("n", 80) == ["10.0.0.1"]

@@ -6,7 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from config.settings import Listen
+from proxy.connection import Serve, connection
+from proxy.downstream import Downstream
 from tests.proxy import streams
 from tests.proxy.streams import dumps
 from tests.proxy.wire import (
@@ -238,6 +243,69 @@ async def test_a_body_that_stops_is_a_408_beside_inference_too() -> None:
             assert (await client.head()).startswith(b"HTTP/1.1 405")
             await client.send(b"x")
             assert b"HTTP/1.1" not in await client.all()
+
+
+MOST_PIPELINED = 3
+SEQUENCES = {
+    "pipelined": post(length()) * MOST_PIPELINED,
+    "empty lines": b"\r\n" + post(length()) + b"\r\n\r\n" + post(length()),
+    "chunks with trailers": post(
+        b"transfer-encoding: chunked", body=b"2;a=b\r\n{}\r\n1\r\n \r\n0\r\nx-a: b\r\n\r\n"
+    )
+    * 2,
+    "other protocols": post(b"connection: upgrade", b"upgrade: h2c", length()) + post(length()),
+    "empty fields": post(b"x-a:", b"x-b: ", length())
+    + post(b"x-c:", b"content-length: 0", body=b""),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+async def test_requests_are_read_alike_in_whatever_pieces_they_come(name: str) -> None:
+    sent = SEQUENCES[name]
+    whole = await taken(sent)
+
+    assert len(whole) == sent.count(b"HTTP/1.1")
+    for at in range(1, len(sent)):
+        assert await taken(sent[:at], sent[at:]) == whole
+
+
+async def taken(*pieces: bytes) -> list[tuple[bytes, ...]]:
+    """Return the fields and the body of each request that is taken from `pieces`."""
+    found: list[tuple[bytes, ...]] = []
+
+    class Pipelines:
+        def pipeline_for(self, method: str, path: str) -> Serve:
+            assert (method, path) == ("POST", CHAT)
+            return serve
+
+    async def serve(downstream: Downstream) -> None:
+        body = await downstream.body(2**20, wait_s=5.0)
+        found.append((*(b": ".join(field) for field in downstream.headers), body))
+        downstream.start(200, [(b"content-length", b"0")])
+        await downstream.write(b"", more=False)
+
+    config = uvicorn.Config(Pipelines, http=connection(Listen(), Pipelines()), ws="none")
+    config.load()
+    made: Any = config.http_protocol_class
+    protocol = made(config=config, server_state=ServerState(), app_state={})
+    protocol.connection_made(Socket())
+    for piece in pieces:
+        protocol.data_received(piece)
+        await asyncio.sleep(0)
+    for _ in range(3 * MOST_PIPELINED):  # steps of the loop that a request takes
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    return found
+
+
+class Socket:
+    """A transport to nowhere."""
+
+    def get_extra_info(self, name: str) -> object:
+        return None
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *_: None
 
 
 async def test_pipelined_requests_are_answered_in_turn_and_a_smuggled_one_is_one_of_them() -> None:
