@@ -98,6 +98,8 @@ class Acceptor:
 
     def close(self) -> None:
         """Take no more, here; other workers go on."""
+        if self._listening.fileno() < 0:
+            return  # it is closed
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listening)

@@ -51,7 +51,7 @@ def connection(
     """Return a protocol class that holds its connections to `limits`.
 
     Args:
-        limits: What a client may hold.
+        limits: What a client may hold; a reload does not change it.
         pipelines: What is served without ASGI; nothing by default.
         counted: Where connections are counted; apart from all others by default.
     """

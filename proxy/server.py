@@ -132,6 +132,8 @@ class GatewayServer(uvicorn.Server):
         """Whether to stop; drain where what looks after backends, config and logs has failed."""
         if self.failed and not self._asked.is_set():
             log.error("a part of the gateway has failed: it stops, so that another may start")
+            if self._ahead is not None:  # other workers take what would find this one draining
+                self.servers[0].close()
             self._asked.set()
         return await super().on_tick(counter)
 

@@ -107,6 +107,7 @@ async def test_closed_while_it_rests_it_takes_nothing(listening: socket.socket) 
     client = connected(listening, 1)
     acceptor._ready()
     end(client, acceptor)
+    acceptor.close()
     await asyncio.sleep(0.01)
 
     assert Counting.made == 0

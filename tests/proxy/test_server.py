@@ -1,5 +1,6 @@
 """The process: what signals do to it, and that the admin API lives and dies with the gateway."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,15 +10,24 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import pytest
 import trustme
+import uvicorn
 
 from config.settings import Settings
+from proxy.acceptor import Acceptor
 from proxy.reloading import Source
-from proxy.server import COLLECTED_EVERY, _present
+from proxy.server import COLLECTED_EVERY, GatewayServer, _present
 from tests.running import eventually, running
+
+if TYPE_CHECKING:
+    from uvicorn.lifespan.on import LifespanOn
+
+    from proxy.app import Gateway
 
 TOKEN = {"authorization": "Bearer s3cret"}
 
@@ -159,6 +169,21 @@ def test_it_does_not_go_on_without_a_part_that_has_failed(
     assert ended.returncode == 1
     assert "a defect" in ended.stderr
     assert "draining: new work is refused" in ended.stderr
+
+
+async def test_a_worker_of_which_a_part_has_failed_leaves_connections_to_the_others() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        server = GatewayServer(
+            uvicorn.Config("none"), cast("Gateway", None), listening=listening, ahead=lambda: False
+        )
+        acceptor = Acceptor(listening, asyncio.Protocol, tls=None, handshake_s=1.0)
+        server.servers = [cast("asyncio.Server", acceptor)]
+        server.lifespan = cast("LifespanOn", SimpleNamespace(shutdown_failed=True))
+
+        assert not await server.on_tick(1)
+        assert not await server.on_tick(2)
+
+        assert listening.fileno() < 0
 
 
 def test_it_serves_https_and_shows_a_renewed_certificate_without_a_restart(
