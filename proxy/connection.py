@@ -100,6 +100,7 @@ class Connection(HttpToolsProtocol):
         self._nothing_is_due()
         self.clients.remove(self._address)
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it to one that was reset
         # What is pipelined behind it is not begun; uvicorn knows of the last that came alone.
         self.pipeline.clear()
         if self._is_answering and isinstance(self._begun, Downstream):

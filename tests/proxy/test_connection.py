@@ -1,6 +1,9 @@
 """What a client may hold without asking anything, and HTTP that is not as it should be."""
 
 import asyncio
+import gc
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +13,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from config.settings import Listen
-from proxy.connection import Serve, connection
+from proxy.connection import Connection, Serve, connection
 from proxy.downstream import Downstream
 from tests.proxy import streams
 from tests.proxy.streams import dumps
@@ -461,3 +464,20 @@ async def test_a_client_that_leaves_at_any_byte_leaves_nothing_behind() -> None:
         await eventually(lambda: running.in_flight == 0, what="nothing is in flight")
         assert not spec.calls
         assert (await running.ask())[0] == 200
+
+
+async def test_a_connection_that_is_reset_is_let_go_of_at_once() -> None:
+    """Not when it would have been idle for too long."""
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, Connection) for each in gc.get_objects())
+
+    async with gateway(spec=[Backend(speculates=True)]) as running:
+        for _ in range(5):
+            async with raw(running) as client:
+                await client.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                await client.head()
+                abrupt = client.writer.get_extra_info("socket")
+                abrupt.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await eventually(lambda: kept() == 0, what="no connection is kept", within_s=3.0)
