@@ -521,13 +521,18 @@ def _cell(figure: Figure, results: Results, name: str) -> str:
     rounds = _values(figure, results, name)
     if not rounds:
         return "-"
-    shown = f"{median(rounds):,.4g} ({min(rounds):,.4g} to {max(rounds):,.4g})"
+    shown = f"{_short(median(rounds))} ({_short(min(rounds))} to {_short(max(rounds))})"
     if figure.ratios:
         for short, peer in (("n", "nginx"), ("v", "vllm-router")):
             against = _values(figure, results, peer)
-            if against and peer != name and median(against):
-                shown += f", {median(rounds) / median(against):.2f} {short}"
+            if len(against) == len(rounds) and peer != name:
+                ratio = median(mine / theirs for mine, theirs in zip(rounds, against, strict=True))
+                shown += f", {ratio:.2f} {short}"
     return shown
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _values(figure: Figure, results: Results, name: str) -> list[float]:
@@ -535,7 +540,8 @@ def _values(figure: Figure, results: Results, name: str) -> list[float]:
     if figure.added:
         direct = results.get("direct", {}).get(figure.phase, [])
         less = median([figure.of(each) for each in direct]) if direct else 0.0
-    return [figure.of(each) - less for each in results.get(name, {}).get(figure.phase, [])]
+    found = [figure.of(each) for each in results.get(name, {}).get(figure.phase, [])]
+    return [value - less for value in found if value]  # 0: nothing was answered in time
 
 
 def _described(rounds: int, seconds: float, names: Sequence[str]) -> list[str]:
@@ -545,7 +551,8 @@ def _described(rounds: int, seconds: float, names: Sequence[str]) -> list[str]:
     return [
         f"{datetime.now(UTC):%d %B %Y}; Python {platform.python_version()}, "
         f"{platform.machine()}, {os.cpu_count()} cores; {rounds} rounds of {seconds:g} s each.",
-        f"{', '.join(versions)}. Median (range); n and v: over nginx's and vllm-router's.",
+        f"{', '.join(versions)}. Median (range) of the rounds; n and v: over nginx's and "
+        "vllm-router's of the same round.",
     ]
 
 
