@@ -117,9 +117,8 @@ def test_schemas_tools_and_stored_responses_work_on_the_plain_server(real_plain:
         body = question("Where is the Eiffel tower?")
         structured = http.post("/v1/chat/completions", json=body | {"response_format": wanted})
         tools = http.post("/v1/chat/completions", json=body | {"tools": [tool]})
-        made = http.post(
-            "/v1/responses", json={"model": "smollm2", "input": "Hello", "store": True}
-        )
+        said = {"model": "smollm2", "input": "Hello", "max_output_tokens": 16, "store": True}
+        made = http.post("/v1/responses", json=said)
         kept = http.get(f"/v1/responses/{made.json()['id']}")
 
     assert json.loads(structured.json()["choices"][0]["message"]["content"])["city"]
