@@ -245,7 +245,7 @@ def _serve(
         )
         admin_server = AdminServer(serving), admin
     gc.freeze()
-    gc.set_threshold(COLLECTED_EVERY, 20, 50)
+    gc.set_threshold(COLLECTED_EVERY)
     server = GatewayServer(
         config,
         gateway,
