@@ -41,9 +41,7 @@ class Readings:
         with self._team.lock():
             row = self._team.common.cell((_SERVER, backend), 2 + len(_VALUES))
             came_at, before = row[0], _exposition(row)
-            same = None not in (read.started_at, before.started_at) and (
-                read.started_at == before.started_at
-            )
+            same = read.is_of_process(before) is True
             if asked_at < came_at and not same:
                 return
             restarted = bool(came_at) and read.restarted_since(before)

@@ -113,9 +113,16 @@ class Exposition:
         Told by its start time, or where that is missing (several API server processes) by a
         counter that fell.
         """
-        if self.started_at is not None and earlier.started_at is not None:
-            return self.started_at != earlier.started_at
-        return any(self.grown(name, earlier) < 0 for name in ONLY_RISING)
+        same = self.is_of_process(earlier)
+        if same is None:
+            return any(self.grown(name, earlier) < 0 for name in ONLY_RISING)
+        return not same
+
+    def is_of_process(self, other: "Exposition") -> bool | None:
+        """Whether both are of one process by its start time; None where one lacks it."""
+        if self.started_at is None or other.started_at is None:
+            return None
+        return self.started_at == other.started_at
 
 
 def parse(text: str) -> Exposition:
