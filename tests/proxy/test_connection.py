@@ -201,14 +201,20 @@ async def slowly(call: Call) -> None:
     await call.end()
 
 
-@pytest.mark.parametrize("more", [b"\r\n", b"POST /v1/ch", post(b"content-length: 9", body=b"{")])
-async def test_what_comes_behind_an_answer_under_way_does_not_end_it(more: bytes) -> None:
+@asynccontextmanager
+async def behind_an_answer(more: bytes) -> AsyncIterator[tuple[Running, Raw]]:
+    """Send more while a stream comes."""
     spec, body = Backend(slowly, speculates=True), dumps(STREAMED)
     async with gateway(spec=[spec], **LIMITS) as running, raw(running) as client:
         await client.send(post(length(body), body=body))
         await client.head()
         await client.send(more)
+        yield running, client
 
+
+@pytest.mark.parametrize("more", [b"\r\n", b"POST /v1/ch", post(b"content-length: 9", body=b"{")])
+async def test_what_comes_behind_an_answer_under_way_does_not_end_it(more: bytes) -> None:
+    async with behind_an_answer(more) as (running, client):
         streamed = await soon(client.reader.readuntil(b"0\r\n\r\n"))
 
         assert streams.DONE in streamed
@@ -218,12 +224,7 @@ async def test_what_comes_behind_an_answer_under_way_does_not_end_it(more: bytes
 
 @pytest.mark.parametrize("more", [b"\x00", b"GET /" + b"a" * 9000])
 async def test_a_refusal_is_never_written_into_an_answer_under_way(more: bytes) -> None:
-    spec, body = Backend(slowly, speculates=True), dumps(STREAMED)
-    async with gateway(spec=[spec], **LIMITS) as running, raw(running) as client:
-        await client.send(post(length(body), body=body))
-        await client.head()
-        await client.send(more)
-
+    async with behind_an_answer(more) as (running, client):
         assert b"HTTP/1.1" not in await client.all()
         await running.settled(cancelled=1)
 
