@@ -410,6 +410,7 @@ async def gateway(
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=1,
         )
         server = _QuietServer(serving_by)
