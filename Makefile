@@ -19,7 +19,7 @@ PROGRESS = { n=0; while read -r word what _; do \
 	if [[ $$word == Collecting ]]; then n=$$((n + 1)); printf '\r\033[K  %3d %s' $$n "$$what"; fi; \
 	done; printf '\r\033[K'; }
 
-.PHONY: help demo test lint costs rules serve lock clean
+.PHONY: help demo test coverage lint costs rules serve lock clean
 
 help:  ## Show these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,13 @@ demo: $(READY)  ## Real vLLM on this CPU, real prompts, one table (LAB=emulated,
 
 test: $(READY)  ## Every test; those that need vLLM build its environment first
 	@$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(READY)  ## Whether the tests of routing and config reach every branch of the two
+	@$(BIN)/python -m pytest --quiet --hypothesis-profile=brief --cov=routing --cov=config \
+		--cov-fail-under=100 --cov-report=term:skip-covered $(COVERING) $(ARGS)
+
+# What was learnt is written and read (routing.state) where its file is.
+COVERING := tests/routing tests/config tests/proxy/test_memory.py
 
 lint: $(READY)  ## Style, types, import rules, spelling, configs
 	$(BIN)/ruff check .

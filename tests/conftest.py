@@ -2,12 +2,17 @@
 
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.vllm_code import VllmCode, vllm_code
+from turnout.lab import LabError
+from turnout.lab.environment import ensure_environment
+from turnout.lab.home import LabHome, silent
 
 REQUIRE = "TURNOUT_REQUIRE_INTEGRATION"
 WIDER_CIRCLES = ("integration", "e2e", "chaos", "deploy")
@@ -15,6 +20,7 @@ WIDER_CIRCLES = ("integration", "e2e", "chaos", "deploy")
 
 # One example takes as long as the machine lets it, and the gate finds what it found the last time.
 hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("brief", deadline=None, derandomize=True, max_examples=10)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get(REQUIRE) else "default")
 
@@ -41,6 +47,18 @@ def free_ports() -> tuple[int, int]:
     """Two such ports."""
     one, other = free_ports_of(2)
     return one, other
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmCode]:
+    """Code of vLLM itself, in the lab's environment: minutes, where it must be built."""
+    try:
+        home = LabHome.locate()
+        ensure_environment(home, silent)
+    except LabError as exc:
+        pytest.skip(f"no vLLM to ask: {exc}")
+    with vllm_code(home.python, tmp_path_factory.mktemp("vllm")) as found:
+        yield found
 
 
 def _may_not_skip(path: Path, markers: set[str]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 MARKED = """
 import pytest
 
@@ -52,7 +53,7 @@ def closing_line(tree: Path, *, required: str) -> str:
         ],
         check=False,
         cwd=tree,
-        env={**os.environ, "TURNOUT_REQUIRE_INTEGRATION": required},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TURNOUT_REQUIRE_INTEGRATION": required},
         capture_output=True,
         text=True,
     )
@@ -72,9 +73,8 @@ def test_elsewhere_a_skip_is_a_skip(tree: Path) -> None:
 
 
 def test_every_test_that_the_promises_name_is_there() -> None:
-    root = Path(__file__).parents[1]
-    promises = (root / "docs/reliability.md").read_text()
-    tests = {file: file.read_text() for file in (root / "tests").rglob("test_*.py")}
+    promises = (ROOT / "docs/reliability.md").read_text()
+    tests = {file: file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
 
     files = set(re.findall(r"\b(?:tests/\w+/)?test_\w+\.py", promises))
     names = set(re.findall(r"::(test_\w+)", promises))

@@ -15,7 +15,7 @@ from tests.chaos.world import World
 
 pytestmark = pytest.mark.chaos
 
-EXAMPLES = 60
+EXAMPLES = 25
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,18 +12,16 @@ import yaml
 
 from config.settings import Settings
 from tests.deploy.compose_file import ROOT, flags, hosts, services
-from turnout.lab.environment import ensure_environment
-from turnout.lab.errors import LabError
-from turnout.lab.home import LabHome, silent
+from tests.vllm_code import VllmCode
 
 PROFILES = ("gpu", "cpu")
 PARSE_WITH_VLLM = """
-import dataclasses, json, sys
+import dataclasses
 from vllm.config import SpeculativeConfig
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 known = {field.name for field in dataclasses.fields(SpeculativeConfig)}
-for command in json.load(sys.stdin):
+for command in given:
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(command)
     validate_parsed_serve_args(args)
     unknown = set(args.speculative_config or {}) - known
@@ -154,28 +151,8 @@ def test_only_loopback_ports_are_published(profile: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-@pytest.fixture(scope="module")
-def python_with_vllm() -> Path:
-    """The interpreter of the lab's environment, which takes minutes to build the first time."""
-    try:
-        home = LabHome.locate()
-        ensure_environment(home, silent)
-    except LabError as exc:
-        pytest.skip(f"no vLLM to ask: {exc}")
-    return home.python
-
-
 @pytest.mark.integration
-def test_vllms_own_parser_takes_the_commands(python_with_vllm: Path, tmp_path: Path) -> None:
+def test_vllms_own_parser_takes_the_commands(vllm: VllmCode) -> None:
     commands = [server["command"] for profile in PROFILES for server in servers(profile).values()]
 
-    parsed = subprocess.run(
-        [python_with_vllm, "-c", PARSE_WITH_VLLM],
-        check=False,
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-
-    assert parsed.returncode == 0, parsed.stderr[-2000:]
+    vllm.run(PARSE_WITH_VLLM, commands)

@@ -1,4 +1,4 @@
-"""Two real vLLM servers, started once for all integration tests."""
+"""Two real vLLM servers, started once for all integration tests, and stopped after them."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 from turnout.lab import BuildFailed, Lab, Server, ServerPlan
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real_lab() -> Iterator[Lab]:
     """A lab with the servers `spec` (n-gram, k=5) and `plain`, each on a core where there are two.
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.tap import Tap, tapped
 from tests.running import eventually, gateway_command, running
-from turnout.lab import Lab, ServerPlan
+from turnout.lab import Lab, ServerPlan, processes
 
 ECHO = "Repeat this text exactly: The quick brown fox jumps over the lazy dog near the river bank."
 POEM = "Write a poem about the sea."
@@ -285,7 +285,8 @@ def _extra(body: dict[str, Any]) -> dict[str, Any]:
 async def test_no_request_without_a_byte_is_lost_when_a_server_is_killed(
     deployment: Deployment,
 ) -> None:
-    plan = deployment.server("spec").plan
+    """No process of the server's is left either, and it comes back where it was."""
+    server = deployment.server("spec")
     client = openai.AsyncOpenAI(
         base_url=f"{deployment.url}/v1", api_key="unused", max_retries=0, timeout=120
     )
@@ -296,7 +297,9 @@ async def test_no_request_without_a_byte_is_lost_when_a_server_is_killed(
         )
         await asyncio.to_thread(deployment.lab.kill, "spec")
     endings = [task.result() for task in asked]
-    await asyncio.to_thread(deployment.lab.start, plan)
+    assert processes.living_members(server.pid) == []
+    again = await asyncio.to_thread(deployment.lab.start, server.plan)
+    assert again.url == server.url
     await asyncio.to_thread(
         eventually, lambda: deployment.up("spec"), within_s=60, what="spec is used again"
     )

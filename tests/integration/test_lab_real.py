@@ -126,23 +126,6 @@ def test_schemas_tools_and_stored_responses_work_on_the_plain_server(real_plain:
     assert kept.json()["id"] == made.json()["id"]
 
 
-def test_a_killed_server_leaves_no_engine_and_comes_back_at_its_url(
-    real_lab: Lab, real_plain: Server
-) -> None:
-    before = processes.living_members(real_plain.pid)
-
-    real_lab.kill("plain")
-    left = processes.living_members(real_plain.pid)
-    again = real_lab.start(real_plain.plan)
-
-    assert len(before) >= 3, "the API server, its engine and its worker"
-    assert left == []
-    assert again.url == real_plain.url
-    with client(again) as http:
-        answer = http.post("/v1/chat/completions", json=question("Hello"))
-    assert answer.json()["metrics"]["time_to_first_token_ms"] > 0
-
-
 def test_a_draft_model_server_passes_the_self_check_and_down_leaves_nothing(
     real_lab: Lab,
 ) -> None:

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import httpx
 import pytest
 
 from routing.pools import Speculation
+from tests.conftest import free_ports_of
 from tests.running import answers, eventually, running
 from turnout.lab import LabError
 from turnout.lab.environment import ensure_environment
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 START_S = 300.0
 SENTENCE = "The quick brown fox jumps over the lazy dog near the river bank."
+METHODS = (Speculation.NGRAM, Speculation.DRAFT_MODEL)
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -60,8 +63,8 @@ def planned(home: LabHome, method: Speculation) -> list[Server]:
 
 
 @contextmanager
-def started(server: Server, home: LabHome, log: Path) -> Iterator[None]:
-    """Run a server's own words with the lab's vLLM."""
+def launched(server: Server, home: LabHome, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a server's own words with the lab's vLLM; wait for nothing."""
     words = server.words
     assert words[0] == "python"
     variables = server.environment
@@ -80,39 +83,56 @@ def started(server: Server, home: LabHome, log: Path) -> Iterator[None]:
         ) as process,
     ):
         try:
-            eventually(
-                lambda: answers(f"{server.url}/health") or process.poll() is not None,
-                within_s=START_S,
-                what=f"{server.name} is healthy",
-            )
-            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-            yield
+            yield process
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("method", [Speculation.NGRAM, Speculation.DRAFT_MODEL])
+@pytest.fixture(scope="module")
+def started(
+    home: LabHome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Speculation, list[Server]]]:
+    """The planned servers by method, started together, each on a core where there are two."""
+    folder, cores = tmp_path_factory.mktemp("planned"), sorted(os.sched_getaffinity(0))
+    ports = free_ports_of(len(METHODS))
+    found = {
+        method: [replace(each, port=port, gpus=(core,)) for each in planned(home, method)]
+        for method, port, core in zip(METHODS, ports, cycle(cores), strict=False)
+    }
+    with ExitStack() as stack:
+        under_way = []
+        for method, servers in found.items():
+            for server in servers:
+                log = folder / f"{method}-{server.name}.log"
+                process = stack.enter_context(launched(server, home, log))
+                under_way.append((server, process, log))
+        for server, process, log in under_way:
+            eventually(
+                lambda: answers(f"{server.url}/health") or process.poll() is not None,  # noqa: B023
+                within_s=START_S,
+                what=f"{server.name} is healthy",
+            )
+            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        yield found
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_planned_servers_answer_through_the_gateway_with_its_planned_config(
-    method: Speculation, home: LabHome, tmp_path: Path, free_ports: tuple[int, int]
+    method: Speculation,
+    started: dict[Speculation, list[Server]],
+    tmp_path: Path,
+    free_port: int,
 ) -> None:
     """The small model is its own draft, which accepts nearly all of what it proposes."""
-    core = min(os.sched_getaffinity(0))
-    port, gateway_port = free_ports
-    servers = [replace(each, port=port, gpus=(core,)) for each in planned(home, method)]
     config = tmp_path / "turnout.yaml"
-    config.write_text(gateway_config(servers, "Assumed."))
-    gateway = f"http://127.0.0.1:{gateway_port}"
+    config.write_text(gateway_config(started[method], "Assumed."))
+    gateway = f"http://127.0.0.1:{free_port}"
     command = [sys.executable, "-m", "turnout.cli", "serve", "--config", str(config)]
-    command += ["--port", str(gateway_port)]
+    command += ["--port", str(free_port)]
+    environment = {"PYTHONPATH": str(ROOT)}
+    log = tmp_path / "gateway.log"
 
-    with ExitStack() as stack:
-        for server in servers:
-            stack.enter_context(started(server, home, tmp_path / f"{server.name}.log"))
-        environment = {"PYTHONPATH": str(ROOT)}
-        log = tmp_path / "gateway.log"
-        stack.enter_context(
-            running(command, ready=f"{gateway}/ready", log=log, cwd=tmp_path, env=environment)
-        )
+    with running(command, ready=f"{gateway}/ready", log=log, cwd=tmp_path, env=environment):
         answer = httpx.post(
             f"{gateway}/v1/chat/completions",
             json={

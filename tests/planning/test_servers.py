@@ -1,7 +1,6 @@
 """Command lines, compose file and config of a plan: that they agree, and that each is valid."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from config.review import warnings
 from config.settings import Settings
 from routing.pools import Speculation
 from tests.planning.deployments import LLAMA_8B, LLAMA_70B, drafting, servers
-from turnout.lab import LabError
-from turnout.lab.environment import ensure_environment
+from tests.vllm_code import VllmCode
 from turnout.lab.home import LabHome, silent
 from turnout.lab.model import ensure_model
 from turnout.planning.catalogue import Precision, find_gpu, find_model, read_model
@@ -249,7 +247,6 @@ def test_a_model_in_a_folder_is_served_under_the_folders_name_and_mounted(tmp_pa
 
 
 PARSE_WITH_VLLM = """
-import json, sys
 from typing import get_args
 from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -261,7 +258,7 @@ def flat(kind):
     return [word for each in get_args(kind) for word in (flat(each) or [each])]
 
 parser = make_arg_parser(FlexibleArgumentParser())
-for words in json.load(sys.stdin):
+for words in given:
     args = parser.parse_args(["--model", *words])
     validate_parsed_serve_args(args)
     engine = AsyncEngineArgs.from_cli_args(args)
@@ -280,22 +277,13 @@ FLAGS_OF_VLLM = """
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-for action in make_arg_parser(FlexibleArgumentParser())._actions:
-    for name in action.option_strings:
-        if name.startswith("--"):
-            print(name, int(action.nargs != 0))
+answer = {
+    name: action.nargs != 0
+    for action in make_arg_parser(FlexibleArgumentParser())._actions
+    for name in action.option_strings
+    if name.startswith("--")
+}
 """
-
-
-@pytest.fixture(scope="module")
-def python_with_vllm() -> Path:
-    """The interpreter of the lab's environment, which takes minutes to build the first time."""
-    try:
-        home = LabHome.locate()
-        ensure_environment(home, silent)
-    except LabError as exc:
-        pytest.skip(f"no vLLM to ask: {exc}")
-    return home.python
 
 
 OLD = "vllm serve meta-llama/Llama-3.1-70B-Instruct -tp 2 --swap-space 4 "
@@ -309,66 +297,44 @@ OLD_LINES = [
 
 
 @pytest.mark.integration
-def test_vllms_own_parser_takes_every_kind_of_command_line(
-    python_with_vllm: Path, tmp_path: Path
-) -> None:
+def test_vllms_own_parser_takes_every_kind_of_command_line(vllm: VllmCode) -> None:
     translated = [translate(shlex.split(line), find_gpu("H100")).command for line in OLD_LINES]
     lines = [each.arguments for each in every_kind().values()]
     lines += [list(command[2:]) for command in translated]
 
-    parsed = subprocess.run(
-        [python_with_vllm, "-c", PARSE_WITH_VLLM],
-        check=False,
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-
-    assert parsed.returncode == 0, parsed.stderr[-3000:]
+    vllm.run(PARSE_WITH_VLLM, lines)
 
 
 @pytest.mark.integration
-def test_the_options_known_are_those_of_the_labs_vllm(python_with_vllm: Path) -> None:
-    listed = subprocess.run(
-        [python_with_vllm, "-c", FLAGS_OF_VLLM], check=True, capture_output=True, text=True
-    )
-
-    pairs = (line.split() for line in listed.stdout.splitlines() if line.startswith("--"))
-    assert {name: takes == "1" for name, takes in pairs} == today()
+def test_the_options_known_are_those_of_the_labs_vllm(vllm: VllmCode) -> None:
+    assert vllm.run(FLAGS_OF_VLLM) == today()
 
 
 @pytest.mark.integration
-def test_the_image_is_of_the_version_that_the_lab_has(python_with_vllm: Path) -> None:
-    shown = subprocess.run(
-        [python_with_vllm, "-c", "import vllm; print(vllm.__version__)"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+def test_the_image_is_of_the_version_that_the_lab_has(vllm: VllmCode) -> None:
+    version = vllm.run("import vllm; answer = vllm.__version__")
 
-    assert shown.stdout.split()[-1].partition("+")[0] == VLLM_VERSION
+    assert version.partition("+")[0] == VLLM_VERSION
 
 
 BUILD_WITH_VLLM = """
-import json, sys
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-for words in json.load(sys.stdin):
+answer = []
+for words in given:
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", *words])
     built = AsyncEngineArgs.from_cli_args(args).create_engine_config()
     drafting = built.speculative_config
-    print(built.model_config.quantization, drafting and drafting.num_speculative_tokens,
-          drafting and drafting.draft_model_config and drafting.draft_model_config.quantization)
+    draft = drafting and drafting.draft_model_config
+    answer.append([built.model_config.quantization, drafting and drafting.num_speculative_tokens,
+                   draft and draft.quantization])
 """
 
 
 @pytest.mark.integration
-def test_vllm_makes_its_whole_config_of_what_was_planned(
-    python_with_vllm: Path, tmp_path: Path
-) -> None:
+def test_vllm_makes_its_whole_config_of_what_was_planned(vllm: VllmCode) -> None:
     """As far as that goes without a GPU: models read, methods and quantisations looked up."""
     home = LabHome.locate()
     ensure_model(home, silent)
@@ -384,21 +350,10 @@ def test_vllm_makes_its_whole_config_of_what_was_planned(
         server(replace(own_draft, precision=FP8, draft_precision=FP8)),
     ]
 
-    built = subprocess.run(
-        [python_with_vllm, "-c", BUILD_WITH_VLLM],
-        check=False,
-        input=json.dumps([each.arguments for each in kinds]),
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
-    )
-
-    assert built.returncode == 0, built.stderr[-3000:]
-    assert built.stdout.splitlines()[-5:] == [
-        "None None None",
-        "int8_per_channel_weight_only None None",
-        "None 5 None",
-        "None 4 None",
-        "fp8_per_tensor 4 fp8_per_tensor",
+    assert vllm.run(BUILD_WITH_VLLM, [each.arguments for each in kinds]) == [
+        [None, None, None],
+        ["int8_per_channel_weight_only", None, None],
+        [None, 5, None],
+        [None, 4, None],
+        ["fp8_per_tensor", 4, "fp8_per_tensor"],
     ]

@@ -44,7 +44,10 @@ def test_load_is_the_mean_over_healthy_backends() -> None:
 
 
 def test_a_pool_with_no_healthy_backend_has_nothing_in_flight() -> None:
-    assert pool("p", in_flight=(7,), healthy=False).in_flight == 0
+    gone = pool("p", in_flight=(7,), healthy=False)
+
+    assert gone.in_flight == 0
+    assert gone.load == (0.0, 0.0)
 
 
 class Others:
