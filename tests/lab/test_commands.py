@@ -107,6 +107,17 @@ def test_up_status_logs_down_as_a_user_types_them(
     assert "no servers; start some with: turnout lab up" in afterwards
 
 
+def test_build_builds_and_starts_nothing(
+    turnout_lab: Turnout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert turnout_lab("build") == 0
+    built = capsys.readouterr().out
+    assert turnout_lab("status") == 0
+
+    assert "environment: ready" in built
+    assert "no servers" in capsys.readouterr().out
+
+
 def test_a_failed_start_exits_with_1_and_says_why(
     turnout_lab: Turnout,
     monkeypatch: pytest.MonkeyPatch,

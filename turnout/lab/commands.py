@@ -1,4 +1,4 @@
-"""`turnout lab up|down|status|logs`."""
+"""`turnout lab up|down|build|status|logs`."""
 
 import argparse
 import os
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     up = commands.add_parser("up", parents=[home], help="build what is missing, start servers")
     _add_up_arguments(up)
     commands.add_parser("down", parents=[home], help="stop all servers")
+    commands.add_parser("build", parents=[home], help="build what is missing, start nothing")
     commands.add_parser("status", parents=[home], help="list the servers and their health")
     logs = commands.add_parser("logs", parents=[home], help="show a server's log")
     logs.add_argument("name", help="the server's name, as `turnout lab status` shows it")
@@ -88,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
         The exit code: 0, 1 after an error (printed), 130 after Ctrl-C.
     """
     console = Console()
-    command = {"up": _up, "down": _down, "status": _status, "logs": _logs}[args.lab_command]
+    commands = {"up": _up, "down": _down, "build": _build, "status": _status, "logs": _logs}
+    command = commands[args.lab_command]
     try:
         return command(args, console)
     except LabError as exc:
@@ -112,6 +114,12 @@ def _up(args: argparse.Namespace, console: Console) -> int:
         console.print(_line(server), markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nNext: {serve_command(servers)}", highlight=False, soft_wrap=True)
     console.print("Stop: turnout lab down", highlight=False)
+    return 0
+
+
+def _build(args: argparse.Namespace, console: Console) -> int:
+    with StageDisplay(console) as display:
+        Lab(home=args.home, progress=display, detach=True).prepare()
     return 0
 
 
