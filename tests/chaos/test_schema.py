@@ -15,7 +15,7 @@ from tests.chaos.world import World
 
 pytestmark = pytest.mark.chaos
 
-EXAMPLES = 25
+EXAMPLES = 60
 
 
 @pytest.fixture(scope="module")

@@ -287,6 +287,7 @@ async def test_no_request_without_a_byte_is_lost_when_a_server_is_killed(
 ) -> None:
     """No process of the server's is left either, and it comes back where it was."""
     server = deployment.server("spec")
+    assert processes.living_members(server.pid)
     client = openai.AsyncOpenAI(
         base_url=f"{deployment.url}/v1", api_key="unused", max_retries=0, timeout=120
     )
