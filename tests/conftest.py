@@ -13,6 +13,7 @@ from tests.vllm_code import VllmCode, vllm_code
 from turnout.lab import LabError
 from turnout.lab.environment import ensure_environment
 from turnout.lab.home import LabHome, silent
+from turnout.lab.model import ensure_model
 
 REQUIRE = "TURNOUT_REQUIRE_INTEGRATION"
 WIDER_CIRCLES = ("integration", "e2e", "chaos", "deploy")
@@ -50,14 +51,21 @@ def free_ports() -> tuple[int, int]:
 
 
 @pytest.fixture(scope="session")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmCode]:
-    """Code of vLLM itself, in the lab's environment: minutes, where it must be built."""
+def lab_home() -> LabHome:
+    """The lab's environment and model, which take minutes to build the first time."""
     try:
-        home = LabHome.locate()
-        ensure_environment(home, silent)
+        found = LabHome.locate()
+        ensure_environment(found, silent)
+        ensure_model(found, silent)
     except LabError as exc:
-        pytest.skip(f"no vLLM to ask: {exc}")
-    with vllm_code(home.python, tmp_path_factory.mktemp("vllm")) as found:
+        pytest.skip(f"the lab can't be built here: {exc}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def vllm(lab_home: LabHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmCode]:
+    """The code of vLLM itself, in the lab's environment."""
+    with vllm_code(lab_home.python, tmp_path_factory.mktemp("vllm")) as found:
         yield found
 
 

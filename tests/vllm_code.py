@@ -26,6 +26,34 @@ for line in sys.stdin:
 """
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
+PARSE = """
+from typing import get_args
+from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+def flat(kind):
+    return [word for each in get_args(kind) for word in (flat(each) or [each])]
+
+parser = make_arg_parser(FlexibleArgumentParser())
+for words in given:
+    args = parser.parse_args(words)
+    validate_parsed_serve_args(args)
+    engine = AsyncEngineArgs.from_cli_args(args)
+    drafting = args.speculative_config or {}
+    for method in (args.quantization, drafting.get("quantization")):
+        assert method is None or method in QUANTIZATION_METHODS, method
+    known = set(SpeculativeConfig.__dataclass_fields__)
+    assert drafting.keys() <= known, drafting.keys() - known
+    assert drafting.get("method") in {None, *flat(SpeculativeMethod)}, drafting
+    if drafting.get("method") == "ngram":
+        found = SpeculativeConfig(**drafting)
+        assert found.num_speculative_tokens == drafting["num_speculative_tokens"]
+"""
+"""Takes command lines as vLLM would, up to where a GPU or a model would be needed."""
+
 
 class VllmCode:
     """A process that has vLLM at hand."""

@@ -12,21 +12,9 @@ import yaml
 
 from config.settings import Settings
 from tests.deploy.compose_file import ROOT, flags, hosts, services
-from tests.vllm_code import VllmCode
+from tests.vllm_code import PARSE, VllmCode
 
 PROFILES = ("gpu", "cpu")
-PARSE_WITH_VLLM = """
-import dataclasses
-from vllm.config import SpeculativeConfig
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-known = {field.name for field in dataclasses.fields(SpeculativeConfig)}
-for command in given:
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args(command)
-    validate_parsed_serve_args(args)
-    unknown = set(args.speculative_config or {}) - known
-    assert not unknown, f"--speculative-config has unknown keys: {unknown}"
-"""
 
 
 @pytest.fixture(params=PROFILES)
@@ -155,4 +143,4 @@ def test_only_loopback_ports_are_published(profile: str) -> None:
 def test_vllms_own_parser_takes_the_commands(vllm: VllmCode) -> None:
     commands = [server["command"] for profile in PROFILES for server in servers(profile).values()]
 
-    vllm.run(PARSE_WITH_VLLM, commands)
+    vllm.run(PARSE, commands)

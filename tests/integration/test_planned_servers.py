@@ -16,10 +16,7 @@ import pytest
 from routing.pools import Speculation
 from tests.conftest import free_ports_of
 from tests.running import answers, eventually, running
-from turnout.lab import LabError
-from turnout.lab.environment import ensure_environment
-from turnout.lab.home import LabHome, silent
-from turnout.lab.model import ensure_model
+from turnout.lab.home import LabHome
 from turnout.planning.catalogue import find_gpu, read_model
 from turnout.planning.deployment import Deployment
 from turnout.planning.evidence import of_gateway
@@ -34,18 +31,6 @@ START_S = 300.0
 SENTENCE = "The quick brown fox jumps over the lazy dog near the river bank."
 METHODS = (Speculation.NGRAM, Speculation.DRAFT_MODEL)
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-
-
-@pytest.fixture(scope="module")
-def home() -> LabHome:
-    """The lab's environment and model, which take minutes to build the first time."""
-    try:
-        found = LabHome.locate()
-        ensure_environment(found, silent)
-        ensure_model(found, silent)
-    except LabError as exc:
-        pytest.skip(f"the lab can't be built here: {exc}")
-    return found
 
 
 def planned(home: LabHome, method: Speculation) -> list[Server]:
@@ -90,13 +75,13 @@ def launched(server: Server, home: LabHome, log: Path) -> Iterator["subprocess.P
 
 @pytest.fixture(scope="module")
 def started(
-    home: LabHome, tmp_path_factory: pytest.TempPathFactory
+    lab_home: LabHome, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Speculation, list[Server]]]:
     """The planned servers by method, started together, each on a core where there are two."""
     folder, cores = tmp_path_factory.mktemp("planned"), sorted(os.sched_getaffinity(0))
     ports = free_ports_of(len(METHODS))
     found = {
-        method: [replace(each, port=port, gpus=(core,)) for each in planned(home, method)]
+        method: [replace(each, port=port, gpus=(core,)) for each in planned(lab_home, method)]
         for method, port, core in zip(METHODS, ports, cycle(cores), strict=False)
     }
     with ExitStack() as stack:
@@ -104,7 +89,7 @@ def started(
         for method, servers in found.items():
             for server in servers:
                 log = folder / f"{method}-{server.name}.log"
-                process = stack.enter_context(launched(server, home, log))
+                process = stack.enter_context(launched(server, lab_home, log))
                 under_way.append((server, process, log))
         for server, process, log in under_way:
             eventually(

@@ -17,9 +17,8 @@ from config.review import warnings
 from config.settings import Settings
 from routing.pools import Speculation
 from tests.planning.deployments import LLAMA_8B, LLAMA_70B, drafting, servers
-from tests.vllm_code import VllmCode
-from turnout.lab.home import LabHome, silent
-from turnout.lab.model import ensure_model
+from tests.vllm_code import PARSE, VllmCode
+from turnout.lab.home import LabHome
 from turnout.planning.catalogue import Precision, find_gpu, find_model, read_model
 from turnout.planning.deployment import Deployment
 from turnout.planning.drafts import speculating
@@ -246,33 +245,6 @@ def test_a_model_in_a_folder_is_served_under_the_folders_name_and_mounted(tmp_pa
     assert f"{tmp_path}:{tmp_path}:ro" in service["volumes"]
 
 
-PARSE_WITH_VLLM = """
-from typing import get_args
-from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-def flat(kind):
-    return [word for each in get_args(kind) for word in (flat(each) or [each])]
-
-parser = make_arg_parser(FlexibleArgumentParser())
-for words in given:
-    args = parser.parse_args(["--model", *words])
-    validate_parsed_serve_args(args)
-    engine = AsyncEngineArgs.from_cli_args(args)
-    drafting = args.speculative_config or {}
-    for method in (args.quantization, drafting.get("quantization")):
-        assert method is None or method in QUANTIZATION_METHODS, method
-    known = set(SpeculativeConfig.__dataclass_fields__)
-    assert drafting.keys() <= known, drafting.keys() - known
-    assert drafting.get("method") in {None, *flat(SpeculativeMethod)}, drafting
-    if drafting.get("method") == "ngram":
-        found = SpeculativeConfig(**drafting)
-        assert found.num_speculative_tokens == drafting["num_speculative_tokens"]
-"""
-
 FLAGS_OF_VLLM = """
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -302,7 +274,7 @@ def test_vllms_own_parser_takes_every_kind_of_command_line(vllm: VllmCode) -> No
     lines = [each.arguments for each in every_kind().values()]
     lines += [list(command[2:]) for command in translated]
 
-    vllm.run(PARSE_WITH_VLLM, lines)
+    vllm.run(PARSE, [["--model", *line] for line in lines])
 
 
 @pytest.mark.integration
@@ -334,11 +306,11 @@ for words in given:
 
 
 @pytest.mark.integration
-def test_vllm_makes_its_whole_config_of_what_was_planned(vllm: VllmCode) -> None:
+def test_vllm_makes_its_whole_config_of_what_was_planned(
+    vllm: VllmCode, lab_home: LabHome
+) -> None:
     """As far as that goes without a GPU: models read, methods and quantisations looked up."""
-    home = LabHome.locate()
-    ensure_model(home, silent)
-    model = read_model(home.model)
+    model = read_model(lab_home.model)
     plain = servers(CPU, 1, target=model)
     own_draft = speculating(plain, Speculation.DRAFT_MODEL, model)
     ngram = speculating(plain, Speculation.NGRAM, None)

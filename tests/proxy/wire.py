@@ -21,6 +21,7 @@ from config.settings import Settings
 from proxy.app import Gateway, create_app
 from proxy.applying import prepare
 from proxy.connection import connection
+from proxy.server import configured
 from tests.proxy import streams
 from tests.proxy.scripted import Server
 
@@ -400,19 +401,8 @@ async def gateway(
             log_to=lines.append,
             **(seams or {}),
         )
-        serving_by = uvicorn.Config(
-            app,
-            port=0,
-            http=connection(given_settings.listen, app),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=1,
-        )
+        protocol = connection(given_settings.listen, app)
+        serving_by = configured(app, None, "127.0.0.1", 0, protocol=protocol, lifespan="on")
         server = _QuietServer(serving_by)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         serving = group.create_task(server.run_here())
