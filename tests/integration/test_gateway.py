@@ -314,3 +314,4 @@ async def test_no_request_without_a_byte_is_lost_when_a_server_is_killed(
         **chat(ECHO, temperature=0.0)
     )
     assert raw.headers["x-turnout-pool"] == "spec"
+    assert json.loads(raw.text)["metrics"]["time_to_first_token_ms"] > 0
