@@ -196,7 +196,7 @@ def create_app(
     availability = Availability(
         fleet,
         clock=clock,
-        on_back=lambda member: room.freed(member.pool.name, member.pool.max_in_flight),
+        on_back=lambda member: room.freed(member.pool),
         warm_up_s=settings.probes.warm_up_s,
     )
 

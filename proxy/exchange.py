@@ -55,6 +55,11 @@ class Exchange:
     deaths: int = 0
     rejected: int = 0
 
+    @property
+    def needs_a_place(self) -> bool:
+        """Whether it has work done; one that reads or cancels a stored response does not."""
+        return self.fixed is None or self.parsed is not None
+
 
 class Intake:
     """Turns what a client sent into an exchange.
@@ -117,7 +122,7 @@ class Intake:
             served=served,
             request=RoutingRequest(features=features, traffic_class=traffic_class, pin=pin),
             version=self._fleet.version,
-            fixed=self._holder(parsed.body.get("previous_response_id"), caller),
+            fixed=self._continued(parsed, served, caller) if route is Route.RESPONSES else None,
         )
 
     def _without_body(
@@ -191,6 +196,13 @@ class Intake:
             msg = "x-turnout-pool is not permitted here (allow_pinning is false)"
             raise InvalidRequest(msg)
         return pin or None
+
+    def _continued(
+        self, parsed: ParsedRequest, served: ServedModel, caller: Caller
+    ) -> Member | None:
+        """Return the member that made the response which a request continues by its own model."""
+        member = self._holder(parsed.body.get("previous_response_id"), caller)
+        return member if member is not None and member.pool in served.pools else None
 
     def _holder(self, response_id: object, caller: Caller) -> Member | None:
         """Return the member that made a stored response, if it was made here.

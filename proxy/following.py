@@ -68,7 +68,7 @@ class Follower:
         self._seen = self._looks = 0.0
         reloader.on_applied = self.has_read
         team.on(CIRCUIT_CHANGED, lambda _: self._look_at_circuits())
-        team.on(FREED, room.admit)
+        team.on(FREED, self._freed)
 
     async def remember(self) -> None:
         """Know what was known: what was learnt and ordered before this worker, or the file."""
@@ -135,6 +135,10 @@ class Follower:
         self._looks += 1
         if self._looks % EXCHANGED_EVERY == 0 and isinstance(self._learner, TeamLearner):
             self._learner.exchange()
+
+    def _freed(self, name: str) -> None:
+        """Offer a place that another worker has freed."""
+        self._room.look(pool for pool in self._fleet.pools if pool.name == name)
 
     def _look_at_circuits(self) -> None:
         if (changes := self._changes[0]) != self._seen:

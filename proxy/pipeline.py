@@ -50,7 +50,7 @@ from proxy.relay import Hidden, StreamRelay, relay_body
 from proxy.reporting import RequestLog
 from proxy.stored import StoredResponses
 from proxy.upstream import Answer, Upstream
-from proxy.waiting import WaitingRoom
+from proxy.waiting import Taken, WaitingRoom, Wish
 from proxy.watching import Watch
 from routing.budget import RetryBudget
 from routing.decision import (
@@ -59,10 +59,10 @@ from routing.decision import (
     Reason,
     Refusal,
     RefusalReason,
-    RoutingRequest,
     RuleStep,
     certain,
 )
+from routing.pools import Pool
 from routing.router import Router
 
 log = logging.getLogger("turnout")
@@ -212,28 +212,28 @@ class Pipeline:
             return False
         return True
 
-    async def _admitted(self, exchange: Exchange) -> tuple[Decision, Watch]:
+    async def _admitted(self, exchange: Exchange) -> Taken:
         """Choose pool and backend and take a place there, waiting while all are full.
 
         Raises:
             Refused: If no pool can take it.
             InvalidRequest: If it names a pool that does not serve its model.
         """
-        until, again = asyncio.get_running_loop().time() + self._settings.queue.wait_s, False
-        while True:
-            try:
-                return self._taken(exchange)
-            except Overloaded:
-                await self._room.wait(
-                    self._candidates(exchange),
+        try:
+            return self._taken(exchange)
+        except Overloaded:
+            return await self._room.wait(
+                Wish(
                     key=exchange.caller.name,
                     priority=exchange.caller.priority,
-                    until=until,
-                    again=again,
+                    until=asyncio.get_running_loop().time() + self._settings.queue.wait_s,
+                    may_use=partial(self._may_use, exchange),
+                    take=partial(self._taken, exchange),
+                    give_back=self._give_back,
                 )
-                again = True
+            )
 
-    def _taken(self, exchange: Exchange) -> tuple[Decision, Watch]:
+    def _taken(self, exchange: Exchange) -> Taken:
         """Choose pool and backend and take a place there.
 
         Raises:
@@ -244,22 +244,31 @@ class Pipeline:
         decision, features = self._decide(exchange), exchange.request.features
         unread = features.prompt_tokens if features.stream else 0.0
         watch = Watch(self._router.learner, decision, prompt_tokens=unread)
-        if exchange.fixed is None and decision.backend.overfull(decision.pool):
+        if exchange.needs_a_place and decision.backend.overfull(decision.pool):
             watch.close()
             msg = f"backend {decision.backend.name} is full"
             raise Overloaded(msg)
         return decision, watch
 
+    def _give_back(self, taken: Taken) -> None:
+        """Give back the place that a request had."""
+        decision, watch = taken
+        watch.close()
+        self._room.freed(decision.pool)
+
+    def _may_use(self, exchange: Exchange, pool: Pool) -> bool:
+        """Whether a request that waits could go to `pool` as things stand."""
+        if exchange.fixed is not None:
+            return pool is exchange.fixed.pool and not exchange.fixed.load.is_full(pool)
+        self._intake.renew(exchange)
+        served = exchange.served.pools if exchange.served else ()
+        return self._router.may_use(exchange.request, served, pool)
+
     def _expects_one(self, exchange: Exchange) -> bool:
         """Whether a backend that may serve it has only just come: its first probe soon tells."""
-        pools = self._candidates(exchange)
-        members = self._fleet.members.values()
-        return any(not each.probed and each.pool.name in pools for each in members)
-
-    def _candidates(self, exchange: Exchange) -> list[str]:
-        if exchange.request.pin is not None:
-            return [exchange.request.pin]
-        return [pool.name for pool in exchange.served.pools] if exchange.served else []
+        pin, served = exchange.request.pin, exchange.served
+        pools = [p for p in (served.pools if served else ()) if pin in (None, p.name)]
+        return any(not each.probed and each.pool in pools for each in self._fleet.members.values())
 
     def _decide(self, exchange: Exchange) -> Decision:
         """Choose pool and backend.
@@ -272,7 +281,7 @@ class Pipeline:
         pools, now = exchange.served.pools if exchange.served else (), self._clock()
         draws = None
         if exchange.fixed is not None:
-            decision = self._decide_fixed(exchange.fixed, exchange.request)
+            decision = self._decide_fixed(exchange.fixed, exchange)
         else:
             draws = self._draws(len(pools))
             chosen = self._router.decide(exchange.request, pools, now=now, draws=draws)
@@ -300,10 +309,14 @@ class Pipeline:
             added[b"x-turnout-class"] = exchange.request.traffic_class.label.encode()
         return decision
 
-    def _decide_fixed(self, member: Member, request: RoutingRequest) -> Decision:
-        if not member.load.healthy or member.name in request.excluded:
-            msg = f"backend {member.name}, which holds the response referred to, is not available"
+    def _decide_fixed(self, member: Member, exchange: Exchange) -> Decision:
+        what = f"backend {member.name}, which holds the response referred to, is"
+        if not member.load.healthy or member.name in exchange.request.excluded:
+            msg = f"{what} not available"
             raise NoBackend(msg)
+        if exchange.needs_a_place and member.load.is_full(member.pool):
+            msg = f"{what} full"
+            raise Overloaded(msg)
         step = RuleStep("stored_response", "it holds the response referred to")
         return Decision(
             pool=member.pool,
@@ -349,8 +362,7 @@ class Pipeline:
                 # An engine that aborts says so itself; it may be the request's fault.
                 one.broken = record.error not in (None, BackendAborted.kind)
         finally:
-            watch.close()
-            self._room.freed(decision.pool.name)
+            self._give_back((decision, watch))
 
     def _body_for(self, exchange: Exchange, member: Member) -> tuple[bytes | None, Hidden]:
         """Return the body for `member`, and what of the answer it adds to be hidden.

@@ -2,34 +2,77 @@
 
 A server's queue is the worst place to wait: what is in it can't go elsewhere, and its latency is
 everybody's. So a backend is given a bounded number of requests, and what comes beyond that waits
-here, is decided anew when there is room, and is told to come again when that takes too long.
+here and is told to come again when that takes too long.
+
+Law: never is there a place that somebody who waits may have. Whoever frees one offers it to those
+that wait, in their order, and the first that can use it has it at once, before anybody else runs.
+So no turn is lost on one that can't use it, whatever it waits for, and none has to be passed on.
 """
 
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from config.settings import Queue
 from proxy.errors import Overloaded
 from proxy.shared import FREED, Elsewhere
 from proxy.team import WAITING, Team
+from proxy.watching import Watch
+from routing.decision import Decision
 from routing.pools import Pool
 from routing.queueing import FairQueue, Waiting
+
+Taken = tuple[Decision, Watch]
+"""A place that a request has: what was decided, and what counts it at the backend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What one request waits for.
+
+    Attributes:
+        key: Whose it is.
+        priority: Higher is served earlier.
+        until: When it has waited enough (s, of the loop).
+        may_use: Whether it could have a place in a pool that has one, as things stand.
+        take: Takes a place and returns it; raises `Overloaded` if there is none for it.
+        give_back: Gives back a place for which nobody is left.
+    """
+
+    key: str
+    priority: int
+    until: float
+    may_use: Callable[[Pool], bool]
+    take: Callable[[], Taken]
+    give_back: Callable[[Taken], None]
 
 
 class _Place:
     """One request in the queue.
 
     Attributes:
-        pools: Names of those that may serve it.
-        turn: Set when it may try again, or failed when it has no room any more.
+        wish: What it waits for.
+        outcome: What it took, or why it need not wait any more.
     """
 
-    __slots__ = ("pools", "turn")
+    __slots__ = ("outcome", "wish")
 
-    def __init__(self, pools: frozenset[str]) -> None:
-        self.pools = pools
-        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+        self.outcome: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+
+    def settle(self, pool: Pool | None) -> bool:
+        """Take a place, in `pool` if given, or learn that there will be none; whether it did."""
+        if self.outcome.done() or not (pool is None or self.wish.may_use(pool)):
+            return False
+        try:
+            self.outcome.set_result(self.wish.take())
+        except Overloaded:
+            return False
+        except Exception as error:  # noqa: BLE001  # it is this request's, not of who freed the place
+            self.outcome.set_exception(error)
+        return True
 
 
 class WaitingRoom:
@@ -74,96 +117,81 @@ class WaitingRoom:
         self._settings = settings
         self._queue.size = settings.size
 
-    async def wait(
-        self, pools: Iterable[str], *, key: str, priority: int, until: float, again: bool
-    ) -> None:
-        """Return when one of `pools` may have room.
-
-        Args:
-            pools: Names of those that may serve the request.
-            key: Whose it is.
-            priority: Higher is served earlier.
-            until: When it has waited enough (s, of the loop).
-            again: Whether its turn came before, and another was faster.
+    async def wait(self, wish: Wish) -> Taken:
+        """Return the place that was taken for `wish` once there was one.
 
         Raises:
             Overloaded: If there is no room to wait, or it has taken too long.
+            Exception: What `wish.take` raises beside it.
         """
-        place = _Place(frozenset(pools))
-        one = Waiting(place, key, priority)
+        place = _Place(wish)
+        one = Waiting(place, wish.key, wish.priority)
         self._queue.size = self._settings.size - (self.everywhere - len(self))
-        displaced = self._queue.push(one, first=again)
+        displaced = self._queue.push(one)
         if displaced is one:
             raise self._full()
-        if displaced is not None and not displaced.item.turn.done():
-            displaced.item.turn.set_exception(self._full())
+        if displaced is not None and not displaced.item.outcome.done():
+            displaced.item.outcome.set_exception(self._full())
         self._counted()
         try:
-            async with asyncio.timeout_at(until):
-                await place.turn
+            async with asyncio.timeout_at(wish.until):
+                return await place.outcome
         except TimeoutError:
-            if place.turn.done() and not place.turn.cancelled():
-                return place.turn.result()  # it came at the last moment
+            if place.outcome.done() and not place.outcome.cancelled():
+                return place.outcome.result()  # it came at the last moment
             msg = f"no backend was free for {self._settings.wait_s:g} s (queue.wait_s)"
             raise Overloaded(msg) from None
         except asyncio.CancelledError:
-            if place.turn.done() and not place.turn.cancelled():
-                self._pass_on(place)
+            outcome = place.outcome
+            if outcome.done() and not outcome.cancelled() and outcome.exception() is None:
+                wish.give_back(outcome.result())
             raise
         finally:
             self._queue.remove(one)
             self._counted()
-
-    def _pass_on(self, place: _Place) -> None:
-        """Give the turn of one that left to the next."""
-        if place.turn.exception() is None:
-            for pool in place.pools:
-                self.freed(pool)
 
     def _full(self) -> Overloaded:
         return Overloaded(
             f"every backend is busy and {self.everywhere} requests wait (queue.size)"
         )
 
-    def freed(self, pool: str, count: float = 1) -> None:
-        """Let the next `count` requests for `pool` try again, here or at another worker."""
-        if self._elsewhere is None or self._team is None:
-            self.admit(pool, count)
-            return
-        waiting = self._elsewhere.each()
-        if not (total := sum(waiting)):
-            self.admit(pool, count)
-            return
-        drawn = self._chance() * (total + len(self))
-        for seat, there in zip(self._team.other_seats, waiting, strict=True):
-            if drawn < there:
-                self._team.tell(FREED, pool, seat=seat)
-                return
-            drawn -= there
-        self.admit(pool, count)
+    def freed(self, pool: Pool) -> None:
+        """Offer what is free in `pool` to those that wait, here or at another worker."""
+        if self._elsewhere is not None and self._team is not None:
+            waiting = self._elsewhere.each()
+            drawn = self._chance() * (sum(waiting) + len(self))
+            for seat, there in zip(self._team.other_seats, waiting, strict=True):
+                if drawn < there:
+                    self._team.tell(FREED, pool.name, seat=seat)
+                    return
+                drawn -= there
+        self.admit(pool)
 
-    def admit(self, pool: str, count: float = 1) -> None:
-        """Let the next `count` requests that wait here for `pool` try again."""
-        while count >= 1 and len(self._queue):
-            place = self._queue.pop(lambda each: pool in each.pools)
-            if place is None:
-                return
-            if not place.turn.done():
-                place.turn.set_result(None)
-                count -= 1
+    def admit(self, pool: Pool) -> None:
+        """Offer what is free in `pool` to those that wait here."""
+        if len(self._queue):
+            self._offer(pool)
 
     def look(self, pools: Iterable[Pool]) -> None:
-        """Let those try again whose pools have room, in case that nobody has told."""
-        if len(self._queue):
-            for pool in pools:
-                if pool.has_room():
-                    self.admit(pool.name)
+        """Offer what is free in `pools`, in case that nobody has told."""
+        for pool in pools:
+            self.admit(pool)
 
     def renew(self) -> None:
-        """Have all that wait decided anew: pools have come, gone or changed.
+        """Have all that wait decided anew: pools have come, gone or changed."""
+        self._offer(None)
 
-        Those that must go on waiting come back to the front one by one, so the last goes first.
-        """
-        for place in reversed(self._queue.pop_all()):
-            if not place.turn.done():
-                place.turn.set_result(None)
+    def _offer(self, pool: Pool | None) -> None:
+        """Settle those that wait, each asked once: the room only gets less meanwhile."""
+        refused: set[_Place] = set()
+
+        def settles(place: _Place) -> bool:
+            if place in refused:
+                return False
+            if place.settle(pool):
+                return True
+            refused.add(place)
+            return False
+
+        while (pool is None or pool.has_room()) and self._queue.pop(settles) is not None:
+            pass

@@ -106,6 +106,11 @@ class Backend:
         if self.elsewhere is not None:
             self.elsewhere.post(self._in_flight, self._pending)
 
+    def is_full(self, pool: "Pool") -> bool:
+        """Whether it has all that it may have of `pool`."""
+        in_flight = self.in_flight
+        return in_flight >= pool.max_in_flight or in_flight >= self._ceiling
+
     def overfull(self, pool: "Pool") -> bool:
         """Whether it has more than it may have of `pool`, since two workers came at once."""
         return self.elsewhere is not None and self.in_flight > pool.max_in_flight
@@ -311,12 +316,8 @@ class Pool:
 
     def available(self, excluded: AbstractSet[str] = frozenset()) -> list[Backend]:
         """Return the healthy backends with room that are not `excluded` by name."""
-        most = self.max_in_flight
-        return [
-            b
-            for b in self._standing().healthy
-            if b.in_flight < most and b.in_flight < b.ceiling and b.name not in excluded
-        ]
+        up = self._standing().healthy
+        return [b for b in up if b.name not in excluded and not b.is_full(self)]
 
     def has_room(self, excluded: AbstractSet[str] = frozenset()) -> bool:
         """Whether a healthy backend that is not `excluded` by name has room."""

@@ -47,12 +47,8 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def push(self, one: Waiting[T], *, first: bool = False) -> Waiting[T] | None:
+    def push(self, one: Waiting[T]) -> Waiting[T] | None:
         """Let one wait.
-
-        Args:
-            one: Who.
-            first: Whether it is next of its key: its turn came, and the room was taken from it.
 
         Returns:
             Who has no room: nobody; the last of the key that holds most, if that is two more than
@@ -65,8 +61,7 @@ class FairQueue(Generic[T]):
                 return one
             self.remove(displaced)
         keys = self._turns.setdefault(one.priority, OrderedDict())
-        waiting = keys.setdefault(one.key, deque())
-        waiting.appendleft(one) if first else waiting.append(one)
+        keys.setdefault(one.key, deque()).append(one)
         self._held[one.key] = self._held.get(one.key, 0) + 1
         self._count += 1
         return displaced
@@ -93,13 +88,6 @@ class FairQueue(Generic[T]):
                         self._turns[priority].move_to_end(found.key)
                     return found.item
         return None
-
-    def pop_all(self) -> list[T]:
-        """Return all that wait, the next first; none waits any longer."""
-        popped = []
-        while (item := self.pop(lambda _: True)) is not None:
-            popped.append(item)
-        return popped
 
     def remove(self, one: Waiting[T]) -> None:
         """Let one wait no longer; nothing if it does not wait."""

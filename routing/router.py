@@ -148,6 +148,14 @@ class Router:
             steps.append(choice.step)
         return self._decided(choice, request, draws, steps)
 
+    def may_use(self, request: RoutingRequest, pools: Sequence[Pool], pool: Pool) -> bool:
+        """Whether `request` could be sent to `pool`, one of `pools` or not, as things stand."""
+        if not pool.has_room(request.excluded):
+            return False
+        if request.pin is not None:
+            return pool.name == request.pin
+        return pool in self._supported(request, pools, [])
+
     def shadowed(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float, draws: Draws
     ) -> Choice | None:

@@ -18,6 +18,7 @@ from tests.proxy.wire import (
     Backend,
     Call,
     answers,
+    begin,
     chat_body,
     eventually,
     gateway,
@@ -555,6 +556,74 @@ async def test_a_response_whose_holder_is_down_is_a_503() -> None:
         async with running.client.get(running.url + path) as got:
             assert got.status == 503
             assert "which holds the response" in error_of(await got.read())["message"]
+
+
+async def test_a_continued_response_waits_for_its_backends_place_as_others_do() -> None:
+    go = asyncio.Event()
+
+    async def script(call: Call) -> None:
+        if b"previous" in call.body:
+            await go.wait()
+        made = {"id": f"resp_{len(store.calls)}", "status": "completed", "output": [1]}
+        await call.answer(streams.dumps(made))
+
+    store = Backend(script)
+    path = "/v1/responses"
+    async with gateway(plain=[store], each_pool={"max_in_flight": 2}) as running:
+        await running.ask({"input": "hi"}, path=path)
+        follow = {"input": "and", "previous_response_id": "resp_1"}
+        asked = [begin(running.ask(follow, path=path)) for _ in range(6)]
+        await eventually(lambda: running.count("turnout_queue_length") == 4.0, what="four wait")
+
+        async with running.client.get(f"{running.url}{path}/resp_1") as got:
+            assert got.status == 200  # to read one takes no place
+        assert running.in_flight == 2
+        assert len(store.calls) == 4
+        go.set()
+        assert {status for status, _, _ in await soon(asyncio.gather(*asked))} == {200}
+        await running.settled(finished=8)
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        (CHAT, ASKED),
+        ("/v1/completions", {"model": "m", "prompt": "hi"}),
+        ("/v1/messages", {**ASKED, "max_tokens": 5}),
+        ("/v1/embeddings", {"model": "m", "input": "hi"}),
+        ("/tokenize", {"model": "m", "prompt": "hi"}),
+    ],
+)
+async def test_a_field_of_that_name_is_an_ordinary_one_elsewhere(
+    path: str, given: dict[str, Any]
+) -> None:
+    store, other = Backend(_makes_a_response), Backend()
+    async with gateway(plain=[store], spec=[other], policy="plain_only") as running:
+        await running.ask({"model": "m", "input": "hi"}, path="/v1/responses")
+        running.app.fleet.members[store.name].load.healthy = False
+
+        status, _, headers = await running.ask(
+            {**given, "previous_response_id": "resp_1"}, path=path
+        )
+
+        assert (status, headers["x-turnout-backend"]) == (200, other.name)
+
+
+async def test_a_response_is_not_continued_by_another_model() -> None:
+    store, other = Backend(_makes_a_response), Backend(rejects(404))
+    async with gateway(spec=[store], plain=[other]) as running:
+        running.reload(plain={"model": "other"})
+        await running.ask({"model": "m", "input": "hi"}, path="/v1/responses")
+
+        follow = {"model": "other", "input": "and", "previous_response_id": "resp_1"}
+        status, _, headers = await running.ask(follow, path="/v1/responses")
+
+        assert (status, headers["x-turnout-backend"]) == (404, other.name)
+        assert len(store.calls) == 1
+
+
+async def _makes_a_response(call: Call) -> None:
+    await call.answer(b'{"id":"resp_1","status":"completed","output":[1]}')
 
 
 # --- routes ---------------------------------------------------------------------------------

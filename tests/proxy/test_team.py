@@ -30,7 +30,10 @@ from proxy.waiting import WaitingRoom
 from routing.breaker import Circuit, CircuitState
 from routing.pools import Backend, Pool, Speculation
 from routing.shedding import ArrivalRate, Switch
+from tests.proxy import seeking
 from tests.proxy.scripted import Server, fleet
+from tests.proxy.seeking import Seeker
+from tests.proxy.wire import begin, soon
 
 URLS = ("http://a:1", "http://b:2")
 
@@ -326,20 +329,18 @@ def test_connections_of_an_address_are_counted_at_all_workers(
 
 async def test_as_many_wait_at_two_workers_as_at_one(teams: tuple[Team, Team]) -> None:
     rooms = [WaitingRoom(Queue(size=2, wait_s=5.0), team) for team in teams]
-    until = asyncio.get_running_loop().time() + 5.0
+    pool = seeking.pool_of("p", taken=1)
 
-    async def wait(room: WaitingRoom) -> None:
-        await room.wait(["p"], key="k", priority=0, until=until, again=False)
+    waiting = [begin(Seeker([pool]).placed(room)) for room in rooms]
+    await asyncio.sleep(0)
 
-    async with asyncio.TaskGroup() as group:
-        waiting = [group.create_task(wait(room)) for room in rooms]
-        await asyncio.sleep(0)
-        assert [room.everywhere for room in rooms] == [2, 2]
-        with pytest.raises(Overloaded, match="2 requests wait"):
-            await wait(rooms[0])
-        for room in rooms:
-            room.admit("p")
-        await asyncio.wait(waiting)
+    assert [room.everywhere for room in rooms] == [2, 2]
+    with pytest.raises(Overloaded, match="2 requests wait"):
+        await Seeker([pool]).placed(rooms[0])
+    pool.max_in_flight = 3
+    for room in rooms:
+        room.admit(pool)
+    await soon(asyncio.gather(*waiting))
     assert [room.everywhere for room in rooms] == [0, 0]
 
 
@@ -349,26 +350,21 @@ async def test_a_place_that_is_free_goes_to_those_who_wait_by_their_number(
     draws = iter([0.4, 0.9])
     here = WaitingRoom(Queue(), teams[0], chance=lambda: next(draws))
     there = WaitingRoom(Queue(), teams[1])
-    until = asyncio.get_running_loop().time() + 5.0
+    pool = seeking.pool_of("p", taken=1)
+    one, other = (begin(Seeker([pool]).placed(room)) for room in (here, there))
+    await asyncio.sleep(0)
 
-    async def wait(room: WaitingRoom) -> None:
-        await room.wait(["p"], key="k", priority=0, until=until, again=False)
+    pool.max_in_flight = 2
+    here.freed(pool)
 
-    async with asyncio.TaskGroup() as group:
-        one, other = (group.create_task(wait(room)) for room in (here, there))
-        await asyncio.sleep(0)
-        here.freed("p")
-        assert commons.channels[1][0].recv(99) == b"fp"
-        await asyncio.sleep(0)
-        assert not one.done()
-        here.freed("p")
-        await one
-        there.look([a_pool()])
-        await other
-
-
-def a_pool() -> Pool:
-    return Pool(name="p", model="m", speculation=Speculation.NONE, backends=[Backend(name="a")])
+    assert commons.channels[1][0].recv(99) == b"fp"
+    await asyncio.sleep(0)
+    assert not one.done()
+    here.freed(pool)
+    await soon(one)
+    pool.max_in_flight = 3
+    there.look([pool])
+    await soon(other)
 
 
 # --- stored responses -----------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_who_may_is_found_behind_keys_and_priorities_that_may_not() -> None:
 
     assert queue.pop(lambda item: item == "c2") == "c2"
     assert queue.pop(lambda item: item == "gone") is None
-    assert queue.pop_all() == ["urgent", "a0", "b1"]
+    assert [queue.pop(always) for _ in range(3)] == ["urgent", "a0", "b1"]
 
 
 def test_a_full_queue_makes_room_at_the_cost_of_who_holds_most() -> None:
@@ -147,18 +147,6 @@ class Queueing(RuleBasedStateMachine):
         one = self.there.pop(item)
         self.queue.remove(one)
         self.gone(one)
-
-    @rule(size=st.integers(0, SIZE))
-    def all_are_called(self, size: int) -> None:
-        """All that wait leave in the order in which they would have been served."""
-        self.queue.size = size
-        called = self.queue.pop_all()
-        assert sorted(called) == sorted(self.there)
-        ranks = [self.there[item].priority for item in called]
-        assert ranks == sorted(ranks, reverse=True)
-        self.there.clear()
-        self.passed.clear()
-        self.queue.size = SIZE
 
     @invariant()
     def is_bounded_and_loses_nobody(self) -> None:
