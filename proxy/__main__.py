@@ -1,6 +1,7 @@
 """`python -m proxy`, which is `turnout serve`: start the gateway."""
 
 import argparse
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
             f"serve takes --config FILE, or --spec URL and --plain URL; {fault}", file=sys.stderr
         )
         return 2
+    # Until the loop can obey it (`GatewayServer.serve`), SIGHUP waits: by default it would end us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         settings = settings_from(args)
         for warning in warnings(settings):

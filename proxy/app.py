@@ -1,6 +1,7 @@
 """The composition root: the only place where objects are built and wired."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from proxy.fleet import Change, Fleet, Member
 from proxy.following import Follower
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
+from proxy.lines import Lines
 from proxy.links import IDLE_S, authorities
 from proxy.memory import Memory
 from proxy.metrics import Metrics
@@ -36,7 +38,7 @@ from proxy.pipeline import Pipeline
 from proxy.probes import Prober
 from proxy.readings import Readings
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
-from proxy.reporting import RequestLog, to_stderr
+from proxy.reporting import STDERR, RequestLog
 from proxy.shared import Board, SharedPrefixes, SharedSwitches, arrival_rate, responses
 from proxy.surface import build_api, error_answer
 from proxy.team import Team
@@ -46,6 +48,8 @@ from proxy.waiting import WaitingRoom
 from routing.budget import TRIES, RetryBudget
 from routing.exchange import TeamLearner
 from routing.router import Router
+
+log = logging.getLogger("turnout")
 
 FOR_EVERYBODY = frozenset({"/health", "/ready", "/metrics"})
 """What needs no key: it is for those who run the gateway, and holds no text and no key."""
@@ -129,7 +133,7 @@ def create_app(
     transport: httpx.AsyncBaseTransport | None = None,
     resolver: Resolve = resolve,
     watched_every_s: float = WATCHED_EVERY_S,
-    log_to: Callable[[bytes], object] = to_stderr,
+    log_to: Lines = STDERR,
     clock: Callable[[], float] = monotonic,
     team: Team | None = None,
 ) -> Gateway:
@@ -363,7 +367,12 @@ def _decision_log(settings: Settings, metrics: Metrics, team: Team) -> RequestLo
     if kept is None:
         return None
     file = LogFile(kept, team.seat)
-    return RequestLog(file.write, line=decision_line, on_drop=metrics.unkept)
+
+    def fails(error: Exception) -> None:
+        log.error("decisions are not kept until their file can be written: %s", error)
+
+    lines = Lines(file.write, on_failure=fails)
+    return RequestLog(lines, line=decision_line, on_drop=metrics.unkept)
 
 
 def _in_common(team: Team, fleet: Fleet) -> dict[str, Any]:

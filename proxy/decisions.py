@@ -7,7 +7,6 @@ the request id, no key. With the lines alone a router can be asked anew.
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import orjson
@@ -141,7 +140,6 @@ class LogFile:
     def __init__(self, settings: DecisionLog, seat: int = 0) -> None:
         self._path = settings.of_worker(seat)
         self._settings = settings
-        self._lock = Lock()  # the last lines may come while a thread still writes those before
         check_file(self._path)
         with self._path.open("rb+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -155,19 +153,18 @@ class LogFile:
         Raises:
             OSError: If that can't be done.
         """
-        with self._lock:
-            size = self._path.stat().st_size if self._path.exists() else 0
-            if size and size + len(lines) > self._settings.max_bytes:
-                self._rotate()
-                size = 0
-            with self._path.open("ab", buffering=0) as file:
-                rest = memoryview(lines)
-                try:
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                except OSError:
-                    file.truncate(size)
-                    raise
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if size and size + len(lines) > self._settings.max_bytes:
+            self._rotate()
+            size = 0
+        with self._path.open("ab", buffering=0) as file:
+            rest = memoryview(lines)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                file.truncate(size)
+                raise
 
     def _rotate(self) -> None:
         """Number the file and those before it one higher; the oldest goes."""

@@ -204,7 +204,7 @@ class Metrics:
             "outcome",
         )
         self._unlogged = counter(
-            "turnout_log_lines_dropped", "Lines of requests that the log did not take in time."
+            "turnout_log_lines_dropped", "Lines that the log did not take in time."
         )()
         self._unkept = counter(
             "turnout_decision_log_lines_dropped",

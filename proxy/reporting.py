@@ -1,7 +1,7 @@
 """One structured line per request, and the format of every line the gateway logs.
 
-Lines of requests do not pass `logging`, which costs as much as the decision, and go out a tenth
-of a second late from a thread, so that a log nobody reads holds up no request.
+Lines of requests do not pass `logging`, which costs as much as the decision. All lines go out by
+one thread, a tenth of a second late (`proxy.lines`), so that a log nobody reads holds up nothing.
 
 Lines carry no prompt, no output, no header value but the request id, and no key.
 """
@@ -9,20 +9,19 @@ Lines carry no prompt, no output, no header value but the request id, and no key
 import asyncio
 import logging
 import logging.config
-import sys
+import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import orjson
 
+from proxy.lines import Lines
 from proxy.record import RequestRecord
 
-log = logging.getLogger("turnout")
-
-EVERY_S = 0.1
-"""Between two writes of the lines that wait."""
-MOST = 10_000
-"""Lines that wait at most; a log that takes none for so long loses further ones, counted."""
+COUNTED_EVERY_S = 1.0
+"""Between two looks at how many lines were lost."""
+_TRACE_CHARS = 16_000
+"""Of an exception at most, its end: one that recurses has megabytes."""
 
 
 class JsonLines(logging.Formatter):
@@ -37,15 +36,37 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = self.formatException(record.exc_info)[-_TRACE_CHARS:]
         return orjson.dumps(line, default=str).decode()
+
+
+def to_stderr(lines: bytes) -> None:
+    """Write lines to standard error, past Python's buffer: its lock must not wait for a reader."""
+    rest = memoryview(lines)
+    while rest:
+        rest = rest[os.write(2, rest) :]
+
+
+STDERR = Lines(to_stderr)
+"""What every line of this process goes to."""
+
+
+class ToLines(logging.Handler):
+    """Hands records to `STDERR`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        try:
+            STDERR.put(self.format(record).encode() + b"\n")
+        except Exception:  # noqa: BLE001  # as every handler of `logging` does
+            self.handleError(record)
 
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": JsonLines}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "handlers": {"stderr": {"()": ToLines, "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "turnout": {"level": "INFO"},
@@ -53,12 +74,6 @@ LOGGING = {
     },
 }
 """A `logging.config` dictionary: JSON lines on standard error."""
-
-
-def to_stderr(lines: bytes) -> None:
-    """Write lines to standard error, between those of `logging`."""
-    sys.stderr.buffer.write(lines)
-    sys.stderr.buffer.flush()
 
 
 def line_of(record: RequestRecord) -> bytes:
@@ -109,64 +124,41 @@ _OPTIONS = orjson.OPT_APPEND_NEWLINE
 class RequestLog:
     """Writes a line for each request that has ended.
 
-    Lines that can't be written are lost, and no request with them.
-
     Args:
-        write: Takes lines; called in a thread.
+        lines: Where they go.
         line: Makes the line of a request.
-        on_drop: Called for each line that is lost: too many wait, or it could not be written.
+        on_drop: Called for each line that is lost.
         sleep: Waits so many seconds.
     """
 
     def __init__(
         self,
-        write: Callable[[bytes], object] = to_stderr,
+        lines: Lines,
         *,
         line: Callable[[RequestRecord], bytes] = line_of,
         on_drop: Callable[[], object] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._write = write
+        self._lines = lines
         self._line = line
         self._on_drop = on_drop
         self._sleep = sleep
-        self._waiting: list[bytes] = []
-        self._fails = False
 
     def note(self, record: RequestRecord) -> None:
         """Log a request that has ended."""
-        if len(self._waiting) < MOST:
-            self._waiting.append(self._line(record))
-        else:
-            self._on_drop()
+        self._lines.put(self._line(record))
 
     async def run(self) -> None:
-        """Write what waits, until cancelled."""
+        """Count lines that are lost, until cancelled."""
         while True:
-            await self._sleep(EVERY_S)
-            if self._waiting:
-                lines, self._waiting = self._waiting, []
-                self._settle(lines, await asyncio.to_thread(self._written, lines))
+            await self._sleep(COUNTED_EVERY_S)
+            self._count_lost()
 
     def close(self) -> None:
-        """Write the rest."""
-        if self._waiting:
-            lines, self._waiting = self._waiting, []
-            self._settle(lines, self._written(lines))
+        """Have the rest written, as far as that can be done soon."""
+        self._lines.flush()
+        self._count_lost()
 
-    def _written(self, lines: list[bytes]) -> OSError | None:
-        """Write lines; return why that could not be done."""
-        try:
-            self._write(b"".join(lines))
-        except OSError as error:
-            return error
-        return None
-
-    def _settle(self, lines: list[bytes], error: OSError | None) -> None:
-        """Count lines that were lost, and tell of the first."""
-        if error is not None:
-            for _ in lines:
-                self._on_drop()
-            if not self._fails:
-                log.error("lines of requests are lost until they can be written: %s", error)
-        self._fails = error is not None
+    def _count_lost(self) -> None:
+        for _ in range(self._lines.take_lost()):
+            self._on_drop()

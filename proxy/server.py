@@ -1,6 +1,7 @@
 """The process: uvicorn around the app, with a drain before it stops."""
 
 import asyncio
+import atexit
 import gc
 import logging
 import logging.config
@@ -24,7 +25,7 @@ from proxy.app import Gateway, create_app
 from proxy.applying import prepare, without_restart
 from proxy.connection import connection
 from proxy.reloading import Source
-from proxy.reporting import LOGGING
+from proxy.reporting import LOGGING, STDERR
 from proxy.shared import Clients
 from proxy.supervisor import Supervisor
 from proxy.team import Commons, Team
@@ -91,6 +92,7 @@ class GatewayServer(uvicorn.Server):
         """Serve until drained."""
         reload = self._gateway.reloader.ask
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -168,6 +170,7 @@ def serve(settings: Settings, source: Source | None = None) -> int:
             are to be several workers and the system has nothing for them to share.
     """
     logging.config.dictConfig(LOGGING)
+    atexit.register(STDERR.flush)
     _allow_sockets()
     prepare(settings)  # so that what is wrong with it is said first, and once
     admin = None if settings.admin is None else _bound(settings.admin, key="admin.port")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from proxy.ledger import Ledger
+from proxy.reporting import STDERR
 from proxy.team import READINGS_ASKED, RESTARTS, STARTED, Commons, Team, release
 
 log = logging.getLogger("turnout")
@@ -86,7 +87,7 @@ class Supervisor:
         except BaseException:  # noqa: BLE001  # whatever it is, it must not go on as a supervisor
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
+            STDERR.flush()
             os._exit(status)
 
     def _see_to(self, sign: int, mask: Iterable[int]) -> None:

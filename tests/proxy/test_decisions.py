@@ -340,7 +340,7 @@ async def test_lines_that_their_file_does_not_take_are_counted_and_requests_serv
 
     assert running.count("turnout_decision_log_lines_dropped_total") == 3
     assert running.count("turnout_log_lines_dropped_total") == 0
-    assert "lines of requests are lost until they can be written: [Errno 28]" in caplog.text
+    assert "decisions are not kept until their file can be written: [Errno 28]" in caplog.text
 
 
 def test_a_worker_writes_its_own_file_from_the_start(tmp_path: Path) -> None:

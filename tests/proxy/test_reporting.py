@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from proxy.lines import Lines
 from proxy.record import AcceptanceSource, Ending
-from proxy.reporting import LOGGING, MOST, JsonLines, RequestLog, line_of
+from proxy.reporting import LOGGING, JsonLines, RequestLog, line_of
 from tests.proxy.pieces import a_record
 
 
@@ -76,62 +77,49 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 @pytest.mark.anyio
-async def test_lines_go_out_together_from_a_thread_and_the_rest_at_the_end() -> None:
-    written: list[bytes] = []
-    steps = [asyncio.Event(), asyncio.Event()]
+async def test_lines_that_are_lost_are_counted_while_it_runs_and_at_the_end() -> None:
+    def full(_: bytes) -> None:
+        raise OSError("full")
+
+    dropped: list[None] = []
+    rested = asyncio.Event()
 
     async def sleep(_: float) -> None:
-        steps[0].set()
-        await steps[1].wait()
-        steps[1].clear()
+        if rested.is_set():
+            await asyncio.Event().wait()
+        rested.set()
 
-    requests = RequestLog(written.append, sleep=sleep)
+    lines = Lines(full)
+    requests = RequestLog(lines, on_drop=lambda: dropped.append(None), sleep=sleep)
     for _ in range(3):
         requests.note(a_record())
+    lines.flush()
     async with asyncio.TaskGroup() as group:
         running = group.create_task(requests.run())
-        await steps[0].wait()
-        steps[0].clear()
-        steps[1].set()
-        await steps[0].wait()
+        await rested.wait()
+        await asyncio.sleep(0)
+        assert len(dropped) == 3
         running.cancel()
     requests.note(a_record())
     requests.close()
-    requests.close()
 
-    assert [lines.count(b"\n") for lines in written] == [3, 1]
-
-
-def test_lines_that_nobody_takes_are_dropped_and_counted() -> None:
-    dropped: list[None] = []
-    requests = RequestLog(on_drop=lambda: dropped.append(None))
-
-    for _ in range(MOST + 5):
-        requests.note(a_record())
-
-    assert len(dropped) == 5
+    assert len(dropped) == 4
 
 
-def test_lines_that_cannot_be_written_are_counted_and_told_of_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    dropped: list[None] = []
-    outcomes = [OSError("full"), OSError("full"), None, OSError("full again")]
+def _endless(message: str) -> None:
+    raise ValueError(message)
 
-    def write(_: bytes) -> None:
-        if (error := outcomes.pop(0)) is not None:
-            raise error
 
-    requests = RequestLog(write, line=lambda _: b"{}\n", on_drop=lambda: dropped.append(None))
-    for _ in range(4):
-        requests.note(a_record())
-        requests.note(a_record())
-        requests.close()
+def test_of_an_exception_without_end_its_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        _endless("x" * 100_000 + "the end")
+    except ValueError:
+        logging.getLogger("turnout").exception("it failed")
 
-    assert len(dropped) == 6
-    told = [record.getMessage() for record in caplog.records]
-    sentence = "lines of requests are lost until they can be written: full"
-    assert told == [sentence, f"{sentence} again"]
+    line = JsonLines().format(caplog.records[-1])
+
+    assert len(line) < 20_000
+    assert json.loads(line)["exception"].endswith("the end")
 
 
 def test_an_exception_goes_into_its_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """The process: what signals do to it, and that the admin API lives and dies with the gateway."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from config.settings import Settings
 from proxy.acceptor import Acceptor
 from proxy.reloading import Source
 from proxy.server import COLLECTED_EVERY, GatewayServer, _present
-from tests.running import eventually, running
+from tests.running import answers, eventually, running
 
 if TYPE_CHECKING:
     from uvicorn.lifespan.on import LifespanOn
@@ -91,6 +92,63 @@ def test_signals_have_it_reload_and_stop_with_its_admin_api(
         with closing(socket.socket()) as probe:
             assert probe.connect_ex(("127.0.0.1", each)) != 0
     assert "draining: new work is refused" in log.read_text()
+
+
+def test_a_reload_that_is_asked_for_while_it_starts_comes_after_the_start(
+    tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    port, admin_port = free_ports
+    (tmp_path / "later").mkdir()
+    later = config_of(tmp_path / "later", port, admin_port, thresholds={"max_temperature": 0.3})
+    first = config_of(tmp_path, port, admin_port).read_text()
+    (tmp_path / "gateway.json").unlink()
+    os.mkfifo(tmp_path / "gateway.json")
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "TURNOUT_ADMIN_TOKEN": "s3cret"}
+    with subprocess.Popen(command(tmp_path / "gateway.json"), env=environment) as process:
+        with (tmp_path / "gateway.json").open("w") as pipe:  # it has begun to read its config
+            process.send_signal(signal.SIGHUP)
+            later.replace(tmp_path / "gateway.json")
+            pipe.write(first)
+        try:
+            applied = 'turnout_config_reloads_total{outcome="applied"} 1.0'
+            eventually(
+                lambda: (
+                    process.poll() is not None
+                    or (answers(f"{url}/health") and applied in httpx.get(f"{url}/metrics").text)
+                ),
+                within_s=60.0,
+                what="the config is read again",
+            )
+            assert process.poll() is None
+        finally:
+            process.terminate()
+
+
+def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end(
+    tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    port, _ = free_ports
+    file = config_of(tmp_path, *free_ports)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    environment = {**os.environ, "TURNOUT_ADMIN_TOKEN": "s3cret"}
+    with subprocess.Popen(command(file), stderr=writing, env=environment) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            eventually(lambda: answers(f"{url}/health"), within_s=60.0, what="it serves")
+            for _ in range(100):  # a line each, of which the pipe holds thirty
+                with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+                    client.sendall(b"not HTTP\r\n\r\n")
+                    assert client.recv(12) == b"HTTP/1.1 400"
+
+            assert answers(f"{url}/health")
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            os.close(reading)
+            os.close(writing)
 
 
 @pytest.mark.parametrize(

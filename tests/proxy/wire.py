@@ -21,6 +21,7 @@ from config.settings import Settings
 from proxy.app import Gateway, create_app
 from proxy.applying import prepare
 from proxy.connection import connection
+from proxy.lines import Lines
 from proxy.server import configured
 from tests.proxy import streams
 from tests.proxy.scripted import Server
@@ -398,7 +399,7 @@ async def gateway(
             given_settings,
             registry=registry,
             transport=httpx.MockTransport(probed),
-            log_to=lines.append,
+            log_to=Lines(lines.append),
             **(seams or {}),
         )
         protocol = connection(given_settings.listen, app)
