@@ -166,7 +166,7 @@ def create_app(
     )
     lifecycle = Lifecycle()
     room = WaitingRoom(settings.queue, team)
-    stored = responses(team, lambda: fleet.members)
+    stored = responses(team, fleet.served)
     client = httpx.AsyncClient(
         transport=transport,
         verify=authorities(),

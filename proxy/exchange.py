@@ -112,6 +112,7 @@ class Intake:
             record.traffic_class = traffic_class
             record.temperature = features.temperature
             record.temperature_given = features.temperature_given
+        fixed = self._continued(parsed, served, caller) if route is Route.RESPONSES else None
         return Exchange(
             downstream=downstream,
             record=record,
@@ -122,7 +123,7 @@ class Intake:
             served=served,
             request=RoutingRequest(features=features, traffic_class=traffic_class, pin=pin),
             version=self._fleet.version,
-            fixed=self._continued(parsed, served, caller) if route is Route.RESPONSES else None,
+            fixed=fixed,
         )
 
     def _without_body(
@@ -139,9 +140,7 @@ class Intake:
             response_id = downstream.path.removeprefix(RESPONSES).partition("/")[0]
             fixed = self._holder(response_id, caller)
             if fixed is None:
-                msg = f"response {response_id[:80]!r} is not known here; it was not made through "
-                msg += "this gateway, or long ago"
-                raise NotServed(msg)
+                raise _unknown(response_id)
         pin = self._pin(downstream)
         served = None
         if fixed is None:
@@ -200,20 +199,37 @@ class Intake:
     def _continued(
         self, parsed: ParsedRequest, served: ServedModel, caller: Caller
     ) -> Member | None:
-        """Return the member that made the response which a request continues by its own model."""
-        member = self._holder(parsed.body.get("previous_response_id"), caller)
-        return member if member is not None and member.pool in served.pools else None
-
-    def _holder(self, response_id: object, caller: Caller) -> Member | None:
-        """Return the member that made a stored response, if it was made here.
+        """Return the member that made the response which a request continues by its own model.
 
         Raises:
-            Forbidden: If `caller` may not use its pool.
+            NotServed: If the response is of another key, or may be.
+            InvalidRequest: If the id that it chooses for its own is another key's.
         """
-        if not isinstance(response_id, str):
+        chosen = parsed.body.get("request_id")
+        previous = parsed.body.get("previous_response_id")
+        if isinstance(chosen, str) and self._stored.is_anothers(chosen, caller.name):
+            msg = f"'request_id' {chosen[:80]!r} is taken; choose another, or none"
+            raise InvalidRequest(msg, param="request_id")
+        if not isinstance(previous, str):
             return None
-        owner = self._stored.owner(response_id)
-        member = None if owner is None else self._fleet.members.get(owner)
-        if member is not None:
-            caller.permit_pool(member.pool.name)
+        member = self._holder(previous, caller)
+        if member is None and caller.is_known:
+            raise _unknown(previous, param="previous_response_id")
+        return member if member is not None and member.pool in served.pools else None
+
+    def _holder(self, response_id: str, caller: Caller) -> Member | None:
+        """Return the member that made a stored response of `caller`, if it is there.
+
+        Raises:
+            Forbidden: If `caller` may not use its pool or model.
+        """
+        holder = self._stored.holder(response_id, caller.name)
+        member = None if holder is None else self._fleet.members.get(holder.backend)
+        if holder is not None and member is not None:
+            caller.permit(model=holder.model, pin=member.pool.name)
         return member
+
+
+def _unknown(response_id: str, *, param: str | None = None) -> NotServed:
+    msg = f"response {response_id[:80]!r} is not known here; it was not made through this gateway"
+    return NotServed(f"{msg} by this key, or long ago", param=param)

@@ -207,6 +207,12 @@ class Fleet:
         """Yield the members of `pool`."""
         return (member for member in self.members.values() if member.pool is pool)
 
+    def served(self) -> Iterator[tuple[str, str]]:
+        """Yield the name of every backend with each model that it serves."""
+        for name, member in self.members.items():
+            for model in {member.pool.model, *member.models}:
+                yield name, model
+
     def model_names(self) -> list[str]:
         """Return every name a client may use: models, adapters, aliases."""
         served = {name for member in self.members.values() for name in member.models}

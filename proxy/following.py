@@ -8,9 +8,10 @@ from proxy.applying import Applier
 from proxy.availability import Availability
 from proxy.errors import ProxyError
 from proxy.fleet import Fleet
+from proxy.ledger import number_of
 from proxy.memory import Memory
 from proxy.reloading import Reloader
-from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED, number_of
+from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED
 from proxy.stored import StoredResponses
 from proxy.team import READINGS_ASKED, Order, Team
 from proxy.waiting import WaitingRoom

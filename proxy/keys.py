@@ -88,6 +88,11 @@ class Caller:
         if pin is not None:
             self.permit_pool(pin)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether a key told who it is; in an open gateway anybody is everybody."""
+        return self._settings is not _ANYBODY
+
     def permit_pool(self, pool: str) -> None:
         """Check that it may use a pool.
 
@@ -155,15 +160,17 @@ class Keyring:
         self._team = team
         self._open: Caller | None = None
         self._callers: dict[str, Caller] = {}
+        self._by_name: dict[str, Caller] = {}
+        """Those that were removed too: added again, they have what they had left."""
         self.configure(settings)
 
     def configure(self, settings: Auth) -> None:
         """Know the callers of other settings; one of the same name stays who it is."""
-        before = {caller.name: caller for caller in self._callers.values()}
         self._open = (self._open or Caller(_ANYBODY, self._team)) if settings.open else None
         self._callers = {}
         for each in settings.keys:
-            caller = before.get(each.name) or Caller(each, self._team)
+            if (caller := self._by_name.get(each.name)) is None:
+                caller = self._by_name[each.name] = Caller(each, self._team)
             caller.configure(each)
             self._callers[each.sha256] = caller
 

@@ -48,7 +48,7 @@ from proxy.patience import Patience
 from proxy.record import Ending, RequestRecord, decided
 from proxy.relay import Hidden, StreamRelay, relay_body
 from proxy.reporting import RequestLog
-from proxy.stored import StoredResponses
+from proxy.stored import Holder, StoredResponses
 from proxy.upstream import Answer, Upstream
 from proxy.waiting import Taken, WaitingRoom, Wish
 from proxy.watching import Watch
@@ -404,7 +404,8 @@ class Pipeline:
             return
 
         def keep(response_id: str) -> None:
-            self._stored.keep(response_id, member.name)
+            holder = Holder(exchange.caller.name, member.name, record.model)
+            self._stored.keep(response_id, holder)
 
         sample = None if dialect is None else self._counterfactual.sample(exchange)
         if answer.streams and dialect is not None:

@@ -17,8 +17,8 @@ from hashlib import blake2b
 from math import exp
 from zlib import crc32
 
-from proxy.ledger import Cell, Ledger, Name
-from proxy.stored import MAX_IDS, StoredResponses
+from proxy.ledger import Cell, Ledger, Name, number_of
+from proxy.stored import MAX_IDS, Holder, StoredResponses
 from proxy.team import BACKEND, CIRCUIT, CLIENTS, CONNECTIONS, LEARNT, POOL, TRIAL, Team
 from routing.affinity import LEAST_SHARED, PrefixKeys, PrefixMap
 from routing.breaker import BreakerKnobs, Circuit, CircuitState
@@ -204,11 +204,6 @@ class Ring:
             yield cell[place], cell[place + 1]
 
 
-def number_of(text: str) -> float:
-    """Return a number that stands for `text`: 53 bits of a hash, which a float holds exactly."""
-    return float(int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 11)
-
-
 class SharedPrefixes(PrefixMap):
     """What each backend was sent by any worker.
 
@@ -256,24 +251,25 @@ _TOKENS = 2**20 - 1
 
 
 class SharedResponses(StoredResponses):
-    """Which backend holds which stored response, whichever worker passed it on.
+    """Whose each stored response is, whichever worker passed it on.
 
     Args:
         team: The workers.
-        names: Every backend's name.
+        served: Every backend's name, with each model that it serves.
     """
 
-    def __init__(self, team: Team, names: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, team: Team, served: Callable[[], Iterable[tuple[str, str]]]) -> None:
         super().__init__()
         self._ring = Ring(team, "stored responses", SHARED_IDS)
-        self._names = names
+        self._served = served
         self._elsewhere = OrderedDict(self._ring.own())
         """Kept by others, and by a worker that had this seat before."""
 
-    def keep(self, response_id: str, backend: str) -> None:
-        """Remember that `backend` made `response_id`."""
-        super().keep(response_id, backend)
-        self._ring.note(number_of(response_id), number_of(backend))
+    def keep(self, response_id: str, holder: Holder) -> None:
+        """Remember whose a response is, unless it is another key's."""
+        if not self.is_anothers(response_id, holder.key):
+            super().keep(response_id, holder)
+            self._ring.note(number_of(response_id), number_of("\0".join(holder)))
 
     def look(self) -> None:
         """Take in what others have kept."""
@@ -281,13 +277,21 @@ class SharedResponses(StoredResponses):
         while len(self._elsewhere) > MAX_IDS:
             self._elsewhere.popitem(last=False)
 
-    def owner(self, response_id: str) -> str | None:
-        """Return the backend that made `response_id`, or None."""
-        if (found := super().owner(response_id)) is not None:
+    def holder(self, response_id: str, key: str) -> Holder | None:
+        """Return what is known of a response that was made for `key`; None of any other."""
+        if (found := super().holder(response_id, key)) is not None:
             return found
         self.look()
-        backend = self._elsewhere.get(number_of(response_id))
-        return next((name for name in self._names() if number_of(name) == backend), None)
+        mark = self._elsewhere.get(number_of(response_id))
+        each = (Holder(key, backend, model) for backend, model in self._served())
+        return next((one for one in each if number_of("\0".join(one)) == mark), None)
+
+    def is_anothers(self, response_id: str, key: str) -> bool:
+        """Whether a response is known to be of another key."""
+        if super().is_anothers(response_id, key):
+            return True
+        known = number_of(response_id) in self._elsewhere
+        return known and self.holder(response_id, key) is None
 
 
 SHARED_IDS = 2**12
@@ -384,9 +388,9 @@ class SharedCircuit(Circuit):
                 self._say(before)
 
 
-def responses(team: Team, names: Callable[[], Iterable[str]]) -> StoredResponses:
-    """Return who holds which stored response, given every backend's name."""
-    return StoredResponses() if team.alone else SharedResponses(team, names)
+def responses(team: Team, served: Callable[[], Iterable[tuple[str, str]]]) -> StoredResponses:
+    """Return whose each stored response is, given every backend's name with its models."""
+    return StoredResponses() if team.alone else SharedResponses(team, served)
 
 
 def arrival_rate(team: Team, model: str) -> ArrivalRate:

@@ -1,6 +1,7 @@
 """Keys: who is let in, what each may do, and that none goes further."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from config.settings import ApiKey, Auth
 from proxy.errors import Forbidden, TooMany, Unauthenticated
 from proxy.keys import Caller, Keyring, digest, new_key
+from tests.proxy import streams
 from tests.proxy.wire import STREAMED, Backend, Call, answers, begin, eventually, gateway, soon
 
 pytestmark = pytest.mark.anyio
@@ -144,26 +146,77 @@ async def test_a_key_for_one_pool_is_served_by_that_pool() -> None:
         assert status == 403
 
 
-async def test_a_stored_response_is_for_keys_that_may_use_its_pool() -> None:
-    async def stores(call: Call) -> None:
-        await call.answer(b'{"id":"resp_1","status":"completed","output":[1]}')
+async def _stores(call: Call) -> None:
+    chosen = json.loads(call.body or b"{}").get("request_id", "resp_1")
+    made = {"id": chosen, "status": "completed", "output": [1], "asked": call.target}
+    await call.answer(streams.dumps(made))
 
-    anywhere, plain_only = auth(KEY)["keys"][0], auth(OTHER, pools=["plain"])["keys"][0]
-    keys = {"keys": [anywhere, {**plain_only, "name": "limited"}]}
-    path, spec = "/v1/responses", Backend(stores, speculates=True)
-    async with gateway(spec=[spec], plain=[Backend(stores)], auth=keys) as running:
+
+async def test_a_stored_response_is_its_keys_alone() -> None:
+    """Read, continued, cancelled or taken over by another it would be that one's to read."""
+    path, store = "/v1/responses", Backend(_stores)
+    async with gateway(plain=[store], auth=auth(KEY, OTHER)) as running:
         await running.ask({"input": "hi"}, path=path, **bearer(KEY))
         follow = {"input": "and", "previous_response_id": "resp_1"}
 
-        got = {key: await running.ask(follow, path=path, **bearer(key)) for key in (KEY, OTHER)}
-        async with running.client.get(
-            f"{running.url}{path}/resp_1", headers=bearer(OTHER)
-        ) as refused:
-            assert refused.status == 403
+        async def all_of(key: str) -> list[int]:
+            url, client = f"{running.url}{path}/resp_1", running.client
+            found = []
+            async with client.get(url, headers=bearer(key)) as got:
+                found.append(got.status)
+            async with client.post(f"{url}/cancel", headers=bearer(key)) as got:
+                found.append(got.status)
+            found.append((await running.ask(follow, path=path, **bearer(key)))[0])
+            return found
 
-        assert [answer[0] for answer in got.values()] == [200, 403]
-        assert b"key 'limited' may not use pool 'spec'" in got[OTHER][1]
-        assert len(spec.calls) == 2
+        assert await all_of(OTHER) == [404, 404, 404]
+        assert len(store.calls) == 1
+        taken = {"input": "mine", "request_id": "resp_1"}
+        status, body, _ = await running.ask(taken, path=path, **bearer(OTHER))
+        assert (status, json.loads(body)["error"]["param"]) == (400, "request_id")
+        assert await all_of(KEY) == [200, 200, 200]
+        assert (await running.ask(taken, path=path, **bearer(KEY)))[0] == 200
+
+
+async def test_a_response_that_nobody_is_known_to_have_made_is_not_continued() -> None:
+    """The server may hold it for a key that made it before the gateway was started."""
+    store = Backend(_stores)
+    follow = {"input": "and", "previous_response_id": "resp_9"}
+    async with gateway(plain=[store], auth=auth(KEY)) as running:
+        status, body, _ = await running.ask(follow, path="/v1/responses", **bearer(KEY))
+
+        assert (status, json.loads(body)["error"]["param"]) == (404, "previous_response_id")
+        assert store.calls == []
+    async with gateway(plain=[store]) as running:  # in an open gateway anybody is everybody
+        assert (await running.ask(follow, path="/v1/responses"))[0] == 200
+
+
+async def test_a_stored_response_is_for_keys_that_may_still_use_its_pool_and_model() -> None:
+    path, spec = "/v1/responses", Backend(_stores, speculates=True)
+    async with gateway(spec=[spec], plain=[Backend(_stores)], auth=auth(KEY)) as running:
+        await running.ask({"input": "hi"}, path=path, **bearer(KEY))
+        for limit in ({"pools": ["plain"]}, {"models": ["other"]}):
+            running.reload(auth=auth(KEY, **limit))
+
+            async with running.client.get(
+                f"{running.url}{path}/resp_1", headers=bearer(KEY)
+            ) as refused:
+                assert refused.status == 403
+        assert len(spec.calls) == 1
+
+
+def test_a_key_that_is_removed_and_added_again_has_what_it_had_left() -> None:
+    keys = Auth.model_validate(auth(KEY, requests_per_minute=1, max_in_flight=1))
+    ring = Keyring(keys)
+    with ring.identify(bearer_of(KEY)).asking(0.0):
+        ring.configure(Auth.model_validate(auth()))
+        ring.configure(keys)
+        again = ring.identify(bearer_of(KEY))
+
+        with pytest.raises(TooMany, match="has 1 requests under way"), again.asking(60.0):
+            pass
+    with pytest.raises(TooMany, match="may ask 1 times a minute"), again.asking(1.0):
+        pass
 
 
 async def test_one_key_cannot_starve_another() -> None:

@@ -25,6 +25,7 @@ from proxy.shared import (
     share_backend,
     share_pool,
 )
+from proxy.stored import Holder
 from proxy.team import CALLER, JOURNAL_BYTES, Commons, JournalFull, Team, release
 from proxy.waiting import WaitingRoom
 from routing.breaker import Circuit, CircuitState
@@ -370,26 +371,47 @@ async def test_a_place_that_is_free_goes_to_those_who_wait_by_their_number(
 # --- stored responses -----------------------------------------------------------------------
 
 
+SERVED = [("a:1", "m"), ("b:2", "m"), ("b:2", "adapter")]
+
+
 def test_a_response_is_found_by_the_worker_that_did_not_pass_it_on(
     teams: tuple[Team, Team],
 ) -> None:
-    one, other = (SharedResponses(team, lambda: ("a:1", "b:2")) for team in teams)
-    one.keep("resp_1", "b:2")
-    other.keep("resp_2", "a:1")
+    one, other = (SharedResponses(team, lambda: SERVED) for team in teams)
+    first, second = Holder("k", "b:2", "adapter"), Holder("k", "a:1", "m")
+    one.keep("resp_1", first)
+    other.keep("resp_2", second)
 
-    assert other.owner("resp_1") == "b:2"
-    assert one.owner("resp_2") == "a:1"
-    assert one.owner("resp_1") == "b:2"
-    assert one.owner("resp_3") is None
+    assert other.holder("resp_1", "k") == first
+    assert one.holder("resp_2", "k") == second
+    assert one.holder("resp_1", "k") == first
+    assert one.holder("resp_3", "k") is None
+
+
+def test_a_response_is_no_other_keys_at_any_worker(teams: tuple[Team, Team]) -> None:
+    one, other = (SharedResponses(team, lambda: SERVED) for team in teams)
+    mine, theirs = Holder("me", "b:2", "m"), Holder("they", "a:1", "m")
+    one.keep("resp_1", mine)
+    other.look()
+
+    other.keep("resp_1", theirs)
+
+    assert other.holder("resp_1", "they") is None
+    assert (other.is_anothers("resp_1", "they"), other.is_anothers("resp_1", "me")) == (
+        True,
+        False,
+    )
+    assert (one.holder("resp_1", "me"), other.holder("resp_1", "me")) == (mine, mine)
+    assert one.holder("resp_1", "they") is None
 
 
 def test_a_response_is_found_by_a_worker_that_takes_the_place_of_the_one_that_passed_it_on(
     commons: Commons,
 ) -> None:
-    names = ("a:1", "b:2")
-    SharedResponses(Team(commons, 0), lambda: names).keep("resp_1", "b:2")
+    holder = Holder("k", "b:2", "m")
+    SharedResponses(Team(commons, 0), lambda: SERVED).keep("resp_1", holder)
 
-    assert SharedResponses(Team(commons, 0), lambda: names).owner("resp_1") == "b:2"
+    assert SharedResponses(Team(commons, 0), lambda: SERVED).holder("resp_1", "k") == holder
 
 
 def test_a_conversation_is_followed_by_the_worker_that_did_not_begin_it(
