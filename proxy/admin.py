@@ -4,7 +4,7 @@ What it changes holds until the config is read again or the gateway starts anew;
 that was drained stays so when the config is read again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from hmac import compare_digest
 from typing import Any
 
@@ -14,15 +14,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from config.backends import backend_name, is_name, read_url
 from config.problems import ConfigError
 from proxy.applying import Applier
-from proxy.availability import Availability
 from proxy.downstream import first_of
 from proxy.errors import InvalidRequest, Unauthenticated
 from proxy.fleet import Fleet, Member
 from proxy.fleet_metrics import gateway_version
 from proxy.parsing import parse
 from proxy.surface import add_errors, error_answer, json_answer, read_body
-from routing.learner import Learner
 
+Command = Callable[..., Coroutine[Any, Any, None]]
+"""Has an order obeyed, given its name and what it is about."""
 BODY_BYTES = 2**16
 _THRESHOLDS = {
     "required": True,
@@ -73,18 +73,14 @@ def build_admin(
     *,
     fleet: Fleet,
     applier: Applier,
-    availability: Availability,
-    learner: Learner,
-    order: Callable[..., None],
+    command: Command,
 ) -> FastAPI:
     """Return the admin API, which everybody who reaches it may use.
 
     Args:
         fleet: Pools and backends.
         applier: Changes them, and the thresholds.
-        availability: Drains backends.
-        learner: Learns, or pauses.
-        order: Has the other workers do the same.
+        command: Has every worker obey an order.
     """
     api = FastAPI(
         title="Turnout admin",
@@ -94,9 +90,9 @@ def build_admin(
         redirect_slashes=False,
     )
     add_errors(api)
-    _add_backends(api, fleet, applier, availability, order)
-    _add_thresholds(api, applier, order)
-    _add_learning(api, learner, order)
+    _add_backends(api, fleet, applier, command)
+    _add_thresholds(api, applier, command)
+    _add_learning(api, command)
     return api
 
 
@@ -104,8 +100,7 @@ def _add_backends(
     api: FastAPI,
     fleet: Fleet,
     applier: Applier,
-    availability: Availability,
-    order: Callable[..., None],
+    command: Command,
 ) -> None:
     @api.get("/backends", tags=["backends"])
     async def backends() -> Response:
@@ -115,34 +110,34 @@ def _add_backends(
     @api.post("/backends/{name}/drain", tags=["backends"])
     async def drain(name: str) -> Response:
         """Give a backend no new requests, even if it is the last; those in flight finish."""
-        availability.drain(applier.member(name), drained=True)
-        order("drain", backend=name, drained=True)
+        applier.member(name)
+        await command("drain", backend=name, drained=True)
         return json_answer(_shown(applier.member(name)))
 
     @api.post("/backends/{name}/undrain", tags=["backends"])
     async def undrain(name: str) -> Response:
         """Give a backend requests again."""
-        availability.drain(applier.member(name), drained=False)
-        order("drain", backend=name, drained=False)
+        applier.member(name)
+        await command("drain", backend=name, drained=False)
         return json_answer(_shown(applier.member(name)))
 
     @api.post("/pools/{pool}/backends", tags=["backends"], openapi_extra={"requestBody": _BACKEND})
     async def add(pool: str, request: Request) -> Response:
         """Add a backend to a pool; it gets requests once it has answered a probe."""
         url = _url(parse(await read_body(request, BODY_BYTES)).body)
-        member = applier.add(pool, url, backend_name(url))
-        order("add", pool=pool, url=url)
-        return json_answer(_shown(member), status=201)
+        applier.check_place(pool, name := backend_name(url))
+        await command("add", pool=pool, url=url, backend=name)
+        return json_answer(_shown(applier.member(name)), status=201)
 
     @api.delete("/backends/{name}", tags=["backends"])
     async def remove(name: str) -> Response:
         """Remove a backend; its requests in flight finish."""
-        applier.remove(name)
-        order("remove", backend=name)
+        applier.member(name)
+        await command("remove", backend=name)
         return json_answer({"removed": name})
 
 
-def _add_thresholds(api: FastAPI, applier: Applier, order: Callable[..., None]) -> None:
+def _add_thresholds(api: FastAPI, applier: Applier, command: Command) -> None:
     @api.get("/thresholds", tags=["thresholds"])
     async def thresholds() -> Response:
         """Tell the thresholds, and which of them bind every policy."""
@@ -153,26 +148,24 @@ def _add_thresholds(api: FastAPI, applier: Applier, order: Callable[..., None]) 
         """Set some of them, as if they were written in the config; null unsets one."""
         patch = parse(await read_body(request, BODY_BYTES)).body
         try:
-            applier.patch_thresholds(patch)
+            applier.check_thresholds(patch)
         except ConfigError as error:
             raise InvalidRequest(str(error)) from error
-        order("thresholds", patch=patch)
+        await command("thresholds", patch=patch)
         return json_answer(_thresholds(applier))
 
 
-def _add_learning(api: FastAPI, learner: Learner, order: Callable[..., None]) -> None:
+def _add_learning(api: FastAPI, command: Command) -> None:
     @api.post("/learning/pause", tags=["learning"])
     async def pause() -> Response:
         """Learn nothing from traffic; what is known is used."""
-        learner.paused = True
-        order("learning", paused=True)
+        await command("learning", paused=True)
         return json_answer({"paused": True})
 
     @api.post("/learning/resume", tags=["learning"])
     async def resume() -> Response:
         """Learn from traffic again."""
-        learner.paused = False
-        order("learning", paused=False)
+        await command("learning", paused=False)
         return json_answer({"paused": False})
 
 

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from config.settings import Settings
 from proxy.addresses import Addresses, Resolve, resolve
-from proxy.admin import Guarded, build_admin
+from proxy.admin import Command, Guarded, build_admin
 from proxy.applying import Applier, prepare
 from proxy.availability import Availability
 from proxy.connection import Serve
@@ -67,6 +67,7 @@ class Gateway:
         settings: What applies at present.
         applier: Changes it while it runs.
         reloader: Reads its config again.
+        command: Has every worker obey an operator's order.
         admin: The admin API; None where it is off.
         tls: What connections of clients are encrypted with; None where they are not.
     """
@@ -82,6 +83,7 @@ class Gateway:
         keyring: Keyring,
         applier: Applier,
         reloader: Reloader,
+        command: Command,
         admin: Guarded | None,
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -92,6 +94,7 @@ class Gateway:
         self.router = router
         self.applier = applier
         self.reloader = reloader
+        self.command = command
         self.admin = admin
         self.tls = tls
         self._keyring = keyring
@@ -338,13 +341,7 @@ def create_app(
     admin = None
     if prepared.admin_token is not None:
         admin = Guarded(
-            build_admin(
-                fleet=fleet,
-                applier=applier,
-                availability=availability,
-                learner=router.learner,
-                order=team.order,
-            ),
+            build_admin(fleet=fleet, applier=applier, command=follower.command),
             token=prepared.admin_token,
         )
     gateway = Gateway(
@@ -356,6 +353,7 @@ def create_app(
         keyring=keyring,
         applier=applier,
         reloader=reloader,
+        command=follower.command,
         admin=admin,
         tls=prepared.tls,
     )

@@ -16,7 +16,7 @@ from config.backends import read_backends
 from config.certificates import read_certificate, server_context
 from config.patching import patched
 from config.problems import ConfigError, Problem
-from config.settings import Settings
+from config.settings import Settings, ThresholdSettings
 from proxy.addresses import Addresses
 from proxy.decisions import check_file
 from proxy.errors import InvalidRequest, NotServed
@@ -186,13 +186,21 @@ class Applier:
             log.info("backend %s of pool %s is added", member.name, member.pool.name)
         self._follow(change)
 
-    def patch_thresholds(self, patch: Mapping[str, Any]) -> None:
-        """Set thresholds as if they were written in the config.
+    def check_thresholds(self, patch: Mapping[str, Any]) -> ThresholdSettings:
+        """Return the thresholds with some of them set as if they were written in the config.
 
         Raises:
             ConfigError: If they are not valid.
         """
-        thresholds = patched(self.settings.thresholds, patch)
+        return patched(self.settings.thresholds, patch)
+
+    def patch_thresholds(self, patch: Mapping[str, Any]) -> None:
+        """Go by other thresholds.
+
+        Raises:
+            ConfigError: If they are not valid.
+        """
+        thresholds = self.check_thresholds(patch)
         self.settings = self.settings.model_copy(update={"thresholds": thresholds})
         self._configure(self.settings)
 
@@ -208,8 +216,8 @@ class Applier:
             raise NotServed(f"there is no backend {name[:200]!r}; there are: {names}")
         return member
 
-    def add(self, pool: str, url: str, name: str) -> Member:
-        """Add a backend to a pool.
+    def check_place(self, pool: str, name: str) -> None:
+        """Check that a backend may be added to a pool.
 
         Raises:
             NotServed: If there is no such pool.
@@ -219,9 +227,12 @@ class Applier:
             raise NotServed(f"there is no pool {pool[:200]!r}; there are: {', '.join(pools)}")
         if (member := self._fleet.members.get(name)) is not None:
             raise InvalidRequest(f"backend {name} is there, in pool {member.pool.name!r}")
+
+    def add(self, pool: str, url: str, name: str) -> None:
+        """Add a backend to a pool; raises as `check_place` does."""
+        self.check_place(pool, name)
         self._addresses.add(pool, url)
         self.place()
-        return self._fleet.members[name]
 
     def remove(self, name: str) -> None:
         """Remove a backend; its requests in flight finish.

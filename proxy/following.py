@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+from typing import Any
 
-from config.backends import backend_name
 from proxy.applying import Applier
 from proxy.availability import Availability
 from proxy.errors import ProxyError
@@ -67,6 +67,7 @@ class Follower:
         self._read = team.shared_cell(("config that was read",))
         self._asked = team.shared_cell(READINGS_ASKED, 2)
         self._seen = self._looks = 0.0
+        self._obeying = asyncio.Lock()
         reloader.on_applied = self.has_read
         team.on(CIRCUIT_CHANGED, lambda _: self._look_at_circuits())
         team.on(FREED, self._freed)
@@ -97,8 +98,26 @@ class Follower:
         self._team.order("reload")
         self._read[0] = number_of(self._reloader.state)
 
+    async def command(self, order: str, **more: Any) -> None:
+        """Have an operator's order obeyed by every worker, by this one before it returns.
+
+        It is written before it is obeyed, and all obey in the order of writing, so that all come
+        to the same, whatever else is ordered or read meanwhile.
+
+        Raises:
+            JournalFull: If it can't be kept; then nobody obeys it.
+        """
+        self._team.order(order, **more)
+        await self.catch_up()
+
+    async def catch_up(self) -> None:
+        """Obey what was ordered, each to its end before the next."""
+        async with self._obeying:
+            for order in self._team.orders():
+                await self.obey(order)
+
     async def obey(self, order: Order) -> None:
-        """Do what was done at another worker, as far as it can be done here.
+        """Do what was ordered, as far as it can be done here.
 
         An order may be older than the config: the backend that it is about may have gone since.
         """
@@ -117,13 +136,22 @@ class Follower:
                 member = self._applier.member(order["backend"])
                 self._availability.drain(member, drained=order["drained"])
             case "add":
-                self._applier.add(order["pool"], order["url"], backend_name(order["url"]))
-            case "remove":
+                self._place(order["backend"], order["pool"], order["url"])
+            case "remove" if order["backend"] in self._fleet.members:
                 self._applier.remove(order["backend"])
             case "thresholds":
                 self._applier.patch_thresholds(order["patch"])
             case "learning":
                 self._learner.paused = order["paused"]
+
+    def _place(self, backend: str, pool: str, url: str) -> None:
+        """Have a backend in a pool, wherever it was: the order may be obeyed anew."""
+        present = self._fleet.members.get(backend)
+        if present is not None and present.pool.name == pool:
+            return
+        if present is not None:
+            self._applier.remove(backend)
+        self._applier.add(pool, url, backend)
 
     def look(self) -> None:
         """Take in what others have changed, as far as no message has told."""
@@ -149,7 +177,7 @@ class Follower:
     async def run(self) -> None:
         """Follow until cancelled; the first worker reads the config and keeps the file for all."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._team.run(self.obey, self.look))
+            group.create_task(self._team.run(self.catch_up, self.look))
             if self._leads:
                 group.create_task(self._memory.run())
                 group.create_task(self._reloader.watch())

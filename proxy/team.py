@@ -14,7 +14,7 @@ import mmap
 import os
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,8 @@ class JournalFull(ProxyError):
 class Journal:
     """What operators have ordered since the config was last read, for every worker to obey.
 
+    Of orders that undo each other the last alone need stand: obeyed anew they change nothing.
+
     Args:
         memory: `JOURNAL_BYTES` bytes, all zero at first.
     """
@@ -51,7 +53,7 @@ class Journal:
     def __init__(self, memory: memoryview) -> None:
         self._header = memory[:HEADER_BYTES].cast("Q")
         self._log = memory[HEADER_BYTES:]
-        self._epoch = self._read = 0
+        self._read = (0, 0, 0)
 
     @property
     def epoch(self) -> int:
@@ -65,34 +67,65 @@ class Journal:
             JournalFull: If there is no room.
         """
         if order["order"] == "reload":
-            drains = {each["backend"]: each for each in self._all() if each["order"] == "drain"}
-            self._header[1] = 0
+            drains = [each for each in self._all() if each["order"] == "drain"]
+            self._write(_compacted([*drains, order]))
             self._header[0] += 1
-            for each in drains.values():
-                self._append(each)
-        self._append(order)
-
-    def _append(self, order: Order) -> None:
-        line, length = orjson.dumps(order, option=orjson.OPT_APPEND_NEWLINE), self._header[1]
+            return
+        line, length = _line(order), self._header[1]
         if length + len(line) > len(self._log):
-            msg = "too many orders since the config was last read; have it read again (SIGHUP)"
-            raise JournalFull(msg)
+            self._write(_compacted([*self._all(), order]))
+            return
         self._log[length : length + len(line)] = line
         self._header[1] = length + len(line)
+
+    def _write(self, orders: Iterable[Order]) -> None:
+        """Write all anew, to be read anew.
+
+        Raises:
+            JournalFull: If there is no room; then all is as it was.
+        """
+        lines = b"".join(map(_line, orders))
+        if len(lines) > len(self._log):
+            msg = "too many orders since the config was last read; have it read again (SIGHUP)"
+            raise JournalFull(msg)
+        self._log[: len(lines)] = lines
+        self._header[1] = len(lines)
+        self._header[2] += 1
 
     def _all(self) -> list[Order]:
         return [orjson.loads(line) for line in bytes(self._log[: self._header[1]]).splitlines()]
 
     def unread(self) -> list[Order]:
-        """Return the orders since the last call."""
-        epoch, length = self._header[0], self._header[1]
-        if epoch != self._epoch:
-            self._epoch, self._read = epoch, 0
-        if length == self._read:
-            return []
-        lines = bytes(self._log[self._read : length]).splitlines()
-        self._read = length
-        return [orjson.loads(line) for line in lines]
+        """Return the orders since the last call; all of them where they were written anew."""
+        epoch, length, written = self._header[0], self._header[1], self._header[2]
+        since = self._read[1] if (epoch, written) == (self._read[0], self._read[2]) else 0
+        self._read = (epoch, length, written)
+        return [orjson.loads(line) for line in bytes(self._log[since:length]).splitlines()]
+
+
+def _line(order: Order) -> bytes:
+    return orjson.dumps(order, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _compacted(orders: Iterable[Order]) -> list[Order]:
+    """Return what comes to the same: of orders about one thing the last, thresholds still set."""
+    kept: list[Order] = []
+    settled: set[tuple[str, str]] = set()
+    for each in reversed(list(orders)):
+        about = _about(each)
+        if not about <= settled:
+            kept.append(each)
+            if not any(isinstance(value, dict) for value in each.get("patch", {}).values()):
+                settled |= about  # one that is merged into what was there needs those before it
+    return kept[::-1]
+
+
+def _about(order: Order) -> set[tuple[str, str]]:
+    """Return the things that an order sets, by kind and name."""
+    kind = order["order"]
+    if kind == "thresholds":
+        return {(kind, key) for key in order["patch"]}
+    return {("placed" if kind in ("add", "remove") else kind, order.get("backend", ""))}
 
 
 class Commons:
@@ -223,22 +256,22 @@ class Team:
     # Orders
 
     def order(self, order: str, **more: Any) -> None:
-        """Have every other worker obey; this one has.
+        """Have every worker obey, each in the order in which they stand.
 
         Raises:
-            JournalFull: If it can't be kept.
+            JournalFull: If it can't be kept; then nobody obeys it.
         """
-        if self.alone:
-            return
         with self.lock():
             self._journal.add({"order": order, "by": self._signature, **more})
         self.tell(_ORDER)
 
     def orders(self) -> list[Order]:
-        """Return what others have ordered since the last call."""
+        """Return what was ordered since the last call, but for configs that this worker read."""
         with self.lock():
             unread = self._journal.unread()
-        return [each for each in unread if each["by"] != self._signature]
+        return [
+            each for each in unread if (each["order"], each["by"]) != ("reload", self._signature)
+        ]
 
     # The config
 
@@ -285,13 +318,11 @@ class Team:
         cell = self.own.find(STARTED)
         return cell is not None and cell[0] > 0.0
 
-    async def run(
-        self, obey: Callable[[Order], Awaitable[None]], look: Callable[[], object]
-    ) -> None:
+    async def run(self, obey: Callable[[], Awaitable[None]], look: Callable[[], object]) -> None:
         """Hear and obey, and look at what is new every `TICK_S`, until cancelled.
 
         Args:
-            obey: Carries out an order.
+            obey: Carries out what was ordered.
             look: Takes in what is new.
         """
         if self.alone:
@@ -307,8 +338,7 @@ class Team:
                 except TimeoutError:
                     look()
                 self._changed.clear()
-                for each in self.orders():
-                    await obey(each)
+                await obey()
         finally:
             loop.remove_reader(here)
 

@@ -3,6 +3,7 @@
 import logging
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -10,7 +11,7 @@ from config.problems import ConfigError, Problem
 from config.settings import Settings
 from proxy.reloading import Source
 from proxy.team import READINGS_ASKED, Commons, Team
-from tests.proxy.wire import Backend, Running, config, eventually, gateway
+from tests.proxy.wire import Backend, Running, begin, config, eventually, gateway, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +21,18 @@ class Config:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._before = 1_000
         self.says(0.5)
+
+    def holds_up(self, after: int) -> None:
+        """Hold up who reads it after so many have."""
+        self._before, self.held, self.goes_on = after, Event(), Event()
+
+    def _hold_up(self) -> None:
+        self._before -= 1
+        if self._before < 0:
+            self.held.set()
+            assert self.goes_on.wait(30.0)
 
     def says(self, temperature: float | None) -> None:
         """Be another config; None is not a valid one."""
@@ -32,6 +44,7 @@ class Config:
         backend = Backend()
 
         def read() -> Settings:
+            self._hold_up()
             if self.temperature is None:
                 raise ConfigError([Problem(where="config", key="", what="is not valid")])
             thresholds = {"max_temperature": self.temperature}
@@ -133,3 +146,24 @@ async def test_all_show_whether_the_config_was_refused(commons: Commons, read: C
             )
             assert other.count("turnout_config_last_reload_ok") == shown
         await eventually(lambda: temperature(other) == 0.7, what="both go by it")
+
+
+async def test_an_order_that_comes_while_a_worker_reads_the_config_is_obeyed_by_all(
+    commons: Commons, read: Config
+) -> None:
+    """Written behind the reload it is obeyed behind it, also where it came in."""
+    async with (
+        read.worker(Team(commons, 0), began_with=0.5) as one,
+        read.worker(Team(commons, 1), began_with=0.5) as other,
+    ):
+        read.says(0.7)
+        read.holds_up(1)  # `one` reads at once, what `other` reads is held up
+        one.app.reloader.ask()
+        await eventually(read.held.is_set, what="the other has begun to read")
+
+        ordered = begin(other.app.command("thresholds", patch={"max_temperature": 0.9}))
+        await eventually(lambda: temperature(one) == 0.9, what="it is obeyed elsewhere")
+        read.goes_on.set()
+        await soon(ordered)
+
+        assert (temperature(one), temperature(other)) == (0.9, 0.9)

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AbstractContextManager
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from proxy.app import create_app
 from proxy.errors import Overloaded, TooMany
 from proxy.fleet import Fleet
 from proxy.keys import Caller, Keyring
+from proxy.ledger import HEADER_BYTES
 from proxy.shared import (
     Clients,
     Elsewhere,
@@ -26,7 +28,7 @@ from proxy.shared import (
     share_pool,
 )
 from proxy.stored import Holder
-from proxy.team import CALLER, JOURNAL_BYTES, Commons, JournalFull, Team, release
+from proxy.team import CALLER, JOURNAL_BYTES, Commons, Journal, JournalFull, Team, release
 from proxy.waiting import WaitingRoom
 from routing.breaker import Circuit, CircuitState
 from routing.pools import Backend, Pool, Speculation
@@ -449,7 +451,7 @@ def test_a_config_that_was_read_anew_leaves_only_drains(
     commons: Commons, teams: tuple[Team, Team]
 ) -> None:
     one, other = teams
-    one.order("add", pool="p", url="u")
+    one.order("add", pool="p", url="u", backend="u")
     other.orders()
     for drained in (True, False, True):
         one.order("drain", backend="a", drained=drained)
@@ -459,12 +461,110 @@ def test_a_config_that_was_read_anew_leaves_only_drains(
     assert [each.get("drained") for each in Team(commons, 1).orders()] == [True, None]
 
 
-def test_too_many_orders_are_an_error_that_says_what_to_do(teams: tuple[Team, Team]) -> None:
-    for _ in range(3):
-        teams[0].order("thresholds", patch={"x": "y" * (JOURNAL_BYTES // 4)})
+def test_too_many_orders_are_an_error_that_says_what_to_do_and_leave_all_as_it_was(
+    commons: Commons, teams: tuple[Team, Team]
+) -> None:
+    for name in "abc":
+        teams[0].order("thresholds", patch={name: "y" * (JOURNAL_BYTES // 4)})
 
     with pytest.raises(JournalFull, match="SIGHUP"):
-        teams[0].order("thresholds", patch={"x": "y" * (JOURNAL_BYTES // 4)})
+        teams[0].order("thresholds", patch={"d": "y" * (JOURNAL_BYTES // 4)})
+
+    assert [[*each["patch"]] for each in teams[1].orders()] == [["a"], ["b"], ["c"]]
+
+
+def test_orders_that_undo_each_other_never_fill_the_journal(teams: tuple[Team, Team]) -> None:
+    one, other = teams
+    for number in range(20_000):
+        one.order("drain", backend=f"b{number % 3}", drained=number % 2 == 0)
+
+    last = {each["backend"]: each["drained"] for each in other.orders()}
+    assert last == {"b0": True, "b1": False, "b2": False}
+
+
+ORDERS = st.one_of(
+    st.builds(
+        lambda name, pool: {"order": "add", "backend": name, "pool": pool},
+        st.sampled_from("ab"),
+        st.sampled_from("pq"),
+    ),
+    st.builds(lambda name: {"order": "remove", "backend": name}, st.sampled_from("ab")),
+    st.builds(
+        lambda name, drained: {"order": "drain", "backend": name, "drained": drained},
+        st.sampled_from("ab"),
+        st.booleans(),
+    ),
+    st.builds(lambda paused: {"order": "learning", "paused": paused}, st.booleans()),
+    st.builds(
+        lambda patch: {"order": "thresholds", "patch": patch},
+        st.dictionaries(
+            st.sampled_from("xyz"),
+            st.one_of(
+                st.none(), st.integers(0, 3), st.dictionaries(st.sampled_from("kl"), st.none())
+            ),
+            min_size=1,
+        ),
+    ),
+    st.just({"order": "reload"}),
+)
+
+
+class Obeyed:
+    """What comes of orders, by the rules of each."""
+
+    def __init__(self) -> None:
+        self.pools: dict[str, str] = {}
+        self.drained: dict[str, bool] = {}
+        self.paused = False
+        self.thresholds: dict[str, Any] = {}
+
+    def obey(self, orders: list[dict[str, Any]]) -> None:
+        for each in orders:
+            match each["order"]:
+                case "add":
+                    self.pools[each["backend"]] = each["pool"]
+                case "remove":
+                    self.pools.pop(each["backend"], None)
+                case "drain":
+                    self.drained[each["backend"]] = each["drained"]
+                case "learning":
+                    self.paused = each["paused"]
+                case "thresholds":
+                    self.thresholds = _merged(self.thresholds, each["patch"])
+                case "reload":
+                    self.pools, self.paused, self.thresholds = {}, False, {}
+
+
+def _merged(value: object, patch: object) -> Any:
+    """Apply a JSON merge patch, as RFC 7396 writes it down."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(value) if isinstance(value, dict) else {}
+    for key, change in patch.items():
+        merged[key] = _merged(merged.get(key), change)
+        if change is None:
+            del merged[key]
+    return merged
+
+
+@given(orders=st.lists(st.tuples(ORDERS, st.booleans()), max_size=30))
+def test_whoever_reads_the_journal_late_or_often_comes_to_the_same(
+    orders: list[tuple[dict[str, Any], bool]],
+) -> None:
+    """A journal of few bytes, so that it is written anew often; one reads when told, one last."""
+    memory = memoryview(bytearray(HEADER_BYTES + 700))
+    journal, late, often = Journal(memory), Journal(memory), Journal(memory)
+    truth, reads_often, reads_last = Obeyed(), Obeyed(), Obeyed()
+    for order, reads in orders:
+        journal.add(order)
+        truth.obey([order])
+        if reads:
+            reads_often.obey(often.unread())
+    reads_often.obey(often.unread())
+    reads_last.obey(late.unread())
+
+    assert vars(reads_often) == vars(truth)
+    assert vars(reads_last) == vars(truth)
 
 
 async def test_messages_and_orders_reach_a_worker_that_runs(teams: tuple[Team, Team]) -> None:
@@ -474,16 +574,17 @@ async def test_messages_and_orders_reach_a_worker_that_runs(teams: tuple[Team, T
     looked = asyncio.Event()
     other.on(b"f", heard.append)
 
-    async def obey(order: dict[str, object]) -> None:
-        looked.clear()
-        obeyed.append(str(order["order"]))
+    async def obey() -> None:
+        if orders := other.orders():
+            looked.clear()
+            obeyed.extend(each["order"] for each in orders)
 
     async with asyncio.TaskGroup() as group:
         running = group.create_task(other.run(obey, looked.set))
         await asyncio.sleep(0)
         one.tell(b"f", "p", seat=1)
         one.tell(b"?", "nobody listens")
-        one.order("drain")
+        one.order("drain", backend="a", drained=True)
         async with asyncio.timeout(10):
             await looked.wait()
             looked.clear()
@@ -516,7 +617,7 @@ async def test_a_worker_starts_though_an_order_is_of_a_backend_that_has_gone(
 async def test_one_worker_alone_follows_nobody() -> None:
     alone = Team()
 
-    async def obey(_: object) -> None:
+    async def obey() -> None:
         raise AssertionError
 
     await alone.run(obey, lambda: None)
