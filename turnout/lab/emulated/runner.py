@@ -106,6 +106,8 @@ class Runner:
         self._metrics = metrics
         self._clock = clock
         self._work = asyncio.Event()
+        self._goes = asyncio.Event()
+        self._goes.set()
         self._sequences: dict[str, Generation] = {}
         self._drain_by: float | None = None
         self._warned = False
@@ -158,10 +160,17 @@ class Runner:
             self._drain_by = self._clock() + self.settings.shutdown_timeout_s
             self._work.set()
 
+    def freeze(self, frozen: bool) -> None:
+        """Take no further step, or go on."""
+        self._goes.clear() if frozen else self._goes.set()
+
     async def run(self) -> None:
         """Step the engine for as long as the server lives."""
         due = self._clock()
         while True:
+            if not self._goes.is_set():
+                await self._goes.wait()
+                due = self._clock()
             if self._drain_by is not None and self._clock() >= self._drain_by:
                 for sequence in list(self._sequences.values()):
                     self.abort(sequence.job)
