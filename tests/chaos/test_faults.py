@@ -103,7 +103,7 @@ async def is_left_alone(world: World, name: str, **fault: object) -> None:
     async with world.load() as result:
         with server.fault(**fault):
             began = monotonic()
-            moved_s = await world.holds("turnout_backend_circuit", 2.0, server.name)
+            moved_s = await world.holds("turnout_backend_circuit", 2.0, server.name, within_s=30.0)
             await asyncio.sleep(FAULTY_S)
             over = monotonic()
         back_s = await world.holds("turnout_backend_circuit", 0.0, server.name, within_s=40.0)

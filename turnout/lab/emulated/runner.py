@@ -108,6 +108,7 @@ class Runner:
         self._work = asyncio.Event()
         self._goes = asyncio.Event()
         self._goes.set()
+        self._left: list[str] = []
         self._sequences: dict[str, Generation] = {}
         self._drain_by: float | None = None
         self._warned = False
@@ -150,7 +151,10 @@ class Runner:
         """End what is left of a job with the finish reason `abort`, as of now."""
         for sequence in job.sequences:
             if sequence.finish_reason is None:
-                self.engine.abort(sequence.request.id)
+                if self._goes.is_set():
+                    self.engine.abort(sequence.request.id)
+                else:
+                    self._left.append(sequence.request.id)
                 self._sequences.pop(sequence.request.id, None)
                 self._finish(sequence, "abort")
 
@@ -161,7 +165,7 @@ class Runner:
             self._work.set()
 
     def freeze(self, frozen: bool) -> None:
-        """Take no further step, or go on."""
+        """Take no further step, or go on; until then, as in vLLM, none leaves the engine."""
         self._goes.clear() if frozen else self._goes.set()
 
     async def run(self) -> None:
@@ -170,6 +174,8 @@ class Runner:
         while True:
             if not self._goes.is_set():
                 await self._goes.wait()
+                while self._left:
+                    self.engine.abort(self._left.pop())
                 due = self._clock()
             if self._drain_by is not None and self._clock() >= self._drain_by:
                 for sequence in list(self._sequences.values()):
