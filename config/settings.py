@@ -118,6 +118,12 @@ class Listen(Section):
     grace_s: Seconds = Field(
         default=30.0, description="Seconds that streams may take to finish after SIGTERM."
     )
+    sse_keep_alive_s: Seconds | None = Field(
+        default=None,
+        description="Seconds of silence after which the client of an event stream is sent a "
+        "comment, so that what stands between does not close the connection; off if null. Sent "
+        "before any output, it ends the choice of another backend.",
+    )
 
 
 class ModelSettings(Section):
@@ -379,17 +385,24 @@ class Auth(Section):
 
 
 class Timeouts(Section):
-    """How long the gateway waits on a backend, each with its own error."""
+    """How long the gateway waits on a backend, each with its own error.
+
+    An answer whose server shows life, by its metrics, may be silent for all of `total_s`.
+    """
 
     connect_s: Seconds = Field(default=2.0, description="To open a connection.")
     first_byte_s: Seconds = Field(
-        default=300.0, description="From the request sent to the first byte of the answer."
+        default=300.0,
+        description="From the request sent to the first byte of the answer, at a server whose "
+        "engine does nothing meanwhile, or of which that is not known and a stream was asked for.",
     )
     prompt_token_s: float = Field(
         default=0.01, ge=0, description="Added to `first_byte_s` for each token of the prompt."
     )
     between_chunks_s: Seconds = Field(
-        default=120.0, description="Between two pieces of an answer."
+        default=120.0,
+        description="Between two pieces of an answer, at a server whose engine does nothing "
+        "meanwhile, or of which that is not known.",
     )
     total_s: Seconds = Field(
         default=3600.0,

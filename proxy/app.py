@@ -178,7 +178,7 @@ def create_app(
         trust_env=False,  # a proxy for the world outside must not catch probes
     )
     keyring = Keyring(settings.auth, team)
-    upstream = Upstream(settings.timeouts, pass_keys=not keyring.checks)
+    upstream = Upstream(settings.timeouts, pass_keys=not keyring.checks, clock=clock)
     discovery = Discovery(fleet, client, clock=clock)
     metrics = Metrics(
         registry,

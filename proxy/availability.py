@@ -17,7 +17,7 @@ from typing import Self
 
 from proxy.downstream import Downstream
 from proxy.errors import BackendError, BackendUnreachable, TotalTimeout
-from proxy.failover import blames_backend, is_back_pressure
+from proxy.failover import blames_backend, is_back_pressure, is_slowness
 from proxy.fleet import Change, Fleet, Member
 from proxy.patience import Patience
 from routing.breaker import CircuitState
@@ -209,9 +209,9 @@ class Availability:
             self._fail(member, trial=trial)
         elif error is None:
             member.circuit.succeed(self._clock(), trial=trial)
-        elif isinstance(error, BackendError) and not isinstance(error, TotalTimeout):
+        elif isinstance(error, BackendError) and not is_slowness(error):
             self._judge(error, member, trial=trial)
-        else:  # the client left, or the answer was long: it says nothing of the backend
+        else:  # the client left, or it was slow: that says nothing of the backend
             member.circuit.leave(trial=trial)
         if trial:
             self._refresh(member)

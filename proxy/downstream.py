@@ -256,8 +256,17 @@ class Downstream:
         """Send a piece of the answer; waits while the client reads slowly."""
         if self._flow.write_paused and not self.disconnected:
             await self._flow.drain()
-        if self.disconnected or self._socket.is_closing():
+        if not self.disconnected and not self._socket.is_closing():
+            self._put(body, more=more)
+
+    def put_in(self, words: bytes) -> None:
+        """Send words while a piece of the answer is waited for, unless what was sent is unread."""
+        if self._flow.write_paused or self.response_complete or self.disconnected:
             return
+        if not self._socket.is_closing():
+            self._put(words, more=True)
+
+    def _put(self, body: bytes, *, more: bool) -> None:
         head, self._head = self._head, b""
         if not self._chunked:
             data = head + body

@@ -14,7 +14,8 @@
   x BackendError                   the backend's fault
     - BackendUnreachable             502: connection refused, or lost before any byte of an answer
     - BackendTimeout                 504: one each for the connection, the first byte, the next
-                                       piece and the whole answer
+                                       piece and the whole answer; none but the first is for
+                                       clients to repeat
     - BackendRejected                its own status: an error answer that another may not give
     - BackendAborted                 502: status 200, but the engine gave up before any content
     - StreamBroken                   after headers: in-band error event, then close
@@ -196,16 +197,31 @@ class BackendUnreachable(BackendError):
 
 
 class BackendTimeout(BackendError):
-    """A wait on the backend was longer than its limit."""
+    """A wait on the backend was longer than its limit.
+
+    OpenAI's and Anthropic's clients repeat a 5xx twice by themselves unless `x-should-retry` says
+    no; what was too long once would be begun again each time.
+
+    Args:
+        message: Names the backend.
+        connected: As in `BackendError`.
+        stalled: Whether its engine was found to stand still; else it is slow, and not to blame.
+    """
 
     status = 504
     kind = "backend_timeout"
+    headers: Mapping[str, str] = {"x-should-retry": "false"}
+
+    def __init__(self, message: str, *, connected: bool = True, stalled: bool = False) -> None:
+        super().__init__(message, connected=connected)
+        self.stalled = stalled
 
 
 class ConnectTimeout(BackendTimeout):
-    """For the connection (`timeouts.connect_s`)."""
+    """For the connection (`timeouts.connect_s`); nothing was begun."""
 
     kind = "connect_timeout"
+    headers: Mapping[str, str] = {}
 
 
 class FirstByteTimeout(BackendTimeout):

@@ -7,6 +7,7 @@ from proxy.errors import (
     BackendAborted,
     BackendError,
     BackendRejected,
+    BackendTimeout,
     BackendUnreachable,
     FirstByteTimeout,
 )
@@ -21,7 +22,8 @@ FURTHER_TRIES_REJECTED = 1
 """After an error status: the next backend is asked once; more would multiply an overload."""
 
 _BUSY = (429, 503)
-_LOST = BackendUnreachable, BackendAborted, FirstByteTimeout
+_TIMED_OUT = 504
+"""What a proxy between gateway and server answers where an answer took too long for it."""
 
 SPECULATION_REFUSES = b"not yet supported with speculative decoding"
 """Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
@@ -31,8 +33,9 @@ with this as the error of a stream's first event."""
 def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> bool:
     """Whether another backend may be tried.
 
-    An answer that does not begin in time is lost with the request on it: what it was asked may be
-    the cause. One that stops later is not tried again, nor one whose time is over.
+    An answer that has not begun where the engine stands still is lost with the request on it: what
+    it was asked may be the cause. One that stops later is not tried again, nor what was merely too
+    slow: it would be as slow elsewhere, and what was done of it is lost.
 
     Args:
         error: The failure.
@@ -42,9 +45,20 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
     """
     if isinstance(error, BackendRejected):
         return rejected <= FURTHER_TRIES_REJECTED
-    if isinstance(error, _LOST) or not error.connected:
+    if not error.connected or isinstance(error, BackendAborted) or is_death(error):
         return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
     return False
+
+
+def is_death(error: BackendError) -> bool:
+    """Whether the connection was lost before an answer, or the engine found to stand still."""
+    stalled = isinstance(error, FirstByteTimeout) and error.stalled
+    return error.connected and (stalled or isinstance(error, BackendUnreachable))
+
+
+def is_slowness(error: BackendError) -> bool:
+    """Whether all that can be said of a server is that it is slow, for which none is to blame."""
+    return isinstance(error, BackendTimeout) and error.connected and not error.stalled
 
 
 def is_back_pressure(error: BackendError) -> bool:
@@ -61,8 +75,8 @@ def blames_backend(error: BackendError) -> bool:
 
 
 def another_may_do_better(status: int) -> bool:
-    """Whether an error status is worth another backend."""
-    return status >= 500 or status in _BUSY
+    """Whether an error status is worth another backend; what has timed out is not repeated."""
+    return (status >= 500 and status != _TIMED_OUT) or status in _BUSY
 
 
 def refused_by_speculation(exchange: Exchange, answer: bytes) -> bool:

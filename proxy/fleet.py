@@ -8,6 +8,7 @@ from config.settings import ModelSettings, PoolSettings, Settings
 from proxy.errors import NoBackend, NotServed
 from proxy.shared import SharedCircuit, drop_backends, share_backend, share_pool
 from proxy.team import Team
+from proxy.vitals import Vitals
 from routing.breaker import Circuit
 from routing.pools import Backend, Pool, Speculation
 
@@ -35,6 +36,7 @@ class Member:
             one was seen that could have.
         gauges: The last scrape, by short name (`running`, `waiting`, `kv_cache_usage`, ...).
         scraped_at: When that was (s, monotonic), or None.
+        vitals: Whether its engine lives.
     """
 
     url: str
@@ -52,6 +54,7 @@ class Member:
     reports_acceptance: bool | None = None
     gauges: Mapping[str, float] = field(default_factory=dict)
     scraped_at: float | None = None
+    vitals: Vitals = field(default_factory=Vitals)
 
     @property
     def name(self) -> str:

@@ -10,8 +10,8 @@ from math import inf
 
 from proxy.errors import BackendError, ClientGone
 
-Late = Callable[[], BackendError]
-"""Makes the error of a wait that was too long."""
+Late = Callable[[], BackendError | float]
+"""Looks at a wait that is long: the error that ends it, or seconds until the next look."""
 
 
 class Patience:
@@ -20,9 +20,21 @@ class Patience:
     Attributes:
         task: The task.
         reason: Why it was ended; None while it was not.
+        since: When the last wait began (s, of the loop).
     """
 
-    __slots__ = ("_at", "_by", "_late", "_limit", "_loop", "_over", "_timer", "reason", "task")
+    __slots__ = (
+        "_at",
+        "_by",
+        "_late",
+        "_limit",
+        "_loop",
+        "_over",
+        "_timer",
+        "reason",
+        "since",
+        "task",
+    )
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -33,6 +45,7 @@ class Patience:
         self.task = task
         self._timer: asyncio.TimerHandle | None = None
         self._at = self._by = self._limit = inf
+        self.since = self._loop.time()
         self._late: Late = _never
         self._over: Late = _never
         self.reason: Exception | None = None
@@ -43,8 +56,9 @@ class Patience:
         self._wait_until(self._limit, over)
 
     def wait(self, within_s: float, late: Late) -> None:
-        """Begin to wait: end the task with `late` unless another wait begins within that time."""
-        self._wait_until(self._loop.time() + within_s, late)
+        """Begin to wait: ask `late` what to do unless another wait begins within that time."""
+        self.since = now = self._loop.time()
+        self._wait_until(now + within_s, late)
 
     def rest(self) -> None:
         """Wait for nothing, as long as the limit allows."""
@@ -61,11 +75,16 @@ class Patience:
 
     def _ring(self) -> None:
         self._at, self._timer = inf, None
-        if self._by > self._loop.time():
+        now = self._loop.time()
+        if self._by > now:
             if self._by < inf:
                 self._at, self._timer = self._by, self._loop.call_at(self._by, self._ring)
+            return
+        found = self._late()
+        if isinstance(found, BackendError):
+            self.end(found)
         else:
-            self.end(self._late())
+            self._wait_until(now + found, self._late)
 
     def end(self, reason: Exception) -> None:
         """End the task for `reason`, unless it was ended; a client that has left goes before."""

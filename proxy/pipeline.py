@@ -26,10 +26,8 @@ from proxy.errors import (
     BackendAborted,
     BackendError,
     BackendRejected,
-    BackendUnreachable,
     ClientError,
     ClientGone,
-    FirstByteTimeout,
     InvalidRequest,
     NoBackend,
     Overloaded,
@@ -38,8 +36,9 @@ from proxy.errors import (
     StreamBroken,
 )
 from proxy.exchange import RESPONSES, Exchange, Intake
-from proxy.failover import another_may_do_better, may_retry, refused_by_speculation
+from proxy.failover import another_may_do_better, is_death, may_retry, refused_by_speculation
 from proxy.fleet import Fleet, Member
+from proxy.keep_alive import KeepAlive
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import UNSUPPORTED, Metrics
@@ -354,6 +353,7 @@ class Pipeline:
                     request_id=record.request_id,
                     api_key=self._fleet.api_keys.get(member.pool.name),
                     prompt_tokens=features.prompt_tokens,
+                    streams=record.stream,
                 )
                 try:
                     await self._relay(exchange, decision, member, answer, hidden, watch)
@@ -420,7 +420,10 @@ class Pipeline:
                 watch=watch,
                 on_events=None if sample is None else sample.keep,
             )
-            await relay.run()
+            silent_s = self._clock() - record.started_at
+            every_s = self._settings.listen.sse_keep_alive_s
+            with KeepAlive(exchange.patience, every_s, silent_s=silent_s, say=relay.keep_alive):
+                await relay.run()
         else:
             body = await relay_body(
                 answer, downstream, dialect=dialect, record=record, on_response_id=keep
@@ -485,8 +488,7 @@ class Pipeline:
                 exchange.request = replace(exchange.request, features=features)
         else:
             exchange.lost += 1
-            died = isinstance(error, BackendUnreachable | FirstByteTimeout)
-            exchange.deaths += died and error.connected
+            exchange.deaths += is_death(error)
         if error.refused and (member := self._fleet.members.get(name)) is not None:
             self._note_refused(member)
         excluded = exchange.request.excluded | {name}

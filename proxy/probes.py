@@ -19,6 +19,7 @@ from proxy.asking import Unanswered, ask, scrape
 from proxy.discovery import Discovery
 from proxy.fleet import Change, Fleet, Member
 from proxy.readings import Readings
+from proxy.vitals import Vitals
 
 if TYPE_CHECKING:
     from proxy.vllm_metrics import Exposition
@@ -92,6 +93,7 @@ class Prober:
             self._refused_at.pop(member.name, None)
             self._scraped.pop(member.name, None)
             self._missed.pop(member.name, None)
+            member.vitals = Vitals()  # what it still has to answer is not judged by what was
         if self._group is not None:
             for member in change.added:
                 self._care[member] = self._group.create_task(self._look_after(member, first=True))
@@ -166,6 +168,7 @@ class Prober:
         if self._refused_at.get(member.name, float("-inf")) >= asked_at:
             return  # the hot path met a refusal after this answer was asked for
         member.failures, member.probed = 0, True
+        member.vitals.answered(self._clock())
         if not member.up:
             member.up = True
             log.info("backend %s of pool %s is up", member.name, member.pool.name)
@@ -217,7 +220,9 @@ class Prober:
         member.load.kv_usage = min(usage, member.gauges.get("kv_cache_usage", 0.0))
         member.gauges = exposition.values
         before, self._scraped[member.name] = self._scraped.get(member.name), exposition
-        if before is not None and exposition.restarted_since(before):
+        restarted = before is not None and exposition.restarted_since(before)
+        member.vitals.read(exposition.values, now, anew=restarted)
+        if restarted:
             await self._restarted(member)
         else:
             await self._discovery.read(member, exposition)

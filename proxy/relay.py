@@ -21,6 +21,7 @@ from proxy.errors import (
     StreamBroken,
 )
 from proxy.failover import SPECULATION_REFUSES
+from proxy.keep_alive import COMMENT, PING
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.sse import EventSplitter, payload
 from proxy.upstream import Answer
@@ -93,6 +94,7 @@ class StreamRelay:
         self._counted_tokens = 0
         self._ended = False
         self._failed = False
+        self._speaks = False
 
     async def run(self) -> None:
         """Relay the stream to its end.
@@ -101,8 +103,8 @@ class StreamRelay:
             BackendError: If the backend failed before anything was sent on.
         """
         events = await self._opening()
-        self._record.status = self._answer.status
-        self._downstream.start(self._answer.status, self._answer.headers)
+        self._start()
+        self._speaks = True
         await self._write(events)
         try:
             while chunk := await self._answer.read():
@@ -113,6 +115,23 @@ class StreamRelay:
             await self._finish(error)
         else:
             await self._finish(StreamBroken("the backend's stream ended before its end marker"))
+
+    def _start(self) -> None:
+        """Begin the answer, unless a keep-alive has."""
+        if not self._downstream.started:
+            self._record.status = self._answer.status
+            self._downstream.start(self._answer.status, self._answer.headers)
+
+    def keep_alive(self) -> None:
+        """Tell the client that the stream lives, though nothing of it comes.
+
+        Before the first output this is where the answer begins: from here on no other backend can
+        be tried.
+        """
+        if not self._splitter.within:
+            self._start()
+            spoken = self._speaks and self._downstream.anthropic
+            self._downstream.put_in(PING if spoken else COMMENT)
 
     async def _finish(self, unless_ended: BackendError) -> None:
         """End the answer: as the backend did, or with an error event if it broke off."""
@@ -146,7 +165,7 @@ class StreamRelay:
             self._look_for_id(data)
             if "error" in data and data.get("type") in (None, "error"):
                 if _faults_the_request(data):
-                    if SPECULATION_REFUSES in raw:
+                    if SPECULATION_REFUSES in raw and not self._downstream.started:
                         raise BackendRejected(
                             "the backend speculates and refuses a parameter",
                             status=self._answer.status,

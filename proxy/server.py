@@ -24,6 +24,7 @@ from proxy.acceptor import Acceptor
 from proxy.app import Gateway, create_app
 from proxy.applying import prepare, without_restart
 from proxy.connection import connection
+from proxy.links import outlast_silence
 from proxy.reloading import Source
 from proxy.reporting import LOGGING, STDERR
 from proxy.shared import Clients
@@ -272,6 +273,7 @@ def _bound(where: Admin | Listen, *, key: str) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((where.host, where.port))
+        outlast_silence(bound)
     except OSError as error:
         bound.close()
         what = f"{where.host}:{where.port} can't be bound: {error.strerror}"

@@ -13,12 +13,18 @@ alternatives of logprobs for a handful of tokens: tens of kilobytes."""
 
 
 class EventSplitter:
-    """Cuts a byte stream into events; `rest` is the start of one that has not ended yet."""
+    """Cuts a byte stream into events.
 
-    __slots__ = ("rest",)
+    Attributes:
+        rest: The start of an event that has not ended yet.
+        within: Whether what came out last is a piece of an event that goes on.
+    """
+
+    __slots__ = ("rest", "within")
 
     def __init__(self) -> None:
         self.rest = b""
+        self.within = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that `chunk` completes, each with its blank line."""
@@ -31,6 +37,9 @@ class EventSplitter:
         if len(self.rest) > MAX_EVENT_BYTES:
             events.append(self.rest)
             self.rest = b""
+            self.within = True
+        elif events:
+            self.within = False
         return events
 
     def _cut(self, data: bytes) -> list[bytes]:

@@ -1,12 +1,15 @@
 """Requests to backends: what is sent, how long is waited, and the answer as it comes."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
-from typing import Self
+from time import monotonic
+from typing import NamedTuple, Self
 
 from config.settings import Timeouts
 from proxy.errors import (
     BackendError,
+    BackendTimeout,
     BackendUnreachable,
     ChunkTimeout,
     ConnectTimeout,
@@ -53,6 +56,42 @@ def named_by_connection(headers: HeaderList) -> frozenset[bytes]:
     return frozenset(token.strip().lower() for value in found for token in value.split(b","))
 
 
+class Lookout(NamedTuple):
+    """Who judges a long wait for a backend.
+
+    Attributes:
+        member: The backend.
+        patience: What waits.
+        clock: Seconds, monotonic; that of the probes.
+    """
+
+    member: Member
+    patience: Patience
+    clock: Callable[[], float]
+
+    def look(
+        self, within_s: float, kind: type[BackendTimeout], what: str, *, ends: bool = True
+    ) -> BackendError | float:
+        """Return what ends a wait that has become long, or in how many seconds to look again.
+
+        Args:
+            within_s: How long a server may show no life.
+            kind: The error.
+            what: What was waited for, and the setting.
+            ends: Whether it ends where nothing is known of the engine.
+        """
+        waited_s = asyncio.get_running_loop().time() - self.patience.since
+        again_s = self.member.vitals.look(
+            self.clock(), within_s=within_s, waited_s=waited_s, up=self.member.up
+        )
+        if again_s is None:
+            return kind(f"backend {self.member.name} {what}") if ends else within_s
+        if again_s:
+            return again_s
+        msg = f"backend {self.member.name} {what}, and its engine did nothing meanwhile"
+        return kind(msg, stalled=True)
+
+
 class Answer:
     """A backend's response whose head has arrived.
 
@@ -65,21 +104,19 @@ class Answer:
 
     __slots__ = (
         "_begun",
+        "_between_s",
         "_link",
-        "_member",
-        "_patience",
-        "_waits",
+        "_lookout",
         "encoded",
         "headers",
         "status",
         "streams",
     )
 
-    def __init__(self, link: Link, member: Member, *, waits: Timeouts, patience: Patience) -> None:
+    def __init__(self, link: Link, lookout: Lookout, *, between_s: float) -> None:
         self._link = link
-        self._member = member
-        self._waits = waits
-        self._patience = patience
+        self._lookout = lookout
+        self._between_s = between_s
         self._begun = False
         self.status = link.status
         self.streams = self.encoded = False
@@ -99,26 +136,27 @@ class Answer:
         """Return the next bytes as they arrive; empty at the end.
 
         vLLM sends the head of a stream before the prompt is read, so the wait for the first bytes
-        is what remains of `first_byte_s`. Too long a wait ends the request's task.
+        is still that for `first_byte_s`. A wait that is judged too long ends the request's task.
 
         Raises:
             BackendUnreachable: If the connection is lost before the end.
         """
+        member, patience, _ = self._lookout
         if self._begun:
-            self._patience.wait(self._waits.between_chunks_s, self._stopped)
+            patience.wait(self._between_s, self._stopped)
         try:
             piece = await self._link.read()
         except Lost as lost:
-            msg = f"the connection to {self._member.name} was lost: {lost}"
+            msg = f"the connection to {member.name} was lost: {lost}"
             raise BackendUnreachable(msg) from lost
-        self._patience.rest()
+        patience.rest()
         self._begun = True
         return piece
 
-    def _stopped(self) -> BackendError:
-        waited_s = self._waits.between_chunks_s
-        msg = f"backend {self._member.name} stopped amid its answer for {waited_s:g} s "
-        return ChunkTimeout(msg + "(between_chunks_s)")
+    def _stopped(self) -> BackendError | float:
+        within_s = self._between_s
+        what = f"stopped amid its answer for {within_s:g} s (between_chunks_s)"
+        return self._lookout.look(within_s, ChunkTimeout, what)
 
     async def whole(self, limit: int) -> tuple[bytes, bool]:
         """Return up to about `limit` bytes, and whether that was all."""
@@ -145,10 +183,14 @@ class Upstream:
         timeouts: Waits on a backend.
         pass_keys: Whether a client's key is the backends' and goes on to them, where a pool has
             none of its own; else it is the gateway's.
+        clock: Seconds, monotonic; that of the probes.
     """
 
-    def __init__(self, timeouts: Timeouts, *, pass_keys: bool) -> None:
+    def __init__(
+        self, timeouts: Timeouts, *, pass_keys: bool, clock: Callable[[], float] = monotonic
+    ) -> None:
         self.configure(timeouts, pass_keys=pass_keys)
+        self._clock = clock
         self._links: dict[str, Links] = {}
 
     def configure(self, timeouts: Timeouts, *, pass_keys: bool) -> None:
@@ -182,13 +224,15 @@ class Upstream:
         request_id: str,
         api_key: str | None,
         prompt_tokens: float = 0.0,
+        streams: bool = False,
     ) -> Answer:
         """Send a request and return its answer once the head is there; to be closed.
 
         Where a connection that was idle is lost before an answer, the backend may have closed it
         at that moment: that says nothing of it, and the request is sent once more on a new one.
-        The longer its prompt, the longer the first byte may take. Too long a wait ends the
-        request's task.
+        The longer its prompt, the longer the first byte may take. Of an answer that is not
+        streamed the first byte comes with the last: only an engine that stands still ends that
+        wait, or the request's own time. A wait that is judged too long ends the request's task.
 
         Raises:
             BackendUnreachable: If no connection could be made, or it was lost before the head.
@@ -199,9 +243,11 @@ class Upstream:
             links = self._links[member.url] = Links(member.url)
         first_s = waits.first_byte_s + waits.prompt_token_s * prompt_tokens
 
-        def late() -> BackendError:
-            msg = f"backend {member.name} sent no byte of an answer for {first_s:g} s "
-            return FirstByteTimeout(msg + "(first_byte_s)")
+        lookout = Lookout(member, patience, self._clock)
+
+        def late() -> BackendError | float:
+            what = f"sent no byte of an answer for {first_s:g} s (first_byte_s)"
+            return lookout.look(first_s, FirstByteTimeout, what, ends=streams)
 
         head = self._head(
             links.place, method, target, headers, body, request_id=request_id, api_key=api_key
@@ -225,7 +271,7 @@ class Upstream:
                 raise
             else:
                 break
-        return Answer(link, member, waits=waits, patience=patience)
+        return Answer(link, lookout, between_s=waits.between_chunks_s)
 
     @staticmethod
     async def _dial(

@@ -24,7 +24,7 @@ FAULTS: tuple[dict[str, object], ...] = (
     {"fault": "status", "status": 500},
     {"fault": "status", "status": 503},
     {"fault": "slow", "delay_s": 0.05},
-    {"fault": "stall"},
+    {"fault": "freeze"},
 )
 
 

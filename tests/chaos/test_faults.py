@@ -84,7 +84,7 @@ async def test_a_server_that_stops_dead_loses_no_request_it_had_not_begun(world:
 @pytest.mark.parametrize(
     ("name", "fault"),
     # In turn, as a circuit stays open for longer each time.
-    [("spec", "reset"), ("plain", "half_stream"), ("spec", "stall")],
+    [("spec", "reset"), ("plain", "half_stream"), ("spec", "freeze")],
 )
 async def test_a_server_that_fails_its_requests_is_left_alone_and_nothing_is_lost(
     world: World, name: str, fault: str
@@ -103,7 +103,7 @@ async def is_left_alone(world: World, name: str, **fault: object) -> None:
     async with world.load() as result:
         with server.fault(**fault):
             began = monotonic()
-            moved_s = await world.holds("turnout_backend_circuit", 2.0, server.name)
+            moved_s = await world.holds("turnout_backend_circuit", 2.0, server.name, within_s=30.0)
             await asyncio.sleep(FAULTY_S)
             over = monotonic()
         back_s = await world.holds("turnout_backend_circuit", 0.0, server.name, within_s=40.0)
@@ -125,6 +125,22 @@ async def test_back_pressure_is_no_failure_and_nothing_is_lost(world: World, sta
 
     print(f"storm of {status}: {result}")
     assert not result.lost, faults_of(result.lost)
+
+
+@by_one_worker
+async def test_a_server_whose_answers_are_held_back_while_it_works_is_no_failed_one(
+    world: World,
+) -> None:
+    """As by a tool-call parser; three times as long as a first byte may take."""
+    async with world.load() as result:
+        with world.spec.fault(fault="stall"):
+            await asyncio.sleep(3.0)
+        assert not any(world.figures("turnout_backend_circuit", world.spec.name))
+    await settled(world)
+
+    print(f"held back: {result}")
+    assert not result.lost, faults_of(result.lost)
+    assert not result.broken, faults_of(result.broken)
 
 
 @by_one_worker

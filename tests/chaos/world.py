@@ -33,7 +33,7 @@ TOKENS = 24
 WHOLE = ("length", "stop")
 LOOPBACK = "0100007F"
 """127.0.0.1 as `/proc/net/tcp` writes it."""
-PROBES = {"health_interval_s": 0.25, "timeout_s": 0.5, "scrape_interval_s": 1.0, "failures": 2}
+PROBES = {"health_interval_s": 0.25, "timeout_s": 0.5, "scrape_interval_s": 0.5, "failures": 2}
 
 
 @dataclass(slots=True)

@@ -239,6 +239,28 @@ def test_a_stall_lasts_until_it_is_cleared(client: httpx.Client, fast: str) -> N
         assert waiting.result(timeout=10).status_code == 200
 
 
+def test_a_frozen_engine_answers_probes_and_does_nothing_until_it_is_cleared(
+    client: httpx.Client, fast: str
+) -> None:
+    def counted() -> list[str]:
+        text = client.get(f"{fast}/metrics").text
+        return [line for line in text.splitlines() if line.startswith("vllm:generation_tokens")]
+
+    with ThreadPoolExecutor(1) as thread:
+        with fault(client, fast, fault="freeze"):
+            before = counted()
+            waiting = thread.submit(chat, client, fast, max_tokens=2)
+            with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.3) as hasty:
+                chat(hasty, fast, max_tokens=2)
+
+            assert client.get(f"{fast}/health").status_code == 200
+            assert counted() == before
+            assert client.get(f"{fast}/emulated/state").json()["waiting"] == 2  # nobody leaves
+
+        assert waiting.result(timeout=10).status_code == 200
+        assert counted() != before
+
+
 def test_a_slow_fault_delays_every_chunk(client: httpx.Client, fast: str) -> None:
     with fault(client, fast, fault="slow", delay_s=0.1):
         answer = chat(client, fast, max_tokens=3, ignore_eos=True, stream=True)

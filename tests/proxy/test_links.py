@@ -1,10 +1,14 @@
 """One connection to a backend, byte by byte."""
 
 import asyncio
+import socket
+from typing import Any
 
 import pytest
 
+from config.settings import Listen
 from proxy.links import HEAD_BYTES, HELD_BYTES, Link, Links, Lost
+from proxy.server import _bound
 from tests.proxy.wire import Backend, begin, eventually
 
 pytestmark = pytest.mark.anyio
@@ -207,3 +211,23 @@ async def test_a_large_body_is_sent_after_its_head() -> None:
     opened.link.send(b"head", b"b" * HEAD_BYTES)
 
     await eventually(lambda: opened.transport.sent == b"head" + b"b" * HEAD_BYTES, what="sent")
+
+
+def asked_after_s(connection: Any) -> int:
+    """Return after how much silence the other side is asked whether it is there; 0 never."""
+    asked: int = connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    after_s: int = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+    return after_s if asked else 0
+
+
+async def test_connections_to_both_sides_outlast_a_silence() -> None:
+    """A balancer or address translation on the way forgets those without traffic, in minutes."""
+    with _bound(Listen(port=0), key="listen") as listening:
+        listening.listen()
+        link = await Links(f"http://127.0.0.1:{listening.getsockname()[1]}").dial()
+        accepted, _ = listening.accept()
+        with accepted:
+            assert link._transport is not None
+            assert asked_after_s(link._transport.get_extra_info("socket")) == 60
+            assert asked_after_s(accepted) == 60
+        link.close("it was made")

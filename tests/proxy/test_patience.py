@@ -117,3 +117,19 @@ async def test_only_a_task_can_be_ended() -> None:
     loop.call_soon(make)
 
     assert await refused
+
+
+async def test_a_look_may_put_the_end_off_but_not_beyond_the_limit() -> None:
+    looks: list[float] = []
+
+    def look() -> float:
+        looks.append(monotonic())
+        return 0.05
+
+    async def work(patience: Patience) -> None:
+        patience.limit(0.3, over)
+        patience.wait(0.1, look)
+        await asyncio.sleep(5.0)
+
+    assert isinstance(await ended(work), TotalTimeout)
+    assert looks

@@ -317,7 +317,7 @@ async def test_waits_and_limits_apply_to_the_next_request() -> None:
         await call.gone.wait()
 
     async with gateway(spec=[Backend(silent, speculates=True)]) as running:
-        running.reload(timeouts={"first_byte_s": 0.05, "prompt_token_s": 0})
+        running.reload(timeouts={"total_s": 0.05})
         assert (await running.ask())[0] == 504
         running.reload(spec={"max_in_flight": 1}, queue={"size": 0})
         stuck = begin(running.ask())

@@ -20,7 +20,6 @@ from tests.proxy import streams
 from tests.proxy.scripted import fleet
 from tests.proxy.wire import (
     ASKED,
-    EVENTS,
     JSON,
     STREAMED,
     Backend,
@@ -328,45 +327,7 @@ async def test_connections_are_used_again() -> None:
         assert len({call.writer.get_extra_info("peername") for call in spec.calls}) == 1
 
 
-# --- waits ----------------------------------------------------------------------------------
-
-
-async def test_a_first_byte_that_does_not_come_is_a_504_naming_the_wait() -> None:
-    spec, waits = Backend(hangs, speculates=True), {"first_byte_s": 0.2, "prompt_token_s": 0.1}
-    async with gateway(spec=[spec], timeouts=waits) as running:
-        status, body, _ = await running.ask()
-
-        assert status == 504  # "hello" is about a token and a quarter
-        assert "no byte of an answer for 0.325 s (first_byte_s)" in body.decode()
-        await soon((await spec.called()).gone.wait())
-        await running.settled(failed=1)
-        assert running.count("turnout_upstream_errors_total", kind="first_byte_timeout") == 1
-
-
-async def test_a_first_byte_that_does_not_come_is_awaited_elsewhere_once() -> None:
-    spec, plain = Backend(hangs, speculates=True), [Backend() for _ in range(2)]
-    waits = {"first_byte_s": 0.2}
-    async with gateway(spec=[spec], plain=plain, timeouts=waits) as running:
-        assert (await running.ask())[0] == 200
-        for backend in plain:
-            backend.script = hangs
-
-        assert (await running.ask())[0] == 504
-
-        assert len(spec.calls) + sum(len(backend.calls) for backend in plain) == 4
-        await running.settled(finished=1, failed=1)
-
-
-async def test_a_longer_prompt_may_take_longer_to_begin() -> None:
-    async def late(call: Call) -> None:
-        await asyncio.sleep(0.4)
-        await answers(call)
-
-    asked = {**ASKED, "messages": [{"role": "user", "content": "x " * 4000}]}
-    waits = {"first_byte_s": 0.1, "prompt_token_s": 0.001}
-    async with gateway(spec=[Backend(late, speculates=True)], timeouts=waits) as running:
-        assert (await running.ask(asked))[0] == 200
-        assert (await running.ask())[0] == 504
+# --- waits, beside those in test_silence ----------------------------------------------------
 
 
 async def test_a_request_has_so_long_and_no_longer_over_all_tries() -> None:
@@ -400,51 +361,6 @@ async def test_its_time_is_over_in_the_queue_too() -> None:
         assert running.count("turnout_queue_length") == 0.0
         other.cancel()
         await running.settled(failed=1, cancelled=1)
-
-
-async def test_a_streams_head_is_not_yet_its_first_byte() -> None:
-    async def heads(call: Call) -> None:
-        await call.head(200, EVENTS)
-        await call.gone.wait()
-
-    waits = {"first_byte_s": 0.3, "between_chunks_s": 0.05}
-    async with gateway(spec=[Backend(heads, speculates=True)], timeouts=waits) as running:
-        status, body, _ = await running.ask(STREAMED)
-
-        assert status == 504
-        assert "(first_byte_s)" in body.decode()
-        await running.settled(failed=1)
-
-
-async def test_a_body_that_stops_is_a_504_naming_the_wait() -> None:
-    async def stops(call: Call) -> None:
-        await call.head(200, JSON, length=100)
-        await call.send(b"{")
-        await call.gone.wait()
-
-    waits = {"between_chunks_s": 0.2}
-    async with gateway(spec=[Backend(stops, speculates=True)], timeouts=waits) as running:
-        status, body, _ = await running.ask()
-
-        assert status == 504
-        assert "stopped amid its answer for 0.2 s (between_chunks_s)" in body.decode()
-        await running.settled(failed=1)
-
-
-async def test_a_stream_that_stops_ends_in_an_error_event_naming_the_wait() -> None:
-    async def stops(call: Call) -> None:
-        await call.stream(*streams.CHAT[:2])
-        await call.gone.wait()
-
-    spec, waits = Backend(stops, speculates=True), {"between_chunks_s": 0.2}
-    async with gateway(spec=[spec], timeouts=waits) as running:
-        status, body, _ = await running.ask(STREAMED)
-
-        assert status == 200
-        assert body.startswith(streams.CHAT[0] + streams.CHAT[1])
-        assert b"(between_chunks_s)" in body
-        await soon(spec.calls[0].gone.wait())
-        await running.settled(broken=1)
 
 
 @pytest.fixture

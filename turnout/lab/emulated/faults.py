@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,14 +23,15 @@ class Fault(BaseModel):
         fault: `stall`: nothing more is sent, for `delay_s` or until cleared. `slow`: each chunk
             waits `delay_s`. `reset`: the connection is dropped. `garbage`: each chunk becomes as
             many bytes of garbage. `half_stream`: half a chunk, then the end. `status`: that status
-            at once. `abort`: the engine aborts the request, `finish_reason` abort.
+            at once. `abort`: the engine aborts the request, `finish_reason` abort. `freeze`: the
+            engine takes no further step until it is cleared; health and metrics go on.
         status: Of `status`.
         after_chunks: Body chunks (for `abort`: deltas) that pass first; 0 hits before the head.
         count: Requests to hit; None until cleared.
         delay_s: Of `stall` (None: for ever) and `slow` (None: 1), wall seconds.
     """
 
-    fault: Literal["stall", "slow", "reset", "garbage", "half_stream", "status", "abort"]
+    fault: Literal["stall", "slow", "reset", "garbage", "half_stream", "status", "abort", "freeze"]
     status: int = Field(503, ge=400, le=599)
     after_chunks: int = Field(0, ge=0)
     count: int | None = Field(None, ge=1)
@@ -41,10 +43,16 @@ class _Cut(OSError):
 
 
 class Faults:
-    """Pure ASGI, outermost, so that `send` is the server's own."""
+    """Pure ASGI, outermost, so that `send` is the server's own.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: What is hit.
+        freeze: Holds the engine, or lets it go on.
+    """
+
+    def __init__(self, app: ASGIApp, freeze: Callable[[bool], None]) -> None:
         self.app = app
+        self._freeze = freeze
         self.active: Fault | None = None
         self._left = 0
 
@@ -52,12 +60,13 @@ class Faults:
         """Replace the active fault; None clears it and lets stalled answers go on."""
         self.active = fault
         self._left = fault.count or 0 if fault else 0
+        self._freeze(fault is not None and fault.fault == "freeze")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or fail at it."""
         fault = self._take(scope)
-        if fault is None or fault.fault == "abort":
-            if fault is not None:
+        if fault is None or fault.fault in ("abort", "freeze"):
+            if fault is not None and fault.fault == "abort":
                 scope[ABORT_AFTER] = fault.after_chunks
             await self.app(scope, receive, send)
         elif fault.fault == "status":

@@ -106,6 +106,9 @@ class Runner:
         self._metrics = metrics
         self._clock = clock
         self._work = asyncio.Event()
+        self._goes = asyncio.Event()
+        self._goes.set()
+        self._left: list[str] = []
         self._sequences: dict[str, Generation] = {}
         self._drain_by: float | None = None
         self._warned = False
@@ -148,7 +151,10 @@ class Runner:
         """End what is left of a job with the finish reason `abort`, as of now."""
         for sequence in job.sequences:
             if sequence.finish_reason is None:
-                self.engine.abort(sequence.request.id)
+                if self._goes.is_set():
+                    self.engine.abort(sequence.request.id)
+                else:
+                    self._left.append(sequence.request.id)
                 self._sequences.pop(sequence.request.id, None)
                 self._finish(sequence, "abort")
 
@@ -158,10 +164,19 @@ class Runner:
             self._drain_by = self._clock() + self.settings.shutdown_timeout_s
             self._work.set()
 
+    def freeze(self, frozen: bool) -> None:
+        """Take no further step, or go on; until then, as in vLLM, none leaves the engine."""
+        self._goes.clear() if frozen else self._goes.set()
+
     async def run(self) -> None:
         """Step the engine for as long as the server lives."""
         due = self._clock()
         while True:
+            if not self._goes.is_set():
+                await self._goes.wait()
+                while self._left:
+                    self.engine.abort(self._left.pop())
+                due = self._clock()
             if self._drain_by is not None and self._clock() >= self._drain_by:
                 for sequence in list(self._sequences.values()):
                     self.abort(sequence.job)

@@ -50,7 +50,7 @@ class EmulatedApp:
         responses = ResponsesApi(service)
         app = FastAPI(lifespan=self._lifespan, openapi_url=None)
         self._responses = responses
-        self._faults = Faults(_RequestIds(app))
+        self._faults = Faults(_RequestIds(app), self.runner.freeze)
         for router in (_generation(service), _utility(service), self._control()):
             app.include_router(router)
         app.include_router(anthropic.routes(service))
