@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.vllm_metrics import parse
@@ -207,7 +207,6 @@ def test_the_kind_of_the_slowest_is_named_where_one_stands_out(
     assert (says in because) if says else ("slowest tenth" not in because)
 
 
-@settings(max_examples=10)
 @given(
     power=st.integers(-10, 10).filter(bool),
     seed=st.integers(0, 10_000),
