@@ -16,7 +16,7 @@ from tests.running import raised_limit_of_open_files
 
 pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
 
-OVERLOAD_S = 60.0
+CALM_S, OVERLOAD_S, WARMING_S = 6.0, 15.0, 2.0
 ASKED = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "Write a strange poem about rust."}],
@@ -82,8 +82,8 @@ async def test_an_overload_costs_the_accepted_nothing_and_refusals_are_fast(
         async with httpx.AsyncClient(base_url=world.url, timeout=60, limits=limits) as client:
             calm = Tally()
             began = monotonic()
-            await closed(client, calm, 16, 10.0)
-            peak = calm.rate(began + 2.0, began + 10.0)
+            await closed(client, calm, 16, CALM_S)
+            peak = calm.rate(began + WARMING_S, began + CALM_S)
 
             storm = Tally()
             began = monotonic()
@@ -91,7 +91,7 @@ async def test_an_overload_costs_the_accepted_nothing_and_refusals_are_fast(
                 while monotonic() < began + OVERLOAD_S:
                     group.create_task(ask(client, storm))
                     await asyncio.sleep(1.0 / (10.0 * peak))
-            goodput = storm.rate(began + 2.0, began + OVERLOAD_S)
+            goodput = storm.rate(began + WARMING_S, began + OVERLOAD_S)
 
             after = Tally()
             began = monotonic()
@@ -172,7 +172,7 @@ async def test_clients_that_only_hold_on_do_not_hurt_the_others(
         async with asyncio.TaskGroup() as group:
             crawling = [group.create_task(crawl(writer)) for _, writer in loris]
             async with world.load() as result:
-                await asyncio.sleep(5.0)
+                await result.grows(60)
             for task in crawling:
                 task.cancel()
         told = await asyncio.wait_for(

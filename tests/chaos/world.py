@@ -77,6 +77,13 @@ class Result:
         """Those that broke off after that."""
         return [each for each in self.asked if each.fault and each.pieces]
 
+    async def grows(self, by: int, *, within_s: float = 60.0) -> None:
+        """Wait until so many more requests were sent."""
+        most = len(self.asked) + by
+        async with asyncio.timeout(within_s):
+            while len(self.asked) < most:  # noqa: ASYNC110 - a list tells nobody that it grows
+                await asyncio.sleep(EVERY_S / 4)
+
     def by(self, server: "ServerProcess", since: float) -> list[Asked]:
         """Return those sent after `since` that `server` answered."""
         return [a for a in self.asked if a.backend == server.name and a.sent_at > since]
@@ -165,7 +172,7 @@ class World:
         self.config.write_text(json.dumps(whole))
         self._log = folder / "gateway.log"
         self._stack = ExitStack()
-        self.pid = 0
+        self.pid = self.files_at_first = 0
 
     def __enter__(self) -> "World":
         for server in (self.spec, self.plain):
@@ -176,6 +183,7 @@ class World:
         process = running(command, ready=f"{self.url}/ready", log=self._log)
         self._process = self._stack.enter_context(process)
         self.pid = self._process.pid
+        self.files_at_first = self.open_files
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -277,9 +285,9 @@ class World:
             asyncio.TaskGroup() as group,
         ):
             sending = group.create_task(self._send(result, client, raw, group, every_s))
-            await asyncio.sleep(0.5)
+            await result.grows(12)
             yield result
-            await asyncio.sleep(0.5)
+            await result.grows(12)
             sending.cancel()
 
     async def _send(
