@@ -124,14 +124,19 @@ def _needs_the_lab(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have the tests that need real vLLM together: servers run beside as few others as possible.
+    """Have the tests that need real vLLM together, after the others: building the lab takes long.
 
-    They are the last, so that who waits for the lab to be built has seen the others; of several
-    workers one has them all, and begins with them.
+    Of several workers one has them all and begins with them, and those that wait most (chaos) are
+    run when it is done.
     """
+    last = -1 if hasattr(config, "workerinput") else 2
     for item in filter(_needs_the_lab, items):
         item.add_marker(pytest.mark.xdist_group("vllm"))
-    items.sort(key=_needs_the_lab, reverse=hasattr(config, "workerinput"))
+
+    def turn(item: pytest.Item) -> int:
+        return last if _needs_the_lab(item) else int("chaos" in item.path.parts)
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True)

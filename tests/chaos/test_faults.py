@@ -108,7 +108,7 @@ async def is_left_alone(world: World, name: str, **fault: object) -> None:
             moved_s = await world.holds("turnout_backend_circuit", 2.0, server.name)
             await result.grows(FAULTY)
             over = monotonic()
-        back_s = await world.holds("turnout_backend_circuit", 0.0, server.name, within_s=40.0)
+        back_s = await world.holds("turnout_backend_circuit", 0.0, server.name, within_s=60.0)
     await settled(world)
 
     print(f"{fault}: {result}, out after {moved_s:.2f} s, back after {back_s:.2f} s")
@@ -181,7 +181,7 @@ async def test_after_all_of_it_nothing_is_left_open_and_memory_stays(world: Worl
                 await result.grows(FAULTY)
         await settled(world)
     await asyncio.to_thread(
-        eventually, lambda: world.open_files <= most, within_s=30, what=f"{most} files are open"
+        eventually, lambda: world.open_files <= most, within_s=60, what=f"{most} files are open"
     )
 
     print(

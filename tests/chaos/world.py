@@ -126,7 +126,7 @@ class ServerProcess:
         """Be gone at once."""
         self.send(signal.SIGKILL)
         assert self._process is not None
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     def stop(self) -> None:
         """End it, if it runs."""
@@ -137,11 +137,11 @@ class ServerProcess:
     @contextmanager
     def fault(self, **fault: object) -> Iterator[None]:
         """Have every request fail so until the block ends."""
-        httpx.post(f"{self.url}/emulated/faults", json=fault, timeout=10).raise_for_status()
+        httpx.post(f"{self.url}/emulated/faults", json=fault, timeout=60).raise_for_status()
         try:
             yield
         finally:
-            httpx.delete(f"{self.url}/emulated/faults", timeout=10).raise_for_status()
+            httpx.delete(f"{self.url}/emulated/faults", timeout=60).raise_for_status()
 
 
 class World:
@@ -221,7 +221,7 @@ class World:
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.workers)
         return pages * resource.getpagesize() / 2**20
 
-    def scrapes(self, *, within_s: float = 10.0) -> list[str]:
+    def scrapes(self, *, within_s: float = 60.0) -> list[str]:
         """Return what each worker shows at `/metrics`, in the order in which they were asked."""
         found: dict[int, str] = {}
         until = monotonic() + within_s
@@ -263,10 +263,10 @@ class World:
 
     def figure(self, name: str, backend: str = "") -> float:
         """Return the sum of a series, of one backend or of all, as one worker shows it."""
-        return _figure(httpx.get(f"{self.url}/metrics", timeout=10).text, name, backend)
+        return _figure(httpx.get(f"{self.url}/metrics", timeout=60).text, name, backend)
 
     async def holds(
-        self, name: str, value: float, backend: str = "", *, within_s: float = 15.0
+        self, name: str, value: float, backend: str = "", *, within_s: float = 60.0
     ) -> float:
         """Wait until every worker shows a value of a series; return how long that took, s."""
         began = monotonic()

@@ -464,7 +464,7 @@ async def test_messages_and_orders_reach_a_worker_that_runs(teams: tuple[Team, T
         one.tell(b"f", "p", seat=1)
         one.tell(b"?", "nobody listens")
         one.order("drain")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await looked.wait()
             looked.clear()
             await looked.wait()
