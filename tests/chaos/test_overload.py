@@ -16,7 +16,7 @@ from tests.running import raised_limit_of_open_files
 
 pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
 
-CALM_S, OVERLOAD_S, WARMING_S = 6.0, 15.0, 2.0
+CALM_S, OVERLOAD_S, WARMING_S = 8.0, 14.0, 2.0
 ASKED = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "Write a strange poem about rust."}],
@@ -29,7 +29,7 @@ def overloaded(tmp: pytest.TempPathFactory, ports: list[int]) -> Iterator[World]
     with World(
         tmp.mktemp("overload"),
         ports,
-        engine=("--time-scale", "4", "--max-num-seqs", "8"),
+        engine=("--max-num-seqs", "8"),  # so slow that a busy machine has time for ten times as much
         each_pool={"max_in_flight": 8, "max_num_seqs": 8},
         queue={"size": 16, "wait_s": 5.0},
         policy="least_loaded",
@@ -122,6 +122,7 @@ async def test_a_thousand_streams_are_held(
             three_ports,
             engine=engine,
             each_pool={"max_num_seqs": 600},
+            timeouts={"first_byte_s": 120.0, "between_chunks_s": 120.0},
             policy="least_loaded",
         ) as world,
     ):
@@ -130,7 +131,7 @@ async def test_a_thousand_streams_are_held(
         async def stream(client: aiohttp.ClientSession) -> None:
             body = {**ASKED, "stream": True, "max_tokens": 10}
             async with client.post("/v1/chat/completions", json=body) as answer:
-                ended.append((await answer.text()).split("\n\n")[-2])
+                ended.append((await answer.text())[-14:])
 
         most = 0
         async with (
@@ -148,7 +149,7 @@ async def test_a_thousand_streams_are_held(
 
     print(f"{most} streams at once")
     assert most >= 900
-    assert ended == ["data: [DONE]"] * 1000
+    assert ended == ["data: [DONE]\n\n"] * 1000
 
 
 async def test_clients_that_only_hold_on_do_not_hurt_the_others(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2"
 EVERY_S = 0.04
+UNDER_WAY = 16
 TOKENS = 24
 WHOLE = ("length", "stop")
 LOOPBACK = "0100007F"
@@ -66,6 +67,11 @@ class Result:
     """
 
     asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def under_way(self) -> int:
+        """How many have not ended."""
+        return sum(not each.took_s for each in self.asked)
 
     @property
     def lost(self) -> list[Asked]:
@@ -183,6 +189,7 @@ class World:
         process = running(command, ready=f"{self.url}/ready", log=self._log)
         self._process = self._stack.enter_context(process)
         self.pid = self._process.pid
+        self.scrapes()  # each worker is up
         self.files_at_first = self.open_files
         return self
 
@@ -276,15 +283,20 @@ class World:
         return monotonic() - began
 
     @asynccontextmanager
-    async def load(self, every_s: float = EVERY_S) -> AsyncIterator[Result]:
-        """Send a request every `every_s` within the block, then wait for what is under way."""
+    async def load(
+        self, every_s: float = EVERY_S, *, most: int = UNDER_WAY
+    ) -> AsyncIterator[Result]:
+        """Send a request every `every_s` within the block, then wait for what is under way.
+
+        None is sent while `most` are: a machine that is slow has no more to do than it can.
+        """
         result = Result()
         async with (
             AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client,
             httpx.AsyncClient(base_url=self.url, timeout=60) as raw,
             asyncio.TaskGroup() as group,
         ):
-            sending = group.create_task(self._send(result, client, raw, group, every_s))
+            sending = group.create_task(self._send(result, client, raw, group, every_s, most))
             await result.grows(12)
             yield result
             await result.grows(12)
@@ -297,9 +309,12 @@ class World:
         raw: httpx.AsyncClient,
         group: asyncio.TaskGroup,
         every_s: float,
+        most: int,
     ) -> None:
         number = 0
         while True:
+            while result.under_way >= most:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(every_s)
             asked = Asked(monotonic())
             result.asked.append(asked)
             if number % 3 == 2:
