@@ -108,7 +108,9 @@ def real_plain(real_lab: Lab) -> Server:
 
 
 def _healthy(lab: Lab, name: str) -> Server:
-    found = next(each for each in lab.status() if each.server.plan.name == name)
+    found = next((each for each in lab.status() if each.server.plan.name == name), None)
+    if found is None:
+        pytest.fail(f"server {name!r} is gone: it did not start again")
     return found.server if found.state == "healthy" else lab.start(found.server.plan)
 
 
