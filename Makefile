@@ -13,11 +13,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
+PROFILE ?=
 
-# No `pip install -q`: it would be silent for half a minute. One line that changes is enough.
-PROGRESS = { n=0; while read -r word what _; do \
-	if [[ $$word == Collecting ]]; then n=$$((n + 1)); printf '\r\033[K  %3d %s' $$n "$$what"; fi; \
-	done; printf '\r\033[K'; }
+# No `pip install -q`: it would be silent for half a minute. One line that changes is enough; what pip
+# warns of would break it at every package, and is told where pip fails.
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-deps
+WARNED := $(VENV)/pip-warned
+TOLD = { cat $(WARNED) >&2; exit 1; }
+PROGRESS = { n=0; while read -r word what _; do case $$word in \
+	Collecting) n=$$((n + 1)); printf '\r\033[K  %3d %s' $$n "$$what" ;; \
+	Installing) printf '\r\033[K  installing %d' $$n ;; \
+	esac; done; printf '\r\033[K'; }
 
 .PHONY: help demo test coverage lint costs rules serve lock clean
 
@@ -27,8 +33,8 @@ help:  ## Show these commands
 demo: $(READY)  ## Real vLLM on this CPU, real prompts, one table (LAB=emulated, ONCE=1)
 	@$(BIN)/turnout demo $(if $(filter emulated,$(LAB)),--emulated) $(if $(filter 1,$(ONCE)),--once) $(ARGS)
 
-test: $(READY)  ## Every test; those that need vLLM build its environment first
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## Every test; those that need vLLM build its environment first (PROFILE=nightly: 20 times the examples)
+	@$(BIN)/python -m pytest $(if $(PROFILE),--hypothesis-profile=$(PROFILE)) $(ARGS)
 
 coverage: $(READY)  ## Whether the tests of routing and config reach every branch of the two
 	@$(BIN)/python -m pytest --quiet --hypothesis-profile=brief --cov=routing --cov=config \
@@ -80,6 +86,6 @@ $(READY): requirements/dev.lock pyproject.toml
 	@echo "Setting up $(VENV), about half a minute"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.lock | $(PROGRESS)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@$(PIP) --require-hashes -r requirements/dev.lock 2>$(WARNED) | $(PROGRESS) || $(TOLD)
+	@$(PIP) --quiet --no-build-isolation -e . 2>>$(WARNED) || $(TOLD)
 	@touch $@

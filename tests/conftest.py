@@ -8,9 +8,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
 
 from tests.vllm_code import VllmCode, vllm_code
-from turnout.lab import LabError
+from turnout.lab import Lab, LabError, Server, ServerPlan
 from turnout.lab.environment import ensure_environment
 from turnout.lab.home import LabHome, silent
 from turnout.lab.model import ensure_model
@@ -20,9 +22,16 @@ WIDER_CIRCLES = ("integration", "e2e", "chaos", "deploy")
 """Markers, and folders of `tests/`, whose tests may not skip where the gate runs."""
 
 # One example takes as long as the machine lets it, and the gate finds what it found the last time.
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("brief", deadline=None, derandomize=True, max_examples=10)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+# Who needs another number takes a multiple of the profile's, so that `nightly` has more of all.
+for name, examples, repeats in (
+    ("default", 25, False),
+    ("brief", 10, True),
+    ("ci", 25, True),
+    ("nightly", 500, False),
+):
+    hypothesis.settings.register_profile(
+        name, deadline=None, max_examples=examples, derandomize=repeats, print_blob=True
+    )
 hypothesis.settings.load_profile("ci" if os.environ.get(REQUIRE) else "default")
 
 
@@ -67,6 +76,81 @@ def vllm(lab_home: LabHome, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The code of vLLM itself, in the lab's environment."""
     with vllm_code(lab_home.python, tmp_path_factory.mktemp("vllm")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def real_lab(lab_home: LabHome) -> Iterator[Lab]:
+    """The real servers `spec` (n-gram, k=5) and `plain`, each on a core where there are two.
+
+    All tests of a session share them, and one may end a server: who asks for it next has it
+    started again.
+    """
+    with Lab() as lab:
+        lab.up(
+            [
+                ServerPlan(name="spec", speculation="ngram", core=_core(0)),
+                ServerPlan(name="plain", core=_core(1)),
+            ]
+        )
+        yield lab
+
+
+@pytest.fixture
+def real_spec(real_lab: Lab) -> Server:
+    """The n-gram server, healthy."""
+    return _healthy(real_lab, "spec")
+
+
+@pytest.fixture
+def real_plain(real_lab: Lab) -> Server:
+    """The server that does not speculate, healthy."""
+    return _healthy(real_lab, "plain")
+
+
+def _healthy(lab: Lab, name: str) -> Server:
+    found = next((each for each in lab.status() if each.server.plan.name == name), None)
+    if found is None:
+        pytest.fail(f"server {name!r} is gone: it did not start again")
+    return found.server if found.state == "healthy" else lab.start(found.server.plan)
+
+
+def _core(number: int) -> int:
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[number % len(cores)]
+
+
+def _needs_the_lab(item: pytest.Item) -> bool:
+    named = set(getattr(item, "fixturenames", ()))
+    return item.get_closest_marker("integration") is not None or "lab_home" in named
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have the tests that need real vLLM together, after the others: building the lab takes long.
+
+    Of several workers one has them all and begins with them, and those that wait most (chaos) are
+    run when it is done.
+    """
+    last = -1 if hasattr(config, "workerinput") else 2
+    for item in filter(_needs_the_lab, items):
+        item.add_marker(pytest.mark.xdist_group("vllm"))
+
+    def turn(item: pytest.Item) -> int:
+        return last if _needs_the_lab(item) else int("chaos" in item.path.parts)
+
+    items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling:
+    """Give each worker whole files, as tests of a file share what they start."""
+    return _Files(config, log)
+
+
+class _Files(LoadGroupScheduling):  # type: ignore[misc]  # xdist has no types
+    def _split_scope(self, nodeid: str) -> str:
+        group: str = super()._split_scope(nodeid)
+        return group if group != nodeid else nodeid.partition("::")[0]
 
 
 def _may_not_skip(path: Path, markers: set[str]) -> bool:

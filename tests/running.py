@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import httpx
 
-START_S = 60.0
+START_S = 180.0
 T = TypeVar("T")
 
 
@@ -30,7 +30,7 @@ def eventually(probe: Callable[[], T | None], *, within_s: float, what: str) -> 
 def answers(url: str) -> bool:
     """Whether a GET of `url` is answered with success."""
     try:
-        return httpx.get(url, timeout=5.0, trust_env=False).is_success
+        return httpx.get(url, timeout=30.0, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 
@@ -75,7 +75,7 @@ def running(
         finally:
             process.terminate()
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -25,6 +25,20 @@ def test_needs_data():
 def test_fails_as_known():
     assert False
 """
+PROPERTY = """
+import pathlib
+from hypothesis import given, strategies as st
+
+def test_integers():
+    seen = []
+
+    @given(st.integers())
+    def holds(number):
+        seen.append(number)
+
+    holds()
+    pathlib.Path("examples").write_text(str(len(seen)))
+"""
 WHOLE_MODULE = """
 import pytest
 pytest.skip("nothing to deploy with", allow_module_level=True)
@@ -41,15 +55,14 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def closing_line(tree: Path, *, required: str) -> str:
+def said(tree: Path, *arguments: str, required: str = "") -> list[str]:
+    """Return the lines that pytest wrote."""
     ran = subprocess.run(
         [
             sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
+            *("-m", "pytest", "-ra", "-p", "no:cacheprovider"),
             "--continue-on-collection-errors",
+            *arguments,
         ],
         check=False,
         cwd=tree,
@@ -57,19 +70,56 @@ def closing_line(tree: Path, *, required: str) -> str:
         capture_output=True,
         text=True,
     )
-    return ran.stdout.splitlines()[-1]
+    return ran.stdout.splitlines()
 
 
 def test_a_skip_of_a_wider_circle_fails_where_everything_is_required(tree: Path) -> None:
-    line = closing_line(tree, required="1")
+    *_, line = said(tree, required="1")
 
     assert "1 failed, 1 skipped, 1 xfailed, 1 error" in line
 
 
-def test_elsewhere_a_skip_is_a_skip(tree: Path) -> None:
-    line = closing_line(tree, required="")
+def test_the_same_with_several_workers(tree: Path) -> None:
+    *_, line = said(tree, "--numprocesses=2", "--dist=loadgroup", required="1")
+
+    assert "1 failed, 1 skipped, 1 xfailed, 1 error" in line
+
+
+def test_elsewhere_a_skip_is_a_skip_and_its_reason_is_told(tree: Path) -> None:
+    *lines, line = said(tree)
 
     assert "3 skipped, 1 xfailed" in line
+    told = {each.rpartition(": ")[2] for each in lines if each.startswith("SKIPPED ")}
+    assert told == {"no vLLM here", "no data here", "nothing to deploy with"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "required", "examples"),
+    [((), "", 25), ((), "1", 25), (("--hypothesis-profile=nightly",), "", 500)],
+    ids=["at hand", "in the gate", "nightly"],
+)
+def test_a_property_has_as_many_examples_as_the_profile_says(
+    arguments: tuple[str, ...], required: str, examples: int, tmp_path: Path
+) -> None:
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_property.py").write_text(PROPERTY)
+
+    *_, line = said(tmp_path, *arguments, required=required)
+
+    assert "1 passed" in line
+    assert (tmp_path / "examples").read_text() == str(examples)
+
+
+def test_no_test_has_a_number_of_examples_of_its_own() -> None:
+    """It would be as small at night as in the gate."""
+    named = [
+        (file.name, found)
+        for file in (ROOT / "tests").rglob("*.py")
+        for found in re.findall(r"max_examples=\d+", file.read_text())
+    ]
+
+    assert named == []
 
 
 def test_every_test_that_the_promises_name_is_there() -> None:

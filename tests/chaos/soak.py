@@ -33,7 +33,7 @@ LOAD = 0.6
 
 async def capacity(world: World) -> float:
     """Return how many requests of the load are answered a second when all servers are full."""
-    async with world.load(every_s=0.005) as filling:
+    async with world.load(every_s=0.005, most=10_000) as filling:
         await asyncio.sleep(5.0)
     ended = [each.sent_at + each.took_s for each in filling.asked if not each.fault]
     return len(ended) / (max(ended) - filling.asked[0].sent_at)
@@ -49,7 +49,7 @@ async def soak(world: World, minutes: float) -> None:
     files: list[int] = []
     lost = broken = asked = 0
     while monotonic() < until:
-        async with world.load(every_s) as result:
+        async with world.load(every_s, most=10_000) as result:
             await asyncio.sleep(10.0)
             world.reload()
             await asyncio.sleep(10.0)

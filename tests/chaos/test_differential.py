@@ -1,6 +1,11 @@
 """Through the gateway an answer is what it is without it."""
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 
 import pytest
 
@@ -26,3 +31,47 @@ def test_an_answer_through_the_gateway_is_the_servers_own(world: World, pool: st
     found = differences(server.url, world.url, pool, requests(MODEL, COUNT, seed=len(pool)))
 
     assert not found, "\n".join(found[:5])
+
+
+@contextmanager
+def answering(texts: Sequence[str]) -> Iterator[str]:
+    """Answer a POST with one text after the other, and then from the first again."""
+    turn = cycle(texts)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            body = json.dumps({"choices": [{"index": 0, "text": next(turn)}]}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("own", "passed_on", "differs"),
+    [
+        (["a", "a", "b"], ["b"], False),  # a tie that the server decides either way
+        (["a", "a", "b"], ["c"], True),
+        (["a"], ["b"], True),
+    ],
+)
+def test_an_answer_differs_where_the_server_never_gives_it(
+    own: list[str], passed_on: list[str], differs: bool
+) -> None:
+    asked = iter([("/v1/completions", {"prompt": ["x", "y"]})])
+    with answering(own) as server, answering(passed_on) as gateway:
+        assert bool(differences(server, gateway, "spec", asked)) == differs

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytestmark = pytest.mark.chaos
 
 SEEDS = Path(__file__).parent / "seeds"
-RUNS = 10_000
+RUNS = 200 * settings().max_examples
 
 
 def fuzz(target: str, corpus: Path, runs: int) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from tests.chaos.world import MODEL, World
 
 pytestmark = pytest.mark.chaos
 
-EXAMPLES = 2000
+EXAMPLES = 8 * settings().max_examples
 JSON = b"content-type: application/json"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 
@@ -102,7 +102,7 @@ def test_no_body_and_no_header_is_an_error_of_our_own(world: World) -> None:
     port, seen = int(world.url.rpartition(":")[2]), Counter[bytes]()
 
     @given(path=paths, extra=fields, body=texts)
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     def is_answered(path: bytes, extra: list[tuple[bytes, bytes]], body: bytes) -> None:
         lines = [b"POST %b HTTP/1.1" % path, b"host: x", b"connection: close"]
         lines += [JSON, b"content-length: %d" % len(body), *(b"%b: %b" % field for field in extra)]

@@ -16,7 +16,7 @@ from tests.running import raised_limit_of_open_files
 
 pytestmark = [pytest.mark.chaos, pytest.mark.anyio]
 
-OVERLOAD_S = 60.0
+CALM_S, OVERLOAD_S, WARMING_S = 8.0, 14.0, 2.0
 ASKED = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "Write a strange poem about rust."}],
@@ -29,7 +29,10 @@ def overloaded(tmp: pytest.TempPathFactory, ports: list[int]) -> Iterator[World]
     with World(
         tmp.mktemp("overload"),
         ports,
-        engine=("--time-scale", "4", "--max-num-seqs", "8"),
+        engine=(
+            "--max-num-seqs",
+            "8",
+        ),  # so slow that a busy machine has time for ten times as much
         each_pool={"max_in_flight": 8, "max_num_seqs": 8},
         queue={"size": 16, "wait_s": 5.0},
         policy="least_loaded",
@@ -82,8 +85,8 @@ async def test_an_overload_costs_the_accepted_nothing_and_refusals_are_fast(
         async with httpx.AsyncClient(base_url=world.url, timeout=60, limits=limits) as client:
             calm = Tally()
             began = monotonic()
-            await closed(client, calm, 16, 10.0)
-            peak = calm.rate(began + 2.0, began + 10.0)
+            await closed(client, calm, 16, CALM_S)
+            peak = calm.rate(began + WARMING_S, began + CALM_S)
 
             storm = Tally()
             began = monotonic()
@@ -91,7 +94,7 @@ async def test_an_overload_costs_the_accepted_nothing_and_refusals_are_fast(
                 while monotonic() < began + OVERLOAD_S:
                     group.create_task(ask(client, storm))
                     await asyncio.sleep(1.0 / (10.0 * peak))
-            goodput = storm.rate(began + 2.0, began + OVERLOAD_S)
+            goodput = storm.rate(began + WARMING_S, began + OVERLOAD_S)
 
             after = Tally()
             began = monotonic()
@@ -114,7 +117,8 @@ async def test_an_overload_costs_the_accepted_nothing_and_refusals_are_fast(
 async def test_a_thousand_streams_are_held(
     tmp_path_factory: pytest.TempPathFactory, three_ports: list[int]
 ) -> None:
-    engine = ("--preset", "h100-llama3.1-8b", "--time-scale", "0.03", "--max-num-seqs", "600")
+    """None goes on to its end before the last of them has begun."""
+    engine = ("--time-scale", "100", "--max-num-seqs", "600")
     with (
         raised_limit_of_open_files(),
         World(
@@ -122,6 +126,7 @@ async def test_a_thousand_streams_are_held(
             three_ports,
             engine=engine,
             each_pool={"max_num_seqs": 600},
+            timeouts={"first_byte_s": 120.0, "between_chunks_s": 300.0},
             policy="least_loaded",
         ) as world,
     ):
@@ -130,25 +135,24 @@ async def test_a_thousand_streams_are_held(
         async def stream(client: aiohttp.ClientSession) -> None:
             body = {**ASKED, "stream": True, "max_tokens": 10}
             async with client.post("/v1/chat/completions", json=body) as answer:
-                ended.append((await answer.text()).split("\n\n")[-2])
+                ended.append((await answer.text())[-14:])
 
-        most = 0
+        held = {"fault": "stall", "after_chunks": 2}
         async with (
             aiohttp.ClientSession(  # httpx takes half a minute to close so many
                 world.url,
                 connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=120),
+                timeout=aiohttp.ClientTimeout(total=300),
             ) as client,
             asyncio.TaskGroup() as group,
         ):
-            for _ in range(1000):
-                group.create_task(stream(client))
-                await asyncio.sleep(0.005)
-            most = int(world.figure("turnout_in_flight"))
+            with world.spec.fault(**held), world.plain.fault(**held):
+                for _ in range(1000):
+                    group.create_task(stream(client))
+                    await asyncio.sleep(0.005)
+                await world.holds("turnout_in_flight", 1000.0, within_s=120.0)
 
-    print(f"{most} streams at once")
-    assert most >= 900
-    assert ended == ["data: [DONE]"] * 1000
+    assert ended == ["data: [DONE]\n\n"] * 1000
 
 
 async def test_clients_that_only_hold_on_do_not_hurt_the_others(
@@ -172,12 +176,12 @@ async def test_clients_that_only_hold_on_do_not_hurt_the_others(
         async with asyncio.TaskGroup() as group:
             crawling = [group.create_task(crawl(writer)) for _, writer in loris]
             async with world.load() as result:
-                await asyncio.sleep(5.0)
+                await result.grows(60)
             for task in crawling:
                 task.cancel()
         told = await asyncio.wait_for(
             asyncio.gather(*(reader.read() for reader, _ in loris), return_exceptions=True),
-            timeout=10,
+            timeout=60,
         )
         for _, writer in (*idle, *loris):
             writer.close()

@@ -52,7 +52,7 @@ def admin_of(world: World) -> str:
 def ask_admin(world: World, method: str, path: str, **more: object) -> httpx.Response:
     headers = {"authorization": "Bearer s3cret"}
     url = admin_of(world) + path
-    return httpx.request(method, url, headers=headers, timeout=10, **more)  # type: ignore[arg-type]
+    return httpx.request(method, url, headers=headers, timeout=60, **more)  # type: ignore[arg-type]
 
 
 async def replaced(world: World, *, seat: int) -> int:
@@ -61,7 +61,7 @@ async def replaced(world: World, *, seat: int) -> int:
     os.kill(victim, signal.SIGKILL)
     eventually(
         lambda: victim not in world.workers and len(world.workers) == 2,
-        within_s=10,
+        within_s=60,
         what=f"worker {victim} is replaced",
     )
     await world.holds("turnout_worker_restarts_total", restarts + 1.0)
@@ -87,7 +87,7 @@ async def test_limits_hold_for_both_together_and_both_serve(world: World) -> Non
 
     async def watch() -> None:
         nonlocal most
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             while True:
                 for server in (world.spec, world.plain):
                     text = (await client.get(f"{server.url}/metrics")).text
@@ -124,12 +124,13 @@ async def test_a_worker_that_is_killed_is_replaced_and_what_it_counted_stays(
 ) -> None:
     restarts = world.figure("turnout_worker_restarts_total")
     async with world.load() as result:
-        await asyncio.sleep(1.0)
+        await result.grows(20)
         counted = world.figure("turnout_requests_total")
         killed_at = monotonic()
         victim = world.workers[0]
         os.kill(victim, signal.SIGKILL)
-        await asyncio.sleep(3.0)
+        await world.holds("turnout_worker_restarts_total", restarts + 1.0)
+        await result.grows(40)
     print(f"a worker killed: {result}")
 
     assert not [each for each in result.lost if each.sent_at > killed_at + 0.5]
@@ -156,8 +157,13 @@ async def test_workers_killed_in_turn_amid_reloads_leave_nothing_and_answer_noth
                 os.kill(victim, signal.SIGKILL)
                 await asyncio.sleep((0.0, 0.05, 0.5)[number % 3])  # dead, beginning, serving
                 world.reload()
-                await asyncio.sleep(1.0)
-                assert victim not in world.workers
+                await asyncio.to_thread(
+                    eventually,
+                    lambda gone=victim: gone not in world.workers and len(world.workers) == 2,
+                    within_s=60,
+                    what=f"worker {victim} is replaced",
+                )
+                await result.grows(20)
         await world.holds("turnout_in_flight", 0.0)
         await world.holds("turnout_queue_length", 0.0)
         watching.cancel()
@@ -211,12 +217,12 @@ async def test_a_config_that_changes_is_read_by_both(world: World) -> None:
     config["thresholds"] = {"max_temperature": 0.33}
     world.config.write_text(json.dumps(config))
 
-    eventually(lambda: limits(world) == {0.33}, within_s=15, what="both have read the config")
+    eventually(lambda: limits(world) == {0.33}, within_s=60, what="both have read the config")
     assert world.figure("turnout_config_reloads_total", "applied") == reloads + 1
     world.reload()
     eventually(
         lambda: world.figure("turnout_config_reloads_total", "applied") == reloads + 2,
-        within_s=10,
+        within_s=60,
         what="SIGHUP is obeyed once",
     )
 
@@ -251,10 +257,9 @@ async def test_a_circuit_that_one_opens_is_open_for_both(world: World) -> None:
             if world.figure("turnout_backend_circuit", world.spec.name) == 2.0:
                 break
         assert 0.0 not in world.figures("turnout_backend_circuit", world.spec.name)
-    await asyncio.sleep(2.0)
-    for _ in range(LOOKS):
-        await asked(world.url, 4, pool="spec")
-    assert world.figures("turnout_backend_circuit", world.spec.name) == [0.0, 0.0]
+    async with asyncio.timeout(60):
+        while any(world.figures("turnout_backend_circuit", world.spec.name)):
+            await asked(world.url, 4, pool="spec")
 
 
 async def test_a_stored_response_is_continued_by_either(world: World) -> None:
@@ -277,17 +282,17 @@ async def test_it_drains_and_leaves_nobody_behind(world: World) -> None:
     """The last of this module: the gateway is gone after it."""
     workers = world.workers
     async with asyncio.TaskGroup() as group:
-        under_way = [group.create_task(asked(world.url, 60)) for _ in range(4)]
-        await asyncio.sleep(0.5)
+        under_way = [group.create_task(asked(world.url, 150)) for _ in range(4)]
+        await world.holds("turnout_in_flight", 4.0)
         os.kill(world.pid, signal.SIGTERM)
 
     assert [each.result().status_code for each in under_way] == [200] * 4
     eventually(
         lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
-        within_s=15,
+        within_s=60,
         what="every worker has ended",
     )
-    assert world.status(within_s=10) == 0
+    assert world.status(within_s=60) == 0
 
 
 async def test_workers_end_when_their_supervisor_is_killed(
@@ -300,6 +305,6 @@ async def test_workers_end_when_their_supervisor_is_killed(
         os.kill(found.pid, signal.SIGKILL)
         eventually(
             lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
-            within_s=15,
+            within_s=60,
             what="every worker has ended",
         )

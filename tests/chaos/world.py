@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2"
 EVERY_S = 0.04
+UNDER_WAY = 16
 TOKENS = 24
 WHOLE = ("length", "stop")
 LOOPBACK = "0100007F"
@@ -68,6 +69,11 @@ class Result:
     asked: list[Asked] = field(default_factory=list)
 
     @property
+    def under_way(self) -> int:
+        """How many have not ended."""
+        return sum(not each.took_s for each in self.asked)
+
+    @property
     def lost(self) -> list[Asked]:
         """Those that failed before a byte was delivered."""
         return [each for each in self.asked if each.fault and not each.pieces]
@@ -76,6 +82,13 @@ class Result:
     def broken(self) -> list[Asked]:
         """Those that broke off after that."""
         return [each for each in self.asked if each.fault and each.pieces]
+
+    async def grows(self, by: int, *, within_s: float = 60.0) -> None:
+        """Wait until so many more requests were sent."""
+        most = len(self.asked) + by
+        async with asyncio.timeout(within_s):
+            while len(self.asked) < most:  # noqa: ASYNC110 - a list tells nobody that it grows
+                await asyncio.sleep(EVERY_S / 4)
 
     def by(self, server: "ServerProcess", since: float) -> list[Asked]:
         """Return those sent after `since` that `server` answered."""
@@ -119,7 +132,7 @@ class ServerProcess:
         """Be gone at once."""
         self.send(signal.SIGKILL)
         assert self._process is not None
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     def stop(self) -> None:
         """End it, if it runs."""
@@ -130,11 +143,11 @@ class ServerProcess:
     @contextmanager
     def fault(self, **fault: object) -> Iterator[None]:
         """Have every request fail so until the block ends."""
-        httpx.post(f"{self.url}/emulated/faults", json=fault, timeout=10).raise_for_status()
+        httpx.post(f"{self.url}/emulated/faults", json=fault, timeout=60).raise_for_status()
         try:
             yield
         finally:
-            httpx.delete(f"{self.url}/emulated/faults", timeout=10).raise_for_status()
+            httpx.delete(f"{self.url}/emulated/faults", timeout=60).raise_for_status()
 
 
 class World:
@@ -165,7 +178,7 @@ class World:
         self.config.write_text(json.dumps(whole))
         self._log = folder / "gateway.log"
         self._stack = ExitStack()
-        self.pid = 0
+        self.pid = self.files_at_first = 0
 
     def __enter__(self) -> "World":
         for server in (self.spec, self.plain):
@@ -176,6 +189,8 @@ class World:
         process = running(command, ready=f"{self.url}/ready", log=self._log)
         self._process = self._stack.enter_context(process)
         self.pid = self._process.pid
+        self.scrapes()  # each worker is up
+        self.files_at_first = self.open_files
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -213,7 +228,7 @@ class World:
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.workers)
         return pages * resource.getpagesize() / 2**20
 
-    def scrapes(self, *, within_s: float = 10.0) -> list[str]:
+    def scrapes(self, *, within_s: float = 60.0) -> list[str]:
         """Return what each worker shows at `/metrics`, in the order in which they were asked."""
         found: dict[int, str] = {}
         until = monotonic() + within_s
@@ -255,10 +270,10 @@ class World:
 
     def figure(self, name: str, backend: str = "") -> float:
         """Return the sum of a series, of one backend or of all, as one worker shows it."""
-        return _figure(httpx.get(f"{self.url}/metrics", timeout=10).text, name, backend)
+        return _figure(httpx.get(f"{self.url}/metrics", timeout=60).text, name, backend)
 
     async def holds(
-        self, name: str, value: float, backend: str = "", *, within_s: float = 15.0
+        self, name: str, value: float, backend: str = "", *, within_s: float = 60.0
     ) -> float:
         """Wait until every worker shows a value of a series; return how long that took, s."""
         began = monotonic()
@@ -268,18 +283,23 @@ class World:
         return monotonic() - began
 
     @asynccontextmanager
-    async def load(self, every_s: float = EVERY_S) -> AsyncIterator[Result]:
-        """Send a request every `every_s` within the block, then wait for what is under way."""
+    async def load(
+        self, every_s: float = EVERY_S, *, most: int = UNDER_WAY
+    ) -> AsyncIterator[Result]:
+        """Send a request every `every_s` within the block, then wait for what is under way.
+
+        None is sent while `most` are: a machine that is slow has no more to do than it can.
+        """
         result = Result()
         async with (
             AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0) as client,
             httpx.AsyncClient(base_url=self.url, timeout=60) as raw,
             asyncio.TaskGroup() as group,
         ):
-            sending = group.create_task(self._send(result, client, raw, group, every_s))
-            await asyncio.sleep(0.5)
+            sending = group.create_task(self._send(result, client, raw, group, every_s, most))
+            await result.grows(12)
             yield result
-            await asyncio.sleep(0.5)
+            await result.grows(12)
             sending.cancel()
 
     async def _send(
@@ -289,9 +309,12 @@ class World:
         raw: httpx.AsyncClient,
         group: asyncio.TaskGroup,
         every_s: float,
+        most: int,
     ) -> None:
         number = 0
         while True:
+            while result.under_way >= most:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(every_s)
             asked = Asked(monotonic())
             result.asked.append(asked)
             if number % 3 == 2:

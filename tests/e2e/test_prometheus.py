@@ -86,7 +86,7 @@ def write_config(folder: Path, gateway_port: int) -> None:
 
 
 def send_until(stop: threading.Event, gateway: str) -> None:
-    with httpx.Client(base_url=gateway, timeout=30.0, trust_env=False) as client:
+    with httpx.Client(base_url=gateway, timeout=60.0, trust_env=False) as client:
         while not stop.is_set():
             for prompt, temperature in PROMPTS:
                 body = {

@@ -22,7 +22,7 @@ from turnout.tuning.sweep import report as sweep
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-START_S = 60.0
+START_S = 180.0
 
 pytestmark = [
     pytest.mark.e2e,

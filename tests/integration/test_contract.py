@@ -5,7 +5,6 @@
 """
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,7 +26,6 @@ from tests.integration.exchanges import (
 )
 from tests.lab.emulated_servers import emulated
 from tests.running import eventually
-from turnout.lab import Lab, Server
 
 SHAPES = json.loads((Path(__file__).parent / "vllm_shapes.json").read_text())
 CHAT_PATH = "/v1/chat/completions"
@@ -122,7 +119,7 @@ def test_counters_grow_by_what_the_answer_reports(servers: Pair) -> None:
     }
     eventually(
         lambda: growth(before, counters(servers.spec), expected) == expected,
-        within_s=10,
+        within_s=60,
         what=f"the counters grow by {expected}",
     )
 
@@ -149,7 +146,7 @@ def test_a_client_that_leaves_frees_its_place_in_the_engine(servers: Pair) -> No
 
     eventually(
         lambda: counters(servers.plain)["vllm:num_requests_running"] == 0,
-        within_s=10,
+        within_s=20,
         what="no request runs",
     )
 
@@ -203,34 +200,3 @@ def growth(
     before: dict[str, float], after: dict[str, float], names: dict[str, Any]
 ) -> dict[str, float]:
     return {name: after[name] - before[name] for name in names}
-
-
-@pytest.mark.integration
-def test_a_real_server_that_drains_never_answers_a_new_request_in_full(
-    real_lab: Lab, real_plain: Server
-) -> None:
-    """The emulation has two ways to end (`--shutdown-answer`); vLLM's way is one of them."""
-    body = CHAT | {"max_tokens": 60, "ignore_eos": True}
-    with CLIENT.stream(
-        "POST", f"{real_plain.url}{CHAT_PATH}", json=body | {"stream": True}
-    ) as one:
-        lines = one.iter_lines()
-        next(lines)
-        real_lab.kill("plain", signal=signal.SIGTERM)
-        try:
-            eventually(
-                lambda: refuses(real_plain.url, body), within_s=20, what="new requests are refused"
-            )
-        finally:
-            for _ in lines:  # what runs may finish, within the lab's shutdown timeout
-                pass
-            real_lab.start(real_plain.plan)
-
-
-def refuses(url: str, body: dict[str, Any]) -> bool:
-    """Whether a new request is refused, broken off or answered as aborted."""
-    try:
-        answer = CLIENT.post(url + CHAT_PATH, json=body | {"max_tokens": 1})
-    except httpx.TransportError:
-        return True
-    return answer.is_server_error or answer.json()["choices"][0]["finish_reason"] == "abort"

@@ -294,7 +294,7 @@ async def test_no_request_without_a_byte_is_lost_when_a_server_is_killed(
     async with client, asyncio.TaskGroup() as group:
         asked = [group.create_task(_one(client, stream=n % 2 == 0)) for n in range(12)]
         await asyncio.to_thread(
-            eventually, lambda: deployment.running_on("spec"), within_s=30, what="spec runs some"
+            eventually, lambda: deployment.running_on("spec"), within_s=60, what="spec runs some"
         )
         await asyncio.to_thread(deployment.lab.kill, "spec")
     endings = [task.result() for task in asked]

@@ -5,9 +5,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from turnout.lab import Lab, LabError, Server, ServerPlan, processes, selfcheck
+from turnout.lab import Server, selfcheck
 from turnout.lab.home import LabHome
-from turnout.lab.launchers import PLUGIN_FOLDER, Launch, RealVllm
+from turnout.lab.launchers import PLUGIN_FOLDER
 
 pytestmark = pytest.mark.integration
 
@@ -23,26 +23,12 @@ def question(text: str) -> dict[str, object]:
 
 
 def test_the_cure_took_effect_and_the_log_says_so(real_spec: Server) -> None:
+    """If the log says that it is not used, vLLM has fixed #55005 and the plugin can go."""
     with client(real_spec) as http:
         echo = selfcheck.ask_for_echo(http)
 
     assert echo.passes, echo
     assert "turnout: vLLM's expand kernel leaves its output unwritten" in real_spec.log.read_text()
-
-
-class WithoutCure(RealVllm):
-    def launch(self, plan: ServerPlan, home: LabHome) -> Launch:
-        launch = super().launch(plan, home)
-        env = {key: value for key, value in launch.env.items() if key != "PYTHONPATH"}
-        return Launch(command=launch.command, env=env)
-
-
-def test_without_the_cure_the_self_check_refuses_the_server(real_lab: Lab) -> None:
-    """If this fails, vLLM has fixed #55005 and the plugin can go."""
-    plan = ServerPlan(name="uncured", speculation="ngram")
-
-    with Lab(launcher=WithoutCure()) as lab, pytest.raises(LabError, match="#55005"):
-        lab.start(plan)
 
 
 PLUGIN_CHECK = """
@@ -81,12 +67,11 @@ print("right")
 
 
 def test_the_plugin_expands_as_vllm_means_to_and_keeps_a_vllm_that_is_right(
-    real_lab: Lab, tmp_path: Path
+    lab_home: LabHome, tmp_path: Path
 ) -> None:
-    python = LabHome.locate().python
 
     run = subprocess.run(
-        [python, "-c", PLUGIN_CHECK],
+        [lab_home.python, "-c", PLUGIN_CHECK],
         env={"PYTHONPATH": str(PLUGIN_FOLDER), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -96,8 +81,10 @@ def test_the_plugin_expands_as_vllm_means_to_and_keeps_a_vllm_that_is_right(
     assert run.stdout.splitlines()[-1:] == ["right"], run.stderr
 
 
-def test_the_lab_has_no_vision_packages_that_do_not_fit_its_torch(real_lab: Lab) -> None:
-    packages = next((LabHome.locate().venv / "lib").glob("python3.*/site-packages"))
+def test_the_lab_has_no_vision_packages_that_do_not_fit_its_torch(
+    lab_home: LabHome,
+) -> None:
+    packages = next((lab_home.venv / "lib").glob("python3.*/site-packages"))
 
     assert [
         p.name for p in packages.glob("torch*") if p.name.startswith(("torchv", "torcha"))
@@ -124,17 +111,3 @@ def test_schemas_tools_and_stored_responses_work_on_the_plain_server(real_plain:
     assert json.loads(structured.json()["choices"][0]["message"]["content"])["city"]
     assert tools.status_code == 200, tools.text
     assert kept.json()["id"] == made.json()["id"]
-
-
-def test_a_draft_model_server_passes_the_self_check_and_down_leaves_nothing(
-    real_lab: Lab,
-) -> None:
-    with Lab() as lab:
-        server = lab.start(ServerPlan(name="draft", speculation="draft_model", k=3))
-        members = processes.living_members(server.pid)
-
-        lab.down()
-
-        assert len(members) >= 3, "the API server, its engine and its worker"
-        assert processes.living_members(server.pid) == []
-        assert lab.status() == []

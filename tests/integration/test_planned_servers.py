@@ -16,6 +16,7 @@ import pytest
 from routing.pools import Speculation
 from tests.conftest import free_ports_of
 from tests.running import answers, eventually, running
+from turnout.lab import selfcheck
 from turnout.lab.home import LabHome
 from turnout.planning.catalogue import find_gpu, read_model
 from turnout.planning.deployment import Deployment
@@ -137,3 +138,5 @@ def test_planned_servers_answer_through_the_gateway_with_its_planned_config(
     assert told["num_accepted_draft_tokens"] > 0
     assert told["num_spec_tokens"] == 3
     assert evidence.drafts_every_step == (method is Speculation.DRAFT_MODEL)
+    with httpx.Client(base_url=started[method][0].url, timeout=120.0, trust_env=False) as direct:
+        assert selfcheck.ask_for_echo(direct).passes

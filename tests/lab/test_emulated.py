@@ -175,7 +175,7 @@ def test_a_client_that_leaves_an_unstreamed_answer_frees_its_place(
 
     eventually(
         lambda: client.get(f"{slow}/emulated/state").json()["running"] == 0,
-        within_s=5,
+        within_s=20,
         what="no request runs",
     )
 
@@ -236,7 +236,7 @@ def test_a_stall_lasts_until_it_is_cleared(client: httpx.Client, fast: str) -> N
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.3)
 
-        assert waiting.result(timeout=10).status_code == 200
+        assert waiting.result(timeout=60).status_code == 200
 
 
 def test_a_frozen_engine_answers_probes_and_does_nothing_until_it_is_cleared(
@@ -295,7 +295,7 @@ def test_sigterm_aborts_what_runs_with_status_200(client: httpx.Client, mortal: 
         events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
 
     assert events[-1]["choices"][0]["finish_reason"] == "abort"
-    assert mortal.process.wait(timeout=10) == 0
+    assert mortal.process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("mortal", [("--shutdown-timeout", "60")], indirect=True)
@@ -308,7 +308,7 @@ def test_a_draining_server_aborts_what_is_new_and_finishes_what_runs(
         next(lines)
         mortal.process.send_signal(signal.SIGTERM)
         state = f"{mortal.url}/emulated/state"
-        eventually(lambda: client.get(state).json()["draining"], within_s=5, what="it drains")
+        eventually(lambda: client.get(state).json()["draining"], within_s=60, what="it drains")
         late = chat(client, mortal.url).json()
         healthy = client.get(f"{mortal.url}/health").status_code
         events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
@@ -328,7 +328,7 @@ def test_a_server_told_to_dies_with_errors_as_vllm_on_a_cpu_does(
     with endless(client, mortal.url) as lines:
         mortal.process.send_signal(signal.SIGTERM)
         state = f"{mortal.url}/emulated/state"
-        eventually(lambda: client.get(state).json()["draining"], within_s=5, what="it drains")
+        eventually(lambda: client.get(state).json()["draining"], within_s=60, what="it drains")
         late = chat(client, mortal.url)
         *_, last, done = [line for line in lines if line]
 
@@ -344,7 +344,7 @@ def test_a_server_that_cannot_keep_its_own_time_says_so(
     with endless(client, mortal.url):
         behind_s = eventually(
             lambda: client.get(f"{mortal.url}/emulated/state").json()["behind_s"],
-            within_s=5,
+            within_s=60,
             what="it falls behind",
         )
 

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import ledger as module
@@ -22,7 +22,6 @@ def width(name: tuple[str, str]) -> int:
     return 1 + len(name[1]) % 3
 
 
-@settings(max_examples=200)
 @given(STEPS, st.sampled_from([200, 16 * 2**20]))
 def test_readers_see_what_was_written_through_restarts_and_rewritten_logs(
     steps: list[tuple[str, tuple[str, str], int]], log_bytes: int

@@ -59,7 +59,7 @@ def test_signals_have_it_reload_and_stop_with_its_admin_api(
     url, admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
     log = tmp_path / "log"
     with (
-        httpx.Client(trust_env=False, timeout=10.0) as client,
+        httpx.Client(trust_env=False, timeout=60.0) as client,
         running(
             command(file),
             ready=f"{url}/health",
@@ -79,12 +79,12 @@ def test_signals_have_it_reload_and_stop_with_its_admin_api(
         assert limit() == 0.1
 
         process.send_signal(signal.SIGHUP)
-        eventually(lambda: limit() == 0.7, within_s=10.0, what="the config is read again")
+        eventually(lambda: limit() == 0.7, within_s=60.0, what="the config is read again")
         metrics = client.get(f"{url}/metrics").text
         assert 'turnout_config_reloads_total{outcome="applied"} 1.0' in metrics
 
         config_of(tmp_path, port, admin_port, thresholds={"max_temperature": 0.3})
-        eventually(lambda: limit() == 0.3, within_s=10.0, what="the file is read again")
+        eventually(lambda: limit() == 0.3, within_s=60.0, what="the file is read again")
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -280,11 +280,11 @@ def test_it_serves_https_and_shows_a_renewed_certificate_without_a_restart(
 
         key.write_text("half a key")
         process.send_signal(signal.SIGHUP)
-        eventually(lambda: "not valid" in log.read_text(), within_s=10.0, what="it is refused")
+        eventually(lambda: "not valid" in log.read_text(), within_s=60.0, what="it is refused")
         assert trusts(authority, port) == 200
 
         issue(later)
-        eventually(lambda: trusts(later, port) == 200, within_s=10.0, what="the new one is shown")
+        eventually(lambda: trusts(later, port) == 200, within_s=60.0, what="the new one is shown")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert "Traceback" not in log.read_text()

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from config.settings import ApiKey, Auth, Queue
@@ -179,7 +179,6 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(EVENTS)
 def test_two_workers_have_the_circuit_that_one_would_have(
     events: list[tuple[int, str, float]],
@@ -300,7 +299,6 @@ def test_a_keyring_has_its_keys_in_common(teams: tuple[Team, Team]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abc"), st.booleans()), max_size=30))
-@settings(deadline=None)
 def test_connections_of_an_address_are_counted_at_all_workers(
     events: list[tuple[int, str, bool]],
 ) -> None:

@@ -34,7 +34,7 @@ Script = Callable[["Call"], Awaitable[None]]
 T = TypeVar("T")
 
 
-async def eventually(holds: Callable[[], bool], *, what: str, within_s: float = 10.0) -> None:
+async def eventually(holds: Callable[[], bool], *, what: str, within_s: float = 60.0) -> None:
     """Wait until `holds`; fail after `within_s`."""
     deadline = monotonic() + within_s
     while not holds():
@@ -42,7 +42,7 @@ async def eventually(holds: Callable[[], bool], *, what: str, within_s: float = 
         await asyncio.sleep(0.005)
 
 
-async def soon(work: Awaitable[Any], *, within_s: float = 10.0) -> Any:
+async def soon(work: Awaitable[Any], *, within_s: float = 60.0) -> Any:
     """Return what `work` gives; fail after `within_s`."""
     async with asyncio.timeout(within_s):
         return await work

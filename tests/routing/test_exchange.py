@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.decision import Outcome
@@ -108,7 +108,6 @@ def test_each_knows_what_one_alone_would_know() -> None:
         assert sped == pytest.approx(known, rel=0.01)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=60))
 def test_all_workers_know_the_same_however_the_work_is_spread(
     work: list[tuple[int, int]],

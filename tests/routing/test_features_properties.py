@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.conversation import HEAD_CHARS, TAIL_CHARS
@@ -54,7 +54,6 @@ BODIES = st.fixed_dictionaries(
 LIMIT = HEAD_CHARS + TAIL_CHARS + 1
 
 
-@settings(max_examples=100, deadline=None)
 @given(route=st.sampled_from(Route), body=BODIES, declared=st.none() | st.text(max_size=12))
 def test_no_json_body_makes_the_reading_fail(
     route: Route, body: dict[str, Any], declared: str | None

@@ -57,7 +57,7 @@ def command(name: str, *arguments: str) -> list[str]:
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a subcommand to its end."""
     return subprocess.run(
-        command(name, *arguments), capture_output=True, text=True, timeout=120, check=False
+        command(name, *arguments), capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -79,9 +79,9 @@ def interrupt(name: str, *arguments: str, once: str, log: Path) -> tuple[int, st
         ) as started,
     ):  # fmt: skip
         try:
-            eventually(lambda: once in log.read_text(), within_s=60, what=f"{name} says {once}")
+            eventually(lambda: once in log.read_text(), within_s=200, what=f"{name} says {once}")
             started.send_signal(signal.SIGINT)
-            out, _ = started.communicate(timeout=60)
+            out, _ = started.communicate(timeout=200)
         finally:
             started.kill()
     return started.returncode, out, log.read_text()

@@ -110,7 +110,7 @@ def serving(*servers: Scripted) -> Iterator[None]:
         thread = threading.Thread(target=server.run)
         thread.start()
         running.append((server, thread))
-        eventually(lambda ready=server: ready.started, within_s=20, what="it serves")  # type: ignore[misc]  # bound
+        eventually(lambda ready=server: ready.started, within_s=60, what="it serves")  # type: ignore[misc]  # bound
         each.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
         yield

@@ -15,6 +15,7 @@ import pytest
 
 from tests.running import eventually
 from tests.tuning.compared import protocol
+from turnout import cli
 from turnout.lab import Lab, LabError
 from turnout.tuning.compare.bench import REPEATS, Bench
 from turnout.tuning.compare.protocol import ADAPTIVE, Cell, Protocol, plans
@@ -26,42 +27,41 @@ pytestmark = pytest.mark.e2e
 # Saturated arrivals at fifty times their speed: a cell takes a second or two, most of it to start
 # its gateway.
 QUICK = ("--emulated", "--time-scale", "50", "--loads", "saturated", "--requests", "20")
-TWO = ("--arms", "1+1-least-loaded", ADAPTIVE)
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "turnout.cli", "compare", *arguments]
 
 
-def compare(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        env={**os.environ, "TURNOUT_LAB_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+class Compare:
+    """Runs the command in this process, with a lab of its own."""
+
+    def __init__(self, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        self.home = home
+        self._capfd = capfd
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Return its status and what it printed."""
+        try:
+            status = cli.main(["compare", *arguments])
+        except SystemExit as error:
+            status = int(str(error.code))
+        return status, *self._capfd.readouterr()
+
+
+@pytest.fixture
+def compare(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Compare:
+    home = tmp_path / "lab"
+    monkeypatch.setenv("TURNOUT_LAB_HOME", str(home))
+    return Compare(home, capfd)
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
     file = folder / "requests.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def test_every_arm_is_measured_and_reported(tmp_path: Path) -> None:
-    done = compare(*QUICK, "--rounds", "1", "--out", str(tmp_path / "out"), home=tmp_path / "lab")
-
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [(each["requests"], each["errors"]) for each in report["summaries"]] == [(20, 0)] * 6
-    assert [each["speculating"] for each in report["summaries"]][:3] == [0, 1, 1]
-    assert {row["tokens"] for row in rows(tmp_path / "out")} == {80}
-    claims = [each["held"] is None for each in report["verdicts"]]
-    assert claims[:3] == [True, False, False]  # and one on the advice, if enough was learnt
-    assert "[6/6] round 1, saturated load, 1+1-adaptive: TPOT" in done.stdout
-    assert (tmp_path / "out" / "gateways" / ADAPTIVE / "learnt.json").exists()
 
 
 class Continued(NamedTuple):
@@ -77,40 +77,53 @@ class Continued(NamedTuple):
 def continued(tmp_path_factory: pytest.TempPathFactory) -> Continued:
     home = tmp_path_factory.mktemp("continued")
     out = home / "out"
-    asked = (*QUICK, *TWO, "--rounds", "2", "--out", str(out))
-    with subprocess.Popen(
-        command(*asked),
-        env={**os.environ, "TURNOUT_LAB_HOME": str(home / "lab")},
-        stdout=subprocess.DEVNULL,
-    ) as run:
+    asked = (*QUICK, "--rounds", "1", "--out", str(out))
+    own = {**os.environ, "TURNOUT_LAB_HOME": str(home / "lab")}
+    with subprocess.Popen(command(*asked), env=own, stdout=subprocess.DEVNULL) as run:
         eventually(lambda: rows(out), within_s=120, what="a cell is finished")
         run.kill()
     before = rows(out)
-    return Continued(asked, out, before, compare(*asked, home=home / "lab"))
+    done = subprocess.run(
+        command(*asked), env=own, capture_output=True, text=True, timeout=300, check=False
+    )
+    return Continued(asked, out, before, done)
+
+
+def test_every_arm_is_measured_and_reported(continued: Continued) -> None:
+    _, folder, _, done = continued
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads((folder / "report.json").read_text())
+    assert [(each["requests"], each["errors"]) for each in report["summaries"]] == [(20, 0)] * 6
+    assert [each["speculating"] for each in report["summaries"]][:3] == [0, 1, 1]
+    assert {row["tokens"] for row in rows(folder)} == {80}
+    claims = [each["held"] is None for each in report["verdicts"]]
+    assert claims[:3] == [True, False, False]  # and one on the advice, if enough was learnt
+    assert "[6/6] round 1, saturated load, 1+1-adaptive: TPOT" in done.stdout
+    assert (folder / "gateways" / ADAPTIVE / "learnt.json").exists()
 
 
 def test_a_killed_run_goes_on_where_it_was(continued: Continued) -> None:
     _, folder, before, done = continued
 
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     after = rows(folder)
     count = Counter((row["round"], row["arm"]) for row in after)
     assert 0 < len(before) < len(after)
     assert after[: len(before)] == before
-    assert list(count.values()) == [20] * 4
-    assert done.stdout.count("/4] round ") == 4 - len(before) // 20
+    assert list(count.values()) == [20] * 6
+    assert done.stdout.count("/6] round ") == 6 - len(before) // 20
 
 
 def test_a_finished_run_is_reported_again_without_servers(
-    continued: Continued, tmp_path: Path
+    continued: Continued, compare: Compare
 ) -> None:
-    again = compare(*continued.asked, home=tmp_path / "lab")
-    reported = compare("--report", "--out", str(continued.folder), home=tmp_path / "lab")
+    status, again, _ = compare(*continued.asked)
+    _, reported, _ = compare("--report", "--out", str(continued.folder))
 
-    assert (again.returncode, reported.returncode) == (0, 0)
-    assert again.stdout == reported.stdout
-    assert again.stdout in continued.done.stdout
-    assert not (tmp_path / "lab").exists()
+    assert status == 0
+    assert again == reported
+    assert again in continued.done.stdout
+    assert not compare.home.exists()
 
 
 @pytest.mark.parametrize(
@@ -124,23 +137,23 @@ def test_a_finished_run_is_reported_again_without_servers(
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_starts(
-    arguments: tuple[str, ...], said: str, tmp_path: Path
+    arguments: tuple[str, ...], said: str, tmp_path: Path, compare: Compare
 ) -> None:
-    done = compare(*arguments, "--out", str(tmp_path / "out"), home=tmp_path / "lab")
+    status, _, err = compare(*arguments, "--out", str(tmp_path / "out"))
 
-    assert done.returncode != 0
-    assert said in done.stderr
-    assert not (tmp_path / "lab").exists()
+    assert status != 0
+    assert said in err
+    assert not compare.home.exists()
 
 
-def test_a_folder_measured_otherwise_is_refused(tmp_path: Path) -> None:
+def test_a_folder_measured_otherwise_is_refused(tmp_path: Path, compare: Compare) -> None:
     replace(protocol(), rounds=2).write(tmp_path / "protocol.json")
 
-    done = compare("--out", str(tmp_path), home=tmp_path / "lab")
+    status, _, err = compare("--out", str(tmp_path))
 
-    assert done.returncode == 1
-    assert "rounds 2, not 3" in done.stderr
-    assert not (tmp_path / "lab").exists()
+    assert status == 1
+    assert "rounds 2, not 3" in err
+    assert not compare.home.exists()
 
 
 SPLIT = replace(

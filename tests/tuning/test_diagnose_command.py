@@ -59,7 +59,7 @@ def diagnosed(server: Emulated, tmp_path_factory: pytest.TempPathFactory) -> tup
         command(server.url, *QUICK, *SHORT, "--prompts", file, "--out", str(out)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -195,7 +195,7 @@ def test_a_model_that_is_not_served_is_refused(
 
 
 def answered(server: Emulated) -> float:
-    text = httpx.get(f"{server.url}/metrics", timeout=5.0, trust_env=False).text
+    text = httpx.get(f"{server.url}/metrics", timeout=60.0, trust_env=False).text
     return parse(text).values.get("requests", 0.0)
 
 

@@ -347,7 +347,7 @@ class Admin(NamedTuple):
             f"{self.url}/thresholds",
             json=body,
             headers={"authorization": f"Bearer {TOKEN}"},
-            timeout=10.0,
+            timeout=60.0,
             trust_env=False,
         )
         return dict(answer.raise_for_status().json())

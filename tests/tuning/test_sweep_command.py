@@ -119,8 +119,7 @@ def sweep(
     running: Mapping[str, Emulated], folder: Path, *arguments: str, spec: str = "spec"
 ) -> dict[str, Any]:
     asked = (*pair(running, spec), *SHORT, "--prompts", str(prompts(folder)), *arguments)
-    done = run("sweep", *asked, "--out", str(folder / "out"))
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert cli.main(["sweep", *asked, "--out", str(folder / "out")]) == 0
     return results(folder / "out")
 
 

@@ -36,17 +36,8 @@ def bandit(seed: int, count: int = 400) -> tuple[Floats, Floats]:
     return means * rng.uniform(0.5, 1.5, count), new / logged
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Plainly comparing the pools would mistake easy requests for a fast pool."""
-    covered = 0
-    for seed in range(200):
-        found = change(*bandit(seed), resamples=200)
-        covered += found.low <= TRUE_SHARE <= found.high
-
-    assert 0.88 <= covered / 200 <= 0.99
-
-
 def test_many_requests_lead_to_the_truth() -> None:
+    """Plainly comparing the pools would mistake easy requests for a fast pool."""
     found = change(*bandit(0, 200_000), resamples=20)
 
     assert found.before == pytest.approx(TRUE_BEFORE, rel=0.01)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,12 +56,21 @@ class Faults:
         self._freeze = freeze
         self.active: Fault | None = None
         self._left = 0
+        self._replaced = asyncio.Event()
 
     def set(self, fault: Fault | None) -> None:
         """Replace the active fault; None clears it and lets stalled answers go on."""
         self.active = fault
         self._left = fault.count or 0 if fault else 0
         self._freeze(fault is not None and fault.fault == "freeze")
+        self._replaced.set()
+        self._replaced = asyncio.Event()
+
+    async def outlasts(self, fault: Fault, most_s: float | None) -> None:
+        """Return when another fault, or none, has taken its place, or after `most_s` seconds."""
+        if self.active is fault:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._replaced.wait(), most_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or fail at it."""
@@ -116,10 +126,7 @@ class _FaultySend:
         delay_s = self.fault.delay_s
         match self.fault.fault:
             case "stall":
-                waited = 0.0
-                while self.faults.active is self.fault and (delay_s is None or waited < delay_s):
-                    await asyncio.sleep(0.02)
-                    waited += 0.02
+                await self.faults.outlasts(self.fault, delay_s)
             case "slow":
                 await asyncio.sleep(1.0 if delay_s is None else delay_s)
             case "garbage":
