@@ -7,6 +7,7 @@ from proxy.errors import (
     BackendAborted,
     BackendError,
     BackendRejected,
+    BackendUnauthorized,
     BackendUnreachable,
     FirstByteTimeout,
 )
@@ -40,7 +41,7 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
         deaths: Those of them that lost a connection with the request on it.
         rejected: Tries that ended in an error answer, this one included.
     """
-    if isinstance(error, BackendRejected):
+    if isinstance(error, BackendRejected | BackendUnauthorized):
         return rejected <= FURTHER_TRIES_REJECTED
     if isinstance(error, _LOST) or not error.connected:
         return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
@@ -56,7 +57,12 @@ def is_back_pressure(error: BackendError) -> bool:
 
 
 def blames_backend(error: BackendError) -> bool:
-    """Whether a failure speaks against the backend, and is not the request's fault."""
+    """Whether a failure speaks against the backend, and is not the request's fault.
+
+    A 403 may be for what a request asks, as of a filter before the server.
+    """
+    if isinstance(error, BackendUnauthorized):
+        return error.answered != 403
     return not isinstance(error, BackendRejected) or error.status >= 500
 
 
