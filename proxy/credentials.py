@@ -11,11 +11,12 @@ are credentials that go no further, but nobody is let in by one: a browser sends
 what another site has it ask for.
 """
 
-import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from binascii import Error as NotBase64
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 MOST = 32
@@ -37,11 +38,21 @@ _NAMES = frozenset({b"key", b"auth", b"jwt", b"cookie2", b"x-amzn-oidc-data"})
 _COOKIES = (b"cookie", b"cookie2")
 _SCHEMES = frozenset({b"bearer", b"basic", b"token", b"key", b"apikey", b"api-key"})
 """After which a key follows. After any other word it may, or both may be a key together."""
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+"""From base64's alphabet for URLs to the one that it has else."""
+
+
+_LONGEST = 24
+"""No ending has more characters, nor has any of the names."""
 
 
 def names_credential(name: bytes) -> bool:
     """Whether a field or query parameter of this name, in lower case, holds a credential."""
+    return _ends_as_one(name[-_LONGEST:])
+
+
+@lru_cache(maxsize=512)  # clients send the same twenty names again and again
+def _ends_as_one(name: bytes) -> bool:
     name = name.replace(b"_", b"-")
     return name.endswith(_ENDINGS) or name in _NAMES
 
@@ -54,7 +65,7 @@ class Credentials:
         target: Its path and query, as they came.
     """
 
-    __slots__ = ("_fields", "_keys", "_names", "_secrets", "_shortest", "_target")
+    __slots__ = ("_fields", "_keys", "_long", "_names", "_secrets", "_target")
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]], target: bytes = b"") -> None:
         self._fields = fields
@@ -62,59 +73,79 @@ class Credentials:
         self._keys: Sequence[bytes] | None = None
         self._names: frozenset[bytes] = frozenset()
         self._secrets: list[bytes] = []
-        self._shortest = 0
+        self._long = 0
 
     @property
     def keys(self) -> Sequence[bytes]:
         """What may be a key, each once, in the order to try them; `MOST` at most."""
         if self._keys is None:
             self._keys = self._look()
-            for key in self._keys:
-                if len(key) >= SHORTEST:
-                    self.is_secret(key)
         return self._keys
 
     def _look(self) -> Sequence[bytes]:
-        found = [pair for pair in self._fields if names_credential(pair[0])]
+        found = [pair for pair in self._fields if _ends_as_one(pair[0][-_LONGEST:])]
         self._names = frozenset([name for name, _ in found])
-        found.sort(key=lambda pair: pair[0] != b"authorization")
+        if len(found) > 1:
+            found.sort(key=lambda pair: pair[0] != b"authorization")
         values = [value for name, value in found if name not in _COOKIES]
-        _, _, query = self._target.partition(b"?")
-        if query:
+        if b"?" in self._target:
+            query = self._target.partition(b"?")[2]
             values += [value for name, value in _parameters(query) if names_credential(name)]
-        return tuple(dict.fromkeys(key for value in values for key in _keys_in(value)))[:MOST]
+        keys = [*dict.fromkeys([key for value in values for key in _keys_in(value)])][:MOST]
+        self._hold([key for key in keys if len(key) >= SHORTEST])
+        return keys
 
     def is_secret(self, key: bytes) -> None:
         """Take in that `key` lets somebody in: nothing that shows it goes on, however short."""
         if key not in self._secrets:
-            self._secrets.append(key)
-            self._secrets.sort(key=len, reverse=True)
-            self._shortest = len(self._secrets[-1])
+            self._hold([*self._secrets, key])
 
-    def held_by(self, name: bytes, line: bytes) -> bool:
-        """Whether a field is a credential, or shows one that came.
+    def _hold(self, secrets: list[bytes]) -> None:
+        """Keep what is looked for, the longest first: one may be a part of another."""
+        if secrets:
+            self._secrets = sorted(secrets, key=len, reverse=True)
+            self._long = len(self._secrets[-1]) * 4 // 3
 
-        Args:
-            name: Its name, in lower case.
-            line: All of it.
-        """
-        return self.shown_by(line) or name in self._names
+    @property
+    def names(self) -> frozenset[bytes]:
+        """Names of the fields that are credentials, cookies included."""
+        if self._keys is None:
+            self._keys = self._look()
+        return self._names
+
+    def without_any(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """Return those of the lines of a head that show none of those that came."""
+        if self.keys and self._secrets and lines:
+            together, longest = b"".join(lines), max(map(len, lines))
+            if longest >= self._long or self._is_in(together) or b"%" in together:
+                return [line for line in lines if not self.shown_by(line)]
+        return lines
 
     def shown_by(self, text: bytes) -> bool:
         """Whether `text` has one that came: as it is, percent-encoded or in base64."""
         if not self.keys or not self._secrets:
             return False
-        for secret in self._secrets:
-            if secret in text:
-                return True
+        if self._is_in(text):
+            return True
         if b"%" in text:
             text = unquote_to_bytes(text)
-            if any(secret in text for secret in self._secrets):
+            if self._is_in(text):
                 return True
-        if len(text) < _encoded(self._shortest):
+        if len(text) < self._long:
             return False
-        read = _decoded(text, _encoded(self._shortest))
-        return any(secret in plain for plain in read for secret in self._secrets)
+        standard = text.translate(_STANDARD)
+        return any(
+            encoded in standard
+            for secret in self._secrets
+            if len(secret) >= SHORTEST
+            for encoded in _in_base64(secret)
+        )
+
+    def _is_in(self, text: bytes) -> bool:
+        for secret in self._secrets:  # noqa: SIM110 - any() takes four times as long
+            if secret in text:
+                return True
+        return False
 
     def target_without(self) -> bytes:
         """Return path and query, without the parameters that are credentials or show one."""
@@ -166,7 +197,7 @@ def _keys_of(value: bytes) -> Iterator[bytes]:
     if word not in _SCHEMES:
         yield from _bare(value)
     if rest and word == b"basic":
-        user, _, password = next(_decoded(rest[0], 2), b"").partition(b":")
+        user, _, password = _decoded(rest[0]).partition(b":")
         yield from (*_bare(password), *_bare(user))
     elif rest:
         yield from _bare(rest[0])
@@ -177,24 +208,20 @@ def _bare(value: bytes) -> Iterator[bytes]:
         yield stripped
 
 
-def _encoded(size: int) -> int:
-    """Return how many characters of base64 tell `size` bytes."""
-    return -(-size * 4 // 3)
+def _decoded(text: bytes) -> bytes:
+    """Return what base64 says; nothing where it is none."""
+    text = text.strip().rstrip(b"=").translate(_STANDARD)
+    try:
+        return b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except NotBase64:
+        return b""
 
 
-def _decoded(text: bytes, fewest: int) -> Iterator[bytes]:
-    """Yield what words of base64 in `text` say, from `fewest` characters on.
-
-    What is encoded may begin within a word, `-` and `_` being letters of one of the alphabets.
-    """
-    for word in _BASE64.findall(text):
-        if len(word) < fewest:
-            continue
-        standard = word.replace(b"-", b"+").replace(b"_", b"/")
-        for start in range(4):
-            part = standard[start:]
-            part = part[:-1] if len(part) % 4 == 1 else part  # no byte: it is of what follows
-            yield b64decode(part + b"=" * (-len(part) % 4))
+def _in_base64(secret: bytes) -> Iterator[bytes]:
+    """Yield how base64 spells `secret`, which may begin at any byte of what is encoded."""
+    for before in range(3):
+        encoded = b64encode(bytes(before) + secret)
+        yield encoded[-(-before * 4 // 3) : (before + len(secret)) * 4 // 3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -273,16 +273,17 @@ class Upstream:
         request_id: str,
     ) -> bytes:
         """Return the request's head: the client's end-to-end fields, without the gateway's."""
-        passes = access.passes
-        target = place.path + (target if passes else credentials.target_without())
-        parts = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), target, place.authority)]
-        named = named_by_connection(headers)
-        for name, value in headers:
-            if name in _SET_HERE or name in named or name.startswith(b"x-turnout-"):
-                continue
-            line = b"%b: %b\r\n" % (name, value)
-            if passes or not credentials.held_by(name, line):
-                parts.append(line)
+        dropped, passes = named_by_connection(headers), access.passes
+        if not passes:
+            target, dropped = credentials.target_without(), dropped | credentials.names
+        lines = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in headers
+            if name not in _SET_HERE and name not in dropped and not name.startswith(b"x-turnout-")
+        ]
+        first = method.encode(), place.path + target, place.authority
+        parts = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % first]
+        parts += lines if passes else credentials.without_any(lines)
         # The answer is read as it passes, so it must not be compressed.
         parts.append(
             b"accept-encoding: identity\r\nx-request-id: %b\r\n" % request_id.encode("latin-1")
