@@ -403,14 +403,20 @@ async def test_a_backend_that_guards_every_path_is_asked_with_the_pools_key(
         assert {c.one(b"authorization") for c in plain.calls} == {f"Bearer {POOL_KEY}".encode()}
 
 
-@pytest.mark.parametrize("only", ["/", "/v1"])  # vLLM itself guards /v1 alone
+@pytest.mark.parametrize(  # vLLM itself guards /v1 alone
+    ("only", "model"), [("/", "m"), ("/v1", "m"), ("/v1", None)]
+)
 @pytest.mark.parametrize("named", [None, "POOL_KEY"])
 async def test_a_backend_that_does_not_let_the_gateway_in_is_told_as_that(
-    only: str, named: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    only: str,
+    model: str | None,
+    named: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("POOL_KEY", "wrong")
     plain = Backend(guarded(POOL_KEY, only=only))
-    each_pool = {"api_key_env": named}
+    each_pool = {"api_key_env": named, "model": model}
     async with asked_over_sockets(plain, auth=AUTH, each_pool=each_pool) as running:
         await eventually(lambda: len(plain.calls) > 6, what="it was probed some times")
 
