@@ -33,7 +33,7 @@ class Bare:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._upstream = Upstream(settings.timeouts, pass_keys=False)
+        self._upstream = Upstream(settings.timeouts)
         self._turn = cycle(Fleet(settings).members.values())
 
     def pipeline_for(self, method: str, path: str) -> Serve | None:
@@ -52,9 +52,9 @@ class Bare:
             method="POST",
             target=downstream.target,
             headers=downstream.headers,
+            credentials=downstream.credentials,
             body=raw,
             request_id="bare",
-            api_key=None,
         )
         try:
             downstream.start(answer.status, answer.headers)

@@ -178,8 +178,8 @@ class PoolSettings(Section):
     )
     api_key_env: str | None = Field(
         default=None,
-        description="Environment variable with the servers' API key; without it the client's "
-        "Authorization header is passed on.",
+        description="Environment variable with the servers' API key, which requests and probes "
+        "bear. Without it clients' own credentials are passed on if auth.open is true, else none.",
     )
 
     @model_validator(mode="after")

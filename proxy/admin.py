@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from config.backends import backend_name, is_name, read_url
 from config.problems import ConfigError
 from proxy.applying import Applier
+from proxy.credentials import SERVED, Credentials
 from proxy.downstream import first_of
 from proxy.errors import InvalidRequest, Unauthenticated
 from proxy.fleet import Fleet, Member
@@ -59,6 +60,7 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http":
+            SERVED.set(Credentials(scope["headers"]))
             scheme, _, came = (first_of(scope["headers"], b"authorization") or "").partition(" ")
             if scheme.lower() != "bearer" or not compare_digest(
                 came.strip().encode(), self._token
@@ -170,6 +172,7 @@ def _add_learning(api: FastAPI, command: Command) -> None:
 
 
 def _shown(member: Member) -> dict[str, Any]:
+    why = {"unauthorized": member.unauthorized} if member.unauthorized else {}
     return {
         "name": member.name,
         "pool": member.pool.name,
@@ -177,6 +180,7 @@ def _shown(member: Member) -> dict[str, Any]:
         "circuit": member.circuit.state.value,
         "in_flight": member.load.in_flight,
         "drained": member.drained,
+        **why,
     }
 
 

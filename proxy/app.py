@@ -21,9 +21,9 @@ from proxy.applying import Applier, prepare
 from proxy.availability import Availability
 from proxy.connection import Serve
 from proxy.counterfactual import Counterfactual
+from proxy.credentials import SERVED, Credentials
 from proxy.decisions import LogFile, decision_line
 from proxy.discovery import Discovery
-from proxy.downstream import first_of
 from proxy.errors import Unauthenticated
 from proxy.fleet import Change, Fleet, Member
 from proxy.following import Follower
@@ -107,9 +107,12 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is no inference; that does not come by ASGI (`proxy.connection`)."""
-        if scope["type"] == "http" and scope["path"] not in FOR_EVERYBODY:
+        if scope["type"] == "http":
+            target = scope["raw_path"] + b"?" + scope["query_string"]
+            SERVED.set(credentials := Credentials(scope["headers"], target))
             try:
-                self._keyring.identify(partial(first_of, scope["headers"]))
+                if scope["path"] not in FOR_EVERYBODY:
+                    self._keyring.identify(credentials)
             except Unauthenticated as error:
                 await error_answer(error)(scope, receive, send)
                 return
@@ -178,7 +181,7 @@ def create_app(
         trust_env=False,  # a proxy for the world outside must not catch probes
     )
     keyring = Keyring(settings.auth, team)
-    upstream = Upstream(settings.timeouts, pass_keys=not keyring.checks, clock=clock)
+    upstream = Upstream(settings.timeouts, clock=clock)
     discovery = Discovery(fleet, client, clock=clock)
     metrics = Metrics(
         registry,
@@ -234,6 +237,7 @@ def create_app(
         metrics=metrics,
         lifecycle=lifecycle,
         note_refused=prober.note_refusal,
+        note_unauthorized=prober.note_unauthorized,
         availability=availability,
         room=room,
         keyring=keyring,
@@ -258,7 +262,7 @@ def create_app(
         )
         room.configure(settings.queue)
         keyring.configure(settings.auth)
-        upstream.configure(settings.timeouts, pass_keys=not keyring.checks)
+        upstream.configure(settings.timeouts)
         prober.configure(settings.probes)
         availability.configure(warm_up_s=settings.probes.warm_up_s)
         memory.configure(settings.learning)

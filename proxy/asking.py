@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import orjson
 
+from proxy.errors import UNAUTHORIZED
 from proxy.fleet import Member
 from proxy.vllm_metrics import Exposition, UnreadableMetrics, parse
 
@@ -16,36 +17,51 @@ class Unanswered(Exception):
     """A backend gave no usable answer; the message names it and says why."""
 
 
+class Unauthorized(Unanswered):
+    """A backend answered 401 or 403 to the gateway.
+
+    Args:
+        message: Names what was asked, and the cure.
+        status: What it answered.
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 async def ask(
     client: httpx.AsyncClient,
     member: Member,
     path: str,
     *,
     timeout_s: float,
-    api_key: str | None = None,
     body: Mapping[str, Any] | None = None,
 ) -> httpx.Response:
     """Send one GET, or a POST with `body`, and return the answer whatever its status.
+
+    It bears the pool's key, whatever the path: servers, and what stands before them, differ in
+    what they guard.
 
     Args:
         client: The client of all probes.
         member: Whom to ask.
         path: Path from its root.
         timeout_s: For the whole exchange: a server that sends a byte now and then runs into it.
-        api_key: Sent as bearer token.
         body: JSON of a POST.
 
     Raises:
+        Unauthorized: If the answer was 401 or 403.
         Unanswered: If there was no complete answer in time.
     """
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = list(member.access.fields)
     method, content = ("GET", None) if body is None else ("POST", orjson.dumps(body))
     if content is not None:
-        headers["content-type"] = "application/json"
+        headers.append((b"content-type", b"application/json"))
     url = member.url + path
     try:
         async with asyncio.timeout(timeout_s):
-            return await client.request(
+            response = await client.request(
                 method, url, headers=headers, content=content, timeout=timeout_s
             )
     except (TimeoutError, httpx.TimeoutException):
@@ -54,10 +70,13 @@ async def ask(
     except httpx.HTTPError as error:
         msg = f"{method} {url} failed: {str(error) or type(error).__name__}"
         raise Unanswered(msg) from error
+    if (status := response.status_code) in UNAUTHORIZED:
+        raise Unauthorized(f"{method} {url} {member.access.refused(status)}", status=status)
+    return response
 
 
 async def scrape(client: httpx.AsyncClient, member: Member, *, timeout_s: float) -> Exposition:
-    """Read a member's `/metrics`, which vLLM serves without a key.
+    """Read a member's `/metrics`.
 
     Raises:
         Unanswered: If it did not answer 200 with a Prometheus exposition in time.

@@ -2,8 +2,9 @@
 
 A probe sees that a server is there, a request that it answers. Probes alone would send on to one
 that answers every request with 500; requests alone would never learn that one is back. Both have
-to agree, but for one thing: circuits never take out the last backends of a model. Trying one that
-may fail beats refusing. What an operator has drained gets nothing, even if it is the last.
+to agree, but for one thing: circuits never take out the last backends of a model, nor does a 401
+to a request. Trying one that may fail beats refusing. What an operator has drained gets nothing,
+even if it is the last.
 """
 
 import asyncio
@@ -259,7 +260,7 @@ class Availability:
         now, model = self._clock(), member.pool.model
         members = [each for each in self._fleet.members.values() if each.pool.model == model]
         up = [each for each in members if each.up and not each.drained]
-        admitted = [each for each in up if each.circuit.admits(now)]
+        admitted = [each for each in up if each.circuit.admits(now) and not each.unauthorized]
         idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
         serving = idle or admitted or up
         for each in serving:

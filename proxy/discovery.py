@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from proxy.asking import Refresh, Unanswered, ask, json_object, scrape
+from proxy.asking import Refresh, Unanswered, Unauthorized, ask, json_object, scrape
 from proxy.fleet import Change, Fleet, Member
 from proxy.vllm_metrics import SPEC_ACCEPTED, SPEC_DRAFTS, Exposition
 from routing.pools import Pool, Speculation
@@ -133,6 +133,7 @@ class Discovery:
             restarted: Its process is a new one, so that its method is inferred anew.
 
         Raises:
+            Unauthorized: If it does not know the gateway's key: it would serve no request.
             Unanswered: If it did not tell its models although the config leaves them out.
         """
         if restarted:
@@ -140,7 +141,7 @@ class Discovery:
         try:
             await self.ask_models(member)
         except Unanswered as error:
-            if self._fleet.declared(member.pool).model is None:
+            if self._fleet.declared(member.pool).model is None or _is_locked(member, error):
                 raise
             log.warning("backend %s: its models are not known: %s", member.name, error)
         member.version = await self._version(member)
@@ -158,10 +159,7 @@ class Discovery:
         Raises:
             Unanswered: If it gave no list of models.
         """
-        key = self._fleet.api_keys.get(member.pool.name)
-        cards = _cards(
-            await ask(self._client, member, "/v1/models", timeout_s=self._timeout_s, api_key=key)
-        )
+        cards = _cards(await ask(self._client, member, "/v1/models", timeout_s=self._timeout_s))
         if not self._fleet.has(member):
             return  # it was removed meanwhile
         self.cards[member.name] = cards
@@ -268,7 +266,6 @@ class Discovery:
             member,
             "/v1/completions",
             timeout_s=COMPLETION_TIMEOUT_S,
-            api_key=self._fleet.api_keys.get(member.pool.name),
             body={"model": member.pool.model, **_QUESTION},
         )
         if response.status_code != httpx.codes.OK:
@@ -327,12 +324,23 @@ class Discovery:
             yield MismatchKind.K, f"drafts {k} tokens a step, but the pool's k is {pool.k}"
 
 
+def _is_locked(member: Member, error: Unanswered) -> bool:
+    """Whether requests will find `member` as closed as the list of its models.
+
+    403 may be for the list alone, and where clients' own credentials go on, theirs may do.
+    """
+    return (
+        isinstance(error, Unauthorized)
+        and error.status == httpx.codes.UNAUTHORIZED
+        and not member.access.passes
+    )
+
+
 def _cards(response: httpx.Response) -> list[dict[str, Any]]:
     """Return the entries of a model list, at least one, each with a name."""
     what = f"GET {response.url}"
     if response.status_code != httpx.codes.OK:
-        hint = ": set api_key_env" if response.status_code == httpx.codes.UNAUTHORIZED else ""
-        msg = f"{what} answered {response.status_code}{hint}"
+        msg = f"{what} answered {response.status_code}"
         raise Unanswered(msg)
     entries = json_object(response).get("data")
     cards = [

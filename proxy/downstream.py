@@ -10,6 +10,7 @@ from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from proxy.credentials import Credentials
 from proxy.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest, ProxyError
 from proxy.sse import event
 
@@ -67,6 +68,7 @@ class Downstream:
         started: Whether a byte of the answer has gone out, so that nothing can be tried again.
         in_events: Whether the answer under way is an event stream, which an event can end.
         added: Fields that the gateway adds to the answer's.
+        credentials: What came to say who asks.
         on_left: Called if the client leaves before it has its whole answer.
         disconnected: Whether it has left.
         response_complete: Whether it has its whole answer.
@@ -85,6 +87,7 @@ class Downstream:
         "_socket",
         "_waiter",
         "added",
+        "credentials",
         "disconnected",
         "headers",
         "in_events",
@@ -126,6 +129,7 @@ class Downstream:
         self.more_body = True
         self.started = self.in_events = self.response_complete = self.disconnected = False
         self.added: dict[bytes, bytes] = {}
+        self.credentials = Credentials(headers, target)
         self._socket = socket
         self._flow = flow
         self._own = own

@@ -8,7 +8,8 @@
     - TooMany                        429: the key's own limit
     - NotServed                      404: no such endpoint, model or stored response
   x Refused                        turned away before forwarding; nothing was sent
-    - NoBackend                      503: none exists or none is healthy
+    - NoBackend                      503: none exists or none is healthy, and
+      BackendsUnauthorized             that is for want of a key of the gateway's
     - Overloaded                     429: all are full, and so is the queue, or it was too slow
     - Draining                       503: this gateway is shutting down
   x BackendError                   the backend's fault
@@ -17,6 +18,7 @@
                                        piece and the whole answer; none but the first is for
                                        clients to repeat
     - BackendRejected                its own status: an error answer that another may not give
+    - BackendUnauthorized            502: it answered 401 or 403 to the gateway
     - BackendAborted                 502: status 200, but the engine gave up before any content
     - StreamBroken                   after headers: in-band error event, then close
 * ClientGone                       not an error: counted, and the upstream request is cancelled
@@ -156,6 +158,16 @@ class NoBackend(Refused):
     kind = "no_backend"
 
 
+UNAUTHORIZED = (401, 403)
+"""What a server answers to one whom it does not know, and to one who may not ask for this."""
+
+
+class BackendsUnauthorized(NoBackend):
+    """None is healthy, some of them for want of a key of the gateway's, not of the client's."""
+
+    kind = "backend_unauthorized"
+
+
 class Overloaded(Refused):
     """Every backend has as many requests as it may, and the queue is full or was too slow."""
 
@@ -263,6 +275,21 @@ class BackendRejected(BackendError):
         self.status = status
         self.answer_headers = headers
         self.answer = answer
+
+
+class BackendUnauthorized(BackendError):
+    """The backend answered 401 or 403, which is not about the key that the client has.
+
+    Args:
+        message: Names the backend.
+        answered: Its status.
+    """
+
+    kind = BackendsUnauthorized.kind
+
+    def __init__(self, message: str, *, answered: int) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class BackendAborted(BackendError):

@@ -18,7 +18,7 @@ from proxy.parsing import ROUTES, ParsedRequest, parse
 from routing.acceptance import Acceptance
 from routing.adaptive import Adaptive
 from routing.causal import SpeedUp
-from routing.decision import Decision, Draws, Refusal, RoutingRequest
+from routing.decision import Decision, Draws, Refusal, RefusalReason, RoutingRequest
 from routing.features import RequestFeatures, Route, extract
 from routing.pools import Backend, Pool, Speculation
 from routing.router import Router
@@ -146,15 +146,20 @@ def explain(
         acceptance=dict(_believed_of(traffic_class, pools, router, now)),
         costs=_costs(asked, pools, router, now),
         speed_up=dict(_speed_up(traffic_class, pools, router)),
-        decision=served if isinstance(served, ProxyError) else _decide(asked, pools, router, now),
+        decision=served
+        if isinstance(served, ProxyError)
+        else _decide(asked, pools, router, fleet, now),
     )
 
 
 def _decide(
-    asked: RoutingRequest, pools: Sequence[Pool], router: Router, now: float
-) -> Decision | Refusal:
+    asked: RoutingRequest, pools: Sequence[Pool], router: Router, fleet: Fleet, now: float
+) -> Decision | Refusal | ProxyError:
     halves = Draws(0.5, 0.5, (0.5,) * len(pools), 0.5)
-    return router.decide(asked, pools, now=now, draws=halves)
+    decision = router.decide(asked, pools, now=now, draws=halves)
+    if isinstance(decision, Refusal) and decision.reason is RefusalReason.NO_BACKEND:
+        return fleet.no_backend(decision.message, [pool.name for pool in pools])
+    return decision
 
 
 def _believed_of(

@@ -8,6 +8,7 @@ from proxy.errors import (
     BackendError,
     BackendRejected,
     BackendTimeout,
+    BackendUnauthorized,
     BackendUnreachable,
     FirstByteTimeout,
 )
@@ -43,7 +44,7 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
         deaths: Those of them that lost a connection with the request on it.
         rejected: Tries that ended in an error answer, this one included.
     """
-    if isinstance(error, BackendRejected):
+    if isinstance(error, BackendRejected | BackendUnauthorized):
         return rejected <= FURTHER_TRIES_REJECTED
     if not error.connected or isinstance(error, BackendAborted) or is_death(error):
         return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
@@ -70,7 +71,12 @@ def is_back_pressure(error: BackendError) -> bool:
 
 
 def blames_backend(error: BackendError) -> bool:
-    """Whether a failure speaks against the backend, and is not the request's fault."""
+    """Whether a failure speaks against the backend, and is not the request's fault.
+
+    A 403 may be for what a request asks, as of a filter before the server.
+    """
+    if isinstance(error, BackendUnauthorized):
+        return error.answered != 403
     return not isinstance(error, BackendRejected) or error.status >= 500
 
 

@@ -1,17 +1,20 @@
 """The backends as the gateway knows them: pools, who is in them, and what their servers said."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from config.backends import backend_name, is_name
 from config.settings import ModelSettings, PoolSettings, Settings
-from proxy.errors import NoBackend, NotServed
+from proxy.credentials import Access
+from proxy.errors import BackendsUnauthorized, NoBackend, NotServed
 from proxy.shared import SharedCircuit, drop_backends, share_backend, share_pool
 from proxy.team import Team
 from proxy.vitals import Vitals
 from routing.breaker import Circuit
 from routing.pools import Backend, Pool, Speculation
 
+_TOLD = 3
+"""Backends that a message tells of."""
 _TEMPERATURE: float = ModelSettings.model_fields["default_temperature"].default
 
 
@@ -23,6 +26,8 @@ class Member:
         url: Base URL without a trailing slash.
         pool: The pool it belongs to.
         load: What a policy sees of it; `load.name` is `host:port`.
+        access: How requests to it are let in.
+        unauthorized: That it answered 401 or 403 to the gateway, and the cure; else empty.
         probed: Whether a first health check has told if it is there.
         up: Whether probes find it there.
         drained: Whether it is to get no new requests, by an operator's word.
@@ -42,6 +47,8 @@ class Member:
     url: str
     pool: Pool
     load: Backend
+    access: Access = field(default_factory=Access)
+    unauthorized: str = ""
     probed: bool = False
     up: bool = False
     drained: bool = False
@@ -107,7 +114,6 @@ class Fleet:
 
     Attributes:
         settings: As last updated.
-        api_keys: As last updated.
         members: Every backend by its name.
         pools: Every pool, in the order of the config.
         version: Grows with every update.
@@ -149,7 +155,7 @@ class Fleet:
         """
         before, declared_before = self.members, self._declared
         known = {pool.name: pool for pool in self.pools}
-        self.settings, self.api_keys = settings, dict(api_keys)
+        self.settings = settings
         self.version += 1
         self._aliases = {alias: model.name for model in settings.models for alias in model.aliases}
         self._temperatures = {each.name: each.default_temperature for each in settings.models}
@@ -166,6 +172,7 @@ class Fleet:
                 void.append(pool)
             self.pools.append(pool)
             self._settle(pool, urls.get(name, ()), before)
+            self._let_in(pool, declared, key=api_keys.get(name))
         for pool in void:
             if pool.name not in self._declared:
                 pool.place(())
@@ -190,6 +197,14 @@ class Fleet:
             self.members[name] = member
             backends.append(member.load)
         pool.place(backends)
+
+    def _let_in(self, pool: Pool, declared: PoolSettings, *, key: str | None) -> None:
+        """Give the members of `pool` their key; what they said to another holds no longer."""
+        passes = key is None and self.settings.auth.open
+        access = Access(key=key, variable=declared.api_key_env, passes=passes)
+        for member in self.members_of(pool):
+            if member.access != access:
+                member.access, member.unauthorized = access, ""
 
     def _member(self, url: str, pool: Pool, name: str) -> Member:
         load = Backend(name=name, healthy=False)
@@ -244,7 +259,7 @@ class Fleet:
         unknown = [pool.name for pool in self.pools if not pool.model]
         if unknown:
             msg = f"pool {unknown[0]!r} has not answered yet, so its model is not known"
-            raise NoBackend(msg)
+            raise self.no_backend(msg, unknown[:1])
         models = {pool.model for pool in self.pools}
         if not name and len(models) == 1:
             return self.resolve(models.pop())
@@ -254,6 +269,21 @@ class Fleet:
         else:
             msg = f"model {requested!r} is not served here; models: {names}"
         raise NotServed(msg, param="model")
+
+    def unauthorized(self, pools: Collection[str] | None = None) -> str:
+        """Return which members do not let the gateway in, of all pools or some, and the cure."""
+        found = [
+            f"backend {member.name} of pool {member.pool.name} {member.unauthorized}"
+            for member in self.members.values()
+            if member.unauthorized and (pools is None or member.pool.name in pools)
+        ]
+        more = [f"and {len(found) - _TOLD} more"] if len(found) > _TOLD else []
+        return "; ".join(found[:_TOLD] + more)
+
+    def no_backend(self, message: str, pools: Collection[str]) -> NoBackend:
+        """Return the refusal of a request for `pools`, with what of them wants another key."""
+        why = self.unauthorized(pools)
+        return BackendsUnauthorized(f"{message}; {why}") if why else NoBackend(message)
 
     def _serves(self, pool: Pool, name: str) -> bool:
         return pool.model == name or any(name in m.models for m in self.members_of(pool))

@@ -6,12 +6,13 @@ digest, of which nobody can choose a part: how long that takes tells nothing of 
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from hashlib import sha256
 from typing import Self
 
 from config.settings import ApiKey, Auth
+from proxy.credentials import Credentials
 from proxy.errors import Forbidden, TooMany, Unauthenticated
 from proxy.shared import Elsewhere, SharedLimit
 from proxy.team import CALLER, Team
@@ -26,9 +27,9 @@ def new_key() -> tuple[str, str]:
     return key, digest(key)
 
 
-def digest(key: str) -> str:
+def digest(key: str | bytes) -> str:
     """Return what the config holds of a key."""
-    return sha256(key.encode()).hexdigest()
+    return sha256(key.encode() if isinstance(key, str) else key).hexdigest()
 
 
 class Caller:
@@ -179,26 +180,23 @@ class Keyring:
         """Whether a key is needed, so that the one that came goes no further."""
         return self._open is None
 
-    def identify(self, header: Callable[[bytes], str | None]) -> Caller:
-        """Return who asks.
-
-        Args:
-            header: Gives a field of the request.
+    def identify(self, credentials: Credentials) -> Caller:
+        """Return who asks: whose key is the first that is known of those that came.
 
         Raises:
-            Unauthenticated: If no key came, or one that is not known.
+            Unauthenticated: If no key came, or none that is known.
         """
         if self._open is not None:
             return self._open
-        scheme, _, bearer = (header(b"authorization") or "").partition(" ")
-        key = bearer.strip() if scheme.lower() == "bearer" else header(b"x-api-key")
-        if not key:
+        for key in credentials.keys:
+            if (found := self._callers.get(digest(key))) is not None:
+                credentials.is_secret(key)
+                return found
+        if credentials.keys:
+            msg = "no API key that came is known here"
+        else:
             msg = "no API key came; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
-            raise Unauthenticated(msg)
-        if (found := self._callers.get(digest(key))) is None:
-            msg = "this API key is not known here"
-            raise Unauthenticated(msg)
-        return found
+        raise Unauthenticated(msg)
 
 
 def _listed(names: Iterable[str]) -> str:

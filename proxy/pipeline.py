@@ -20,23 +20,31 @@ from time import perf_counter
 from config.settings import Settings
 from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
+from proxy.credentials import SERVED, scrubbed
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
 from proxy.errors import (
+    UNAUTHORIZED,
     BackendAborted,
     BackendError,
     BackendRejected,
+    BackendUnauthorized,
     ClientError,
     ClientGone,
     InvalidRequest,
-    NoBackend,
     Overloaded,
     ProxyError,
     Refused,
     StreamBroken,
 )
 from proxy.exchange import RESPONSES, Exchange, Intake
-from proxy.failover import another_may_do_better, is_death, may_retry, refused_by_speculation
+from proxy.failover import (
+    another_may_do_better,
+    blames_backend,
+    is_death,
+    may_retry,
+    refused_by_speculation,
+)
 from proxy.fleet import Fleet, Member
 from proxy.keep_alive import KeepAlive
 from proxy.keys import Keyring
@@ -84,6 +92,7 @@ class Pipeline:
         lifecycle: Whether work is taken.
         note_refused: Told a backend that refused a connection. Where a connection was merely slow,
             or the gateway had no socket left, health checks decide: the fault may be its own.
+        note_unauthorized: Told a backend that does not know the gateway's key, and the cure.
         availability: Told what becomes of each try.
         room: Where requests wait while every backend is full.
         keyring: Who may ask.
@@ -106,6 +115,7 @@ class Pipeline:
         metrics: Metrics,
         lifecycle: Lifecycle,
         note_refused: Callable[[Member], None],
+        note_unauthorized: Callable[[Member, str], None],
         availability: Availability,
         room: WaitingRoom,
         keyring: Keyring,
@@ -124,6 +134,7 @@ class Pipeline:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._note_refused = note_refused
+        self._note_unauthorized = note_unauthorized
         self._availability = availability
         self._counterfactual = counterfactual
         self.requests = requests
@@ -144,8 +155,11 @@ class Pipeline:
 
     async def handle(self, downstream: Downstream) -> None:
         """Serve one HTTP request to its end."""
+        credentials = downstream.credentials
+        SERVED.set(credentials)
         given = downstream.header(b"x-request-id") or ""
-        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        usable = _REQUEST_ID.fullmatch(given) and not credentials.shown_by(given.encode("latin-1"))
+        request_id = given if usable else os.urandom(16).hex()
         endpoint = _endpoint(downstream.path)
         record = RequestRecord(endpoint=endpoint, request_id=request_id, started_at=self._clock())
         downstream.added[b"x-request-id"] = request_id.encode("latin-1")
@@ -153,7 +167,7 @@ class Pipeline:
         downstream.on_left = partial(patience.end, ClientGone())
         try:
             _check_request_id(given)
-            caller = self._keyring.identify(downstream.header)
+            caller = self._keyring.identify(credentials)
             record.key = caller.name if self._keyring.checks else ""
             with self._lifecycle.in_hand(patience.task), caller.asking(record.started_at):
                 exchange = await self._intake.receive(downstream, record, caller, patience)
@@ -205,7 +219,9 @@ class Pipeline:
             error, lost=exchange.lost, deaths=exchange.deaths, rejected=exchange.rejected
         ):
             return False
-        refused = isinstance(error, BackendRejected) and another_may_do_better(error.status)
+        refused = isinstance(error, BackendUnauthorized) or (
+            isinstance(error, BackendRejected) and another_may_do_better(error.status)
+        )
         if refused and not self._budget.spend():
             self._metrics.retry_denied(decision.pool.name)
             return False
@@ -265,9 +281,15 @@ class Pipeline:
 
     def _expects_one(self, exchange: Exchange) -> bool:
         """Whether a backend that may serve it has only just come: its first probe soon tells."""
-        pin, served = exchange.request.pin, exchange.served
-        pools = [p for p in (served.pools if served else ()) if pin in (None, p.name)]
-        return any(not each.probed and each.pool in pools for each in self._fleet.members.values())
+        pools, members = self._candidates(exchange), self._fleet.members.values()
+        return any(not each.probed and each.pool.name in pools for each in members)
+
+    @staticmethod
+    def _candidates(exchange: Exchange) -> list[str]:
+        """Return the names of the pools that it may go to."""
+        if exchange.request.pin is not None:
+            return [exchange.request.pin]
+        return [pool.name for pool in exchange.served.pools] if exchange.served else []
 
     def _decide(self, exchange: Exchange) -> Decision:
         """Choose pool and backend.
@@ -293,7 +315,7 @@ class Pipeline:
                     raise InvalidRequest(chosen.message)
                 if chosen.reason is RefusalReason.FULL or self._expects_one(exchange):
                     raise Overloaded(chosen.message)
-                raise NoBackend(chosen.message)
+                raise self._fleet.no_backend(chosen.message, self._candidates(exchange))
             decision = chosen
         exchange.record.decision = decision
         if self._decisions is not None:
@@ -311,8 +333,7 @@ class Pipeline:
     def _decide_fixed(self, member: Member, exchange: Exchange) -> Decision:
         what = f"backend {member.name}, which holds the response referred to, is"
         if not member.load.healthy or member.name in exchange.request.excluded:
-            msg = f"{what} not available"
-            raise NoBackend(msg)
+            raise self._fleet.no_backend(f"{what} not available", (member.pool.name,))
         if exchange.needs_a_place and member.load.is_full(member.pool):
             msg = f"{what} full"
             raise Overloaded(msg)
@@ -349,14 +370,14 @@ class Pipeline:
                     method=downstream.method,
                     target=downstream.target,
                     headers=downstream.headers,
+                    credentials=downstream.credentials,
                     body=body,
                     request_id=record.request_id,
-                    api_key=self._fleet.api_keys.get(member.pool.name),
                     prompt_tokens=features.prompt_tokens,
                     streams=record.stream,
                 )
                 try:
-                    await self._relay(exchange, decision, member, answer, hidden, watch)
+                    await self._relay(exchange, member, answer, hidden, watch)
                 finally:
                     answer.close()
                 # An engine that aborts says so itself; it may be the request's fault.
@@ -390,7 +411,6 @@ class Pipeline:
     async def _relay(
         self,
         exchange: Exchange,
-        decision: Decision,
         member: Member,
         answer: Answer,
         hidden: Hidden,
@@ -400,7 +420,7 @@ class Pipeline:
         route = exchange.request.features.route
         dialect = None if answer.encoded else DIALECTS.get(route)
         if answer.status >= 400:
-            await self._relay_rejection(exchange, decision, answer)
+            await self._relay_rejection(exchange, member, answer)
             return
 
         def keep(response_id: str) -> None:
@@ -449,18 +469,21 @@ class Pipeline:
         ):
             member.reports_acceptance = False
 
-    async def _relay_rejection(
-        self, exchange: Exchange, decision: Decision, answer: Answer
-    ) -> None:
+    async def _relay_rejection(self, exchange: Exchange, member: Member, answer: Answer) -> None:
         """Send a backend's error answer on, byte for byte, unless another backend may do better.
 
         Raises:
+            BackendUnauthorized: If it was the gateway that was not let in, not the client.
             BackendRejected: If another may: it failed or is busy, or speculates and refuses a
                 parameter for that.
         """
         body, whole = await answer.whole(ERROR_BODY_BYTES)
+        if answer.status in UNAUTHORIZED and not member.access.passes:
+            why = member.access.refused(answer.status)
+            msg = f"backend {member.name} of pool {member.pool.name} {why}"
+            raise BackendUnauthorized(msg, answered=answer.status)
         rejected = BackendRejected(
-            f"backend {decision.backend.name} answered {answer.status}",
+            f"backend {member.name} answered {answer.status}",
             status=answer.status,
             headers=answer.headers,
             answer=body,
@@ -480,8 +503,13 @@ class Pipeline:
 
     def _note_failure(self, error: BackendError, exchange: Exchange, decision: Decision) -> None:
         name = decision.backend.name
+        member = self._fleet.members.get(name)
         self._metrics.upstream_error(decision.pool.name, name, error.kind)
-        if isinstance(error, BackendRejected):
+        if isinstance(error, BackendUnauthorized):
+            exchange.rejected += 1
+            if member is not None and blames_backend(error):
+                self._note_unauthorized(member, member.access.refused(error.answered))
+        elif isinstance(error, BackendRejected):
             exchange.rejected += 1
             if refused_by_speculation(exchange, error.answer):
                 features = replace(exchange.request.features, unsupported=("min_p or logit_bias",))
@@ -489,7 +517,7 @@ class Pipeline:
         else:
             exchange.lost += 1
             exchange.deaths += is_death(error)
-        if error.refused and (member := self._fleet.members.get(name)) is not None:
+        if error.refused and member is not None:
             self._note_refused(member)
         excluded = exchange.request.excluded | {name}
         exchange.request = replace(exchange.request, excluded=excluded)
@@ -507,7 +535,7 @@ class Pipeline:
     async def _answer_error(
         self, error: ProxyError, downstream: Downstream, record: RequestRecord
     ) -> None:
-        record.error = error.kind
+        record.error, error.message = error.kind, scrubbed(error.message)
         if downstream.started:
             record.ending = Ending.BROKEN
             await downstream.break_off(error)

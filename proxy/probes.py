@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from config.settings import Probes
-from proxy.asking import Unanswered, ask, scrape
+from proxy.asking import Unanswered, Unauthorized, ask, scrape
 from proxy.discovery import Discovery
 from proxy.fleet import Change, Fleet, Member
 from proxy.readings import Readings
@@ -47,7 +47,8 @@ class Prober:
         clock: Seconds, monotonic.
         sleep: Waits so many seconds.
         draw: Chance in [0, 1), for jitter.
-        on_change: Called when a member was found to be up or down, the first time too.
+        on_change: Called when a member was found to be up or down, the first time too, or to
+            refuse the gateway's key, or no longer.
         on_restart: Called when its process is a new one: what was learnt of it is void.
     """
 
@@ -157,14 +158,18 @@ class Prober:
         take it out.
         """
         asked_at = self._clock()
+        learns = not member.reached or bool(member.unauthorized)
         try:
             await self._ask_health(member)
-            if not member.reached:
+            if learns:
                 await self._discovery.learn(member)
                 self._discovery.warn()
         except Unanswered as error:
+            self._note_key(member, error)
             self._fail(member, str(error))
             return
+        if learns:
+            self.note_unauthorized(member, "")
         if self._refused_at.get(member.name, float("-inf")) >= asked_at:
             return  # the hot path met a refusal after this answer was asked for
         member.failures, member.probed = 0, True
@@ -182,7 +187,7 @@ class Prober:
 
     def _fail(self, member: Member, why: str) -> None:
         member.failures += 1
-        if not member.reached and member.failures == 1:
+        if not member.reached and member.failures == 1 and not member.unauthorized:
             template = "backend %s of pool %s is not there yet, it is used when it answers: %s"
             log.warning(template, member.name, member.pool.name, why)
         if member.failures >= self._settings.failures:
@@ -190,6 +195,24 @@ class Prober:
         if not member.probed:
             member.probed = True
             self._on_change(member)
+
+    def _note_key(self, member: Member, error: Unanswered) -> None:
+        """Take in whether a probe failed for want of a key."""
+        why = member.access.refused(error.status) if isinstance(error, Unauthorized) else ""
+        self.note_unauthorized(member, why)
+
+    def note_unauthorized(self, member: Member, why: str) -> None:
+        """Take in that a member does not let the gateway in, or with an empty `why` that it does.
+
+        Until it does it is given requests only if no other of its model is left.
+        """
+        if member.unauthorized == why:
+            return
+        member.unauthorized = why
+        if why:
+            template = "backend %s of pool %s does not let the gateway in: it %s"
+            log.warning(template, member.name, member.pool.name, why)
+        self._on_change(member)
 
     def note_refusal(self, member: Member) -> None:
         """Take a member out at once: a request to it was refused a connection."""
@@ -234,6 +257,7 @@ class Prober:
         try:
             await self._discovery.learn(member, restarted=True)
         except Unanswered as error:
+            self._note_key(member, error)
             log.warning("backend %s: %s", member.name, error)
 
     def _miss(self, member: Member, why: str) -> None:

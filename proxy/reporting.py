@@ -3,7 +3,8 @@
 Lines of requests do not pass `logging`, which costs as much as the decision. All lines go out by
 one thread, a tenth of a second late (`proxy.lines`), so that a log nobody reads holds up nothing.
 
-Lines carry no prompt, no output, no header value but the request id, and no key.
+Lines carry no prompt, no output, no header value but the request id, and no key: what is logged
+while a request is served, a traceback above all, is without the credentials that it came with.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from proxy.credentials import scrubbed
 from proxy.lines import Lines
 from proxy.record import RequestRecord
 
@@ -33,10 +35,10 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": scrubbed(record.getMessage()),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)[-_TRACE_CHARS:]
+            line["exception"] = scrubbed(self.formatException(record.exc_info))[-_TRACE_CHARS:]
         return orjson.dumps(line, default=str).decode()
 
 

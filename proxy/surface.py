@@ -15,6 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
 from starlette.exceptions import HTTPException
 
+from proxy.credentials import scrubbed
 from proxy.discovery import Discovery
 from proxy.errors import BodyTooLarge, ClientError, NotServed, ProxyError
 from proxy.explain import explain, read_question
@@ -168,9 +169,11 @@ def not_ready(fleet: Fleet, lifecycle: Lifecycle) -> str | None:
     """Return why no request could be served, or None."""
     if lifecycle.draining:
         return "this gateway is shutting down"
-    if not any(member.load.healthy for member in fleet.members.values()):
-        return f"none of {len(fleet.members)} backends is up"
-    return None
+    members = fleet.members.values()
+    if any(member.load.healthy and not member.unauthorized for member in members):
+        return None
+    why = fleet.unauthorized()
+    return f"none of {len(members)} backends is up" + (f"; {why}" if why else "")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -210,7 +213,8 @@ def add_errors(api: FastAPI) -> None:
 
 
 def error_answer(error: ProxyError) -> Response:
-    """Return an error of the gateway's own as an answer."""
+    """Return an error of the gateway's own as an answer; a key in the path is not repeated."""
+    error.message = scrubbed(error.message)
     return Response(
         error.body(),
         status_code=error.status,

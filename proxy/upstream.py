@@ -7,6 +7,7 @@ from time import monotonic
 from typing import NamedTuple, Self
 
 from config.settings import Timeouts
+from proxy.credentials import Access, Credentials
 from proxy.errors import (
     BackendError,
     BackendTimeout,
@@ -37,7 +38,6 @@ HOP_BY_HOP = frozenset(
 """Fields that end at each hop (RFC 9110, section 7.6.1), beside those `Connection` names."""
 _SET_HERE = HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
 _SET_HERE |= {b"x-request-id"}
-_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _ANSWERED_HERE = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 
 _NOBODY_THERE = frozenset({ECONNREFUSED, EHOSTUNREACH, ENETUNREACH})
@@ -181,22 +181,17 @@ class Upstream:
 
     Args:
         timeouts: Waits on a backend.
-        pass_keys: Whether a client's key is the backends' and goes on to them, where a pool has
-            none of its own; else it is the gateway's.
         clock: Seconds, monotonic; that of the probes.
     """
 
-    def __init__(
-        self, timeouts: Timeouts, *, pass_keys: bool, clock: Callable[[], float] = monotonic
-    ) -> None:
-        self.configure(timeouts, pass_keys=pass_keys)
+    def __init__(self, timeouts: Timeouts, *, clock: Callable[[], float] = monotonic) -> None:
+        self.configure(timeouts)
         self._clock = clock
         self._links: dict[str, Links] = {}
 
-    def configure(self, timeouts: Timeouts, *, pass_keys: bool) -> None:
+    def configure(self, timeouts: Timeouts) -> None:
         """Open further requests by other settings; those under way keep theirs."""
         self._timeouts = timeouts
-        self._pass_keys = pass_keys
 
     def follow(self, change: Change) -> None:
         """Close idle connections to members that are gone."""
@@ -220,9 +215,9 @@ class Upstream:
         method: str,
         target: bytes,
         headers: HeaderList,
+        credentials: Credentials,
         body: bytes | None,
         request_id: str,
-        api_key: str | None,
         prompt_tokens: float = 0.0,
         streams: bool = False,
     ) -> Answer:
@@ -250,7 +245,14 @@ class Upstream:
             return lookout.look(first_s, FirstByteTimeout, what, ends=streams)
 
         head = self._head(
-            links.place, method, target, headers, body, request_id=request_id, api_key=api_key
+            links.place,
+            member.access,
+            method,
+            target,
+            headers,
+            credentials,
+            body,
+            request_id=request_id,
         )
         link, sent = links.idle(), False
         while True:
@@ -302,34 +304,35 @@ class Upstream:
             msg = f"no connection to backend {member.name}: {error.strerror or error}"
             raise BackendUnreachable(msg, connected=sent, refused=refused) from error
 
+    @staticmethod
     def _head(
-        self,
         place: Place,
+        access: Access,
         method: str,
         target: bytes,
         headers: HeaderList,
+        credentials: Credentials,
         body: bytes | None,
         *,
         request_id: str,
-        api_key: str | None,
     ) -> bytes:
         """Return the request's head: the client's end-to-end fields, without the gateway's."""
-        target = place.path + target
-        parts = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), target, place.authority)]
-        named = named_by_connection(headers)
-        drops_keys = api_key is not None or not self._pass_keys
-        for name, value in headers:
-            if name in _SET_HERE or name in named or name.startswith(b"x-turnout-"):
-                continue
-            if drops_keys and name in _CREDENTIALS:
-                continue
-            parts.append(b"%b: %b\r\n" % (name, value))
+        dropped, passes = named_by_connection(headers), access.passes
+        if not passes:
+            target, dropped = credentials.target_without(), dropped | credentials.names
+        lines = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in headers
+            if name not in _SET_HERE and name not in dropped and not name.startswith(b"x-turnout-")
+        ]
+        first = method.encode(), place.path + target, place.authority
+        parts = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % first]
+        parts += lines if passes else credentials.without_any(lines)
         # The answer is read as it passes, so it must not be compressed.
         parts.append(
             b"accept-encoding: identity\r\nx-request-id: %b\r\n" % request_id.encode("latin-1")
         )
-        if api_key is not None:
-            parts.append(b"authorization: Bearer %b\r\n" % api_key.encode())
+        parts.extend(b"%b: %b\r\n" % pair for pair in access.fields)
         if body is not None:
             parts.append(b"content-length: %d\r\n" % len(body))
         parts.append(b"\r\n")

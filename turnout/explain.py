@@ -1,6 +1,7 @@
 """`turnout explain`: where requests would go and why, from a config or by a running gateway."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the endpoint, such as /v1/completions (default: told by the body's keys)",
     )
+    parser.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable with a key of the gateway"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per request")
 
 
@@ -76,7 +80,7 @@ def _explain_all(lines: IO[bytes], answer: Answer, args: argparse.Namespace) -> 
 
 
 class _Unreadable(Exception):
-    """The file of requests cannot be opened."""
+    """The file of requests, or the variable of the key, holds nothing that can be read."""
 
 
 def _opened(name: str) -> AbstractContextManager[IO[bytes]]:
@@ -136,10 +140,26 @@ def _try(raw: bytes) -> ParsedRequest | InvalidRequest:
 def _source(args: argparse.Namespace) -> Iterator[tuple[Answer, Iterator[str]]]:
     """Give what explains a request, and what is assumed for it."""
     if args.gateway is not None:
-        with httpx.Client(base_url=args.gateway, timeout=_GATEWAY_TIMEOUT_S) as client:
+        headers = _key_of(args.api_key_env) if args.api_key_env else {}
+        with httpx.Client(
+            base_url=args.gateway, headers=headers, timeout=_GATEWAY_TIMEOUT_S
+        ) as client:
             yield _asking(client), iter(())
     else:
         yield _offline(args.config)
+
+
+def _key_of(variable: str) -> dict[str, str]:
+    """Return what a request bears that is to be let in.
+
+    Raises:
+        _Unreadable: If the variable has no key.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        msg = f"environment variable {variable} is empty or not set; export the key in it"
+        raise _Unreadable(msg)
+    return {"authorization": f"Bearer {key}"}
 
 
 def _offline(config: Path | None) -> tuple[Answer, Iterator[str]]:
@@ -172,12 +192,20 @@ def _asking(client: httpx.Client) -> Answer:
             shown = orjson.loads(response.content)
         except orjson.JSONDecodeError:
             shown = None
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            message = "the gateway wants a key; name a variable that holds one with --api-key-env"
+            return {"error": {"kind": "authentication_error", "message": message}}
         if isinstance(shown, dict) and (response.is_success or "error" in shown):
-            return shown
+            return shown if "error" not in shown else {**shown, "error": _error(shown["error"])}
         message = f"{response.url} answered {response.status_code}: is it a Turnout gateway?"
         return {"error": {"kind": "not_explained", "message": message}}
 
     return answer
+
+
+def _error(error: dict[str, Any]) -> dict[str, Any]:
+    """Return an error as explanations have it; before one is made it has OpenAI's shape."""
+    return {"kind": error.get("kind") or error.get("type"), "message": error.get("message")}
 
 
 def _fact(name: str, value: Any) -> str:

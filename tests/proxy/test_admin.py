@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.proxy.test_reloading import held, is_up
-from tests.proxy.wire import ASKED, STREAMED, Backend, Running, gateway, soon
+from tests.proxy.wire import ASKED, STREAMED, Backend, Running, gateway, rejects, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +104,19 @@ async def test_a_drained_backend_finishes_what_it_has_and_gets_nothing_more() ->
         answer = await client.post(f"/backends/{only.name}/undrain")
         assert answer.json()["healthy"]
         assert (await running.ask())[0] == 200
+
+
+async def test_a_backend_that_does_not_let_the_gateway_in_is_shown_with_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("POOL_KEY", "wrong")
+    only = Backend(rejects(401))
+    async with admin(plain=[only], each_pool={"api_key_env": "POOL_KEY"}) as (running, client):
+        assert "unauthorized" not in (await backends(client))[only.name]
+
+        await running.ask()
+
+        assert "set POOL_KEY (api_key_env)" in (await backends(client))[only.name]["unauthorized"]
 
 
 async def test_a_backend_is_added_and_removed_until_the_config_is_read_again() -> None:

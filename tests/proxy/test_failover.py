@@ -9,6 +9,7 @@ from proxy.errors import (
     BackendError,
     BackendRejected,
     BackendTimeout,
+    BackendUnauthorized,
     BackendUnreachable,
     StreamBroken,
 )
@@ -20,6 +21,7 @@ ABORTED = BackendAborted("aborted")
 SLOW = BackendTimeout("slow")
 UNCONNECTED = BackendTimeout("slow to connect", connected=False)
 REJECTED = BackendRejected("503", status=503, headers=[], answer=b"")
+LOCKED = BackendUnauthorized("401", answered=401)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,8 @@ REJECTED = BackendRejected("503", status=503, headers=[], answer=b"")
         (REJECTED, {"rejected": 1}, True),
         (REJECTED, {"rejected": 2}, False),
         (REJECTED, {"lost": 1, "rejected": 1}, True),
+        (LOCKED, {"rejected": 1}, True),
+        (LOCKED, {"rejected": 2}, False),
         (SLOW, {"lost": 1}, False),
         (StreamBroken("half"), {"lost": 1}, False),
     ],

@@ -111,7 +111,7 @@ def test_an_update_keeps_the_objects_of_what_stays() -> None:
     assert made.members == members
     assert list(made.members) == ["b:1", "c:80", "a:1"]
     assert made.resolve("x").name == "m"
-    assert made.api_keys == {"spec": "k"}
+    assert [made.members[name].access.key for name in ("a:1", "b:1")] == ["k", None]
     assert made.version > version
 
 

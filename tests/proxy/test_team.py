@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from config.settings import ApiKey, Auth, Queue
 from proxy.app import create_app
+from proxy.credentials import Credentials
 from proxy.errors import Overloaded, TooMany
 from proxy.fleet import Fleet
 from proxy.keys import Caller, Keyring
@@ -292,7 +293,7 @@ def test_a_key_may_ask_as_often_at_two_workers_as_at_one(teams: tuple[Team, Team
 
 def test_a_keyring_has_its_keys_in_common(teams: tuple[Team, Team]) -> None:
     rings = [Keyring(Auth(open=True), team) for team in teams]
-    callers = [ring.identify(lambda _: None) for ring in rings]
+    callers = [ring.identify(Credentials([])) for ring in rings]
 
     with callers[0].asking(0.0):
         assert callers[1].in_flight == 1

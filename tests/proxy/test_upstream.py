@@ -445,7 +445,7 @@ async def test_further_connections_are_opened_by_other_settings(deaf: str) -> No
         running.app.fleet.members[plain.name].url = deaf
         upstream = running.app.pipeline._upstream
 
-        upstream.configure(Timeouts(connect_s=0.1), pass_keys=True)
+        upstream.configure(Timeouts(connect_s=0.1))
 
         status, body, _ = await running.ask()
         assert (status, b"in 0.1 s (connect_s)" in body) == (504, True)

@@ -62,6 +62,8 @@ class Call:
     headers: Headers
     body: bytes
     writer: asyncio.StreamWriter
+    came: bytes = b""
+    """Its head, as it came."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     chunked: bool = False
 
@@ -239,7 +241,7 @@ class Backend:
         headers = [(name, value.strip()) for name, _, value in pairs]
         length = next((int(v) for k, v in headers if k.lower() == b"content-length"), 0)
         body = await reader.readexactly(length)
-        return Call(method, target, headers, body, writer)
+        return Call(method, target, headers, body, writer, head)
 
 
 class _QuietServer(uvicorn.Server):
@@ -398,9 +400,8 @@ async def gateway(
         app = create_app(
             given_settings,
             registry=registry,
-            transport=httpx.MockTransport(probed),
             log_to=Lines(lines.append),
-            **(seams or {}),
+            **{"transport": httpx.MockTransport(probed), **(seams or {})},
         )
         protocol = connection(given_settings.listen, app)
         serving_by = configured(app, None, "127.0.0.1", 0, protocol=protocol, lifespan="on")

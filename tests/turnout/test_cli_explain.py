@@ -175,6 +175,8 @@ def test_a_gateway_is_asked_with_route_and_body(
     ("answer", "kind"),
     [
         (httpx.Response(503, json={"error": {"kind": "draining", "message": "x"}}), "draining"),
+        (httpx.Response(400, json={"error": {"type": "invalid", "message": "x"}}), "invalid"),
+        (httpx.Response(401, json={"error": {"type": "x"}}), "authentication_error"),
         (httpx.Response(404, text="<html>"), "not_explained"),
         (httpx.Response(200, json=[]), "not_explained"),
     ],
@@ -191,6 +193,22 @@ def test_a_gateway_s_error_is_shown_and_fails(
 
     assert status == 1
     assert objects(capsys)[0]["error"]["kind"] == kind
+
+
+@respx.mock
+def test_a_gateway_is_asked_with_the_key_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = respx.post(f"{GATEWAY}/explain").respond(json={"task": "code"})
+    arguments = ("--json", "--gateway", GATEWAY, "--api-key-env", "A_KEY")
+
+    monkeypatch.setenv("A_KEY", "turnout-key\n")
+    assert explain(*arguments, stdin=CODE, monkeypatch=monkeypatch) == 0
+    assert asked.calls.last.request.headers["authorization"] == "Bearer turnout-key"
+
+    monkeypatch.delenv("A_KEY")
+    assert explain(*arguments, stdin=CODE, monkeypatch=monkeypatch) == 1
+    assert "variable A_KEY is empty or not set" in capsys.readouterr().err
 
 
 @respx.mock

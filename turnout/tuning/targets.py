@@ -99,7 +99,7 @@ def _of_pool(pool: PoolSettings) -> Target:
         raise TuningError(
             f"pool {pool.name!r} names none of its servers outright; give the URL of one"
         )
-    key = os.environ.get(pool.api_key_env or "", "") or _NO_KEY
+    key = os.environ.get(pool.api_key_env or "", "").strip() or _NO_KEY
     declared = None if pool.speculation == "auto" else pool.speculation
     return replace(
         of_url(pool.name, named[0]),
@@ -308,7 +308,7 @@ def asked(targets: Sequence[Target], args: argparse.Namespace) -> list[Target]:
     Raises:
         TuningError: If one does not answer, or the variable of the key is empty.
     """
-    key = os.environ.get(args.api_key_env, "") if args.api_key_env else ""
+    key = os.environ.get(args.api_key_env, "").strip() if args.api_key_env else ""
     if args.api_key_env and not key:
         raise TuningError(
             f"environment variable {args.api_key_env} is empty or not set; export the key in it"
