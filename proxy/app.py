@@ -227,6 +227,7 @@ def create_app(
         metrics=metrics,
         lifecycle=lifecycle,
         note_refused=prober.note_refusal,
+        ask_models=discovery.look_again,
         availability=availability,
         room=room,
         keyring=keyring,
@@ -291,6 +292,7 @@ def create_app(
     follower = Follower(
         team,
         fleet=fleet,
+        discovery=discovery,
         learner=router.learner,
         memory=memory,
         applier=applier,

@@ -1,5 +1,6 @@
 """The first half of the line: a request read, parsed and classified."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -63,12 +64,20 @@ class Intake:
         settings: The config.
         fleet: Pools and backends.
         stored: Who holds which stored response.
+        ask_models: Asks backends what they serve, at most so often.
     """
 
-    def __init__(self, settings: Settings, fleet: Fleet, stored: StoredResponses) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        stored: StoredResponses,
+        ask_models: Callable[[], Awaitable[None]],
+    ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._stored = stored
+        self._ask_models = ask_models
 
     def configure(self, settings: Settings) -> None:
         """Go on by other settings."""
@@ -86,10 +95,10 @@ class Intake:
         raw = await downstream.body(listen.max_body_bytes, wait_s=listen.body_s)
         route = ROUTES.get(downstream.path)
         if route is None:
-            return self._without_body(downstream, record, caller, patience, raw)
+            return await self._without_body(downstream, record, caller, patience, raw)
         parsed = parse(raw)
         pin = self._pin(downstream)
-        served = self._permitted(caller, self._fleet.resolve(parsed.model), pin)
+        served = self._permitted(caller, await self._resolved(parsed.model), pin)
         record.model = served.name
         record.stream = parsed.stream
         if served.requested and served.requested != served.name:
@@ -115,12 +124,29 @@ class Intake:
             raw=raw,
             parsed=parsed,
             served=served,
-            request=RoutingRequest(features=features, traffic_class=traffic_class, pin=pin),
+            request=RoutingRequest(
+                features=features, traffic_class=traffic_class, pin=pin, lacking=served.lacking
+            ),
             version=self._fleet.version,
             fixed=self._holder(parsed.body.get("previous_response_id"), caller),
         )
 
-    def _without_body(
+    async def _resolved(self, requested: str) -> ServedModel:
+        """Return the model that `requested` names, asking backends for one that none has told.
+
+        Raises:
+            NotServed: If it is none of those that they serve.
+            NoBackend: If a backend that might serve it has not answered yet.
+        """
+        try:
+            return self._fleet.resolve(requested)
+        except NotServed:
+            if not requested:
+                raise
+        await self._ask_models()
+        return self._fleet.resolve(requested)
+
+    async def _without_body(
         self,
         downstream: Downstream,
         record: RequestRecord,
@@ -140,8 +166,13 @@ class Intake:
         pin = self._pin(downstream)
         served = None
         if fixed is None:
-            served = self._permitted(caller, self._fleet.resolve(""), pin)
-        request = RoutingRequest(features=extract(Route.OTHER, {}), traffic_class=None, pin=pin)
+            served = self._permitted(caller, await self._resolved(""), pin)
+        request = RoutingRequest(
+            features=extract(Route.OTHER, {}),
+            traffic_class=None,
+            pin=pin,
+            lacking=served.lacking if served else frozenset(),
+        )
         return Exchange(
             downstream=downstream,
             record=record,
@@ -168,6 +199,9 @@ class Intake:
             found = self._fleet.resolve(served.name)
             found = self._permitted(exchange.caller, found, exchange.request.pin)
             exchange.served = replace(found, requested=served.requested)
+            exchange.request = replace(
+                exchange.request, excluded=exchange.request.failed, lacking=found.lacking
+            )
 
     @staticmethod
     def _permitted(caller: Caller, served: ServedModel, pin: str | None) -> ServedModel:

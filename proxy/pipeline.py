@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -40,6 +40,7 @@ from proxy.errors import (
 from proxy.exchange import RESPONSES, Exchange, Intake
 from proxy.failover import another_may_do_better, may_retry, refused_by_speculation
 from proxy.fleet import Fleet, Member
+from proxy.holders import decide_among_holders
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import UNSUPPORTED, Metrics
@@ -83,6 +84,7 @@ class Pipeline:
         upstream: Connections to the backends.
         metrics: Where requests are counted.
         lifecycle: Whether work is taken.
+        ask_models: Asks backends what they serve, at most so often.
         note_refused: Told a backend that refused a connection. Where a connection was merely slow,
             or the gateway had no socket left, health checks decide: the fault may be its own.
         availability: Told what becomes of each try.
@@ -106,6 +108,7 @@ class Pipeline:
         upstream: Upstream,
         metrics: Metrics,
         lifecycle: Lifecycle,
+        ask_models: Callable[[], Awaitable[None]],
         note_refused: Callable[[Member], None],
         availability: Availability,
         room: WaitingRoom,
@@ -124,6 +127,7 @@ class Pipeline:
         self._upstream = upstream
         self._metrics = metrics
         self._lifecycle = lifecycle
+        self._ask_models = ask_models
         self._note_refused = note_refused
         self._availability = availability
         self._counterfactual = counterfactual
@@ -135,7 +139,7 @@ class Pipeline:
         self._room = room
         self._keyring = keyring
         self._budget = budget
-        self._intake = Intake(settings, fleet, self._stored)
+        self._intake = Intake(settings, fleet, self._stored, ask_models)
 
     def configure(self, settings: Settings) -> None:
         """Go on by other settings; requests in hand too."""
@@ -186,6 +190,9 @@ class Pipeline:
             try:
                 decision, watch = await self._admitted(exchange)
             except Refused as refusal:
+                some_lack = isinstance(refusal, NoBackend) and exchange.request.lacking
+                if some_lack and await self._is_elsewhere(exchange):
+                    continue
                 await self._give_up(failure or refusal, exchange)
                 return
             try:
@@ -211,6 +218,16 @@ class Pipeline:
             self._metrics.retry_denied(decision.pool.name)
             return False
         return True
+
+    async def _is_elsewhere(self, exchange: Exchange) -> bool:
+        """Ask backends what they serve; whether the model of `exchange` is with others by now."""
+        before = exchange.served
+        if before is None or exchange.fixed is not None:
+            return False
+        await self._ask_models()
+        self._intake.renew(exchange)
+        now = exchange.served or before
+        return (now.pools, now.lacking) != (before.pools, before.lacking)
 
     async def _admitted(self, exchange: Exchange) -> tuple[Decision, Watch]:
         """Choose pool and backend and take a place there, waiting while all are full.
@@ -281,11 +298,7 @@ class Pipeline:
                     exchange.request, pools, now=now, draws=draws
                 )
             if isinstance(chosen, Refusal):
-                if chosen.reason is RefusalReason.UNKNOWN_POOL:
-                    raise InvalidRequest(chosen.message)
-                if chosen.reason is RefusalReason.FULL or self._expects_one(exchange):
-                    raise Overloaded(chosen.message)
-                raise NoBackend(chosen.message)
+                chosen = self._unless_refused(chosen, exchange, draws)
             decision = chosen
         exchange.record.decision = decision
         if self._decisions is not None:
@@ -299,6 +312,28 @@ class Pipeline:
         if exchange.request.traffic_class is not None:
             added[b"x-turnout-class"] = exchange.request.traffic_class.label.encode()
         return decision
+
+    def _unless_refused(self, refusal: Refusal, exchange: Exchange, draws: Draws) -> Decision:
+        """Refuse a request, or decide on the last backends of its model if others lack it.
+
+        Raises:
+            Refused: If no pool can take it.
+            InvalidRequest: If it names a pool that does not serve its model.
+        """
+        if refusal.reason is RefusalReason.UNKNOWN_POOL:
+            raise InvalidRequest(refusal.message)
+        if refusal.reason is RefusalReason.FULL or self._expects_one(exchange):
+            raise Overloaded(refusal.message)
+        if exchange.served is None or not exchange.request.lacking:
+            raise NoBackend(refusal.message)
+        return decide_among_holders(
+            exchange.request,
+            exchange.served,
+            fleet=self._fleet,
+            availability=self._availability,
+            policy=self._router.policy.name,
+            draw=draws.two_choice,
+        )
 
     def _decide_fixed(self, member: Member, request: RoutingRequest) -> Decision:
         if not member.load.healthy or member.name in request.excluded:
@@ -439,8 +474,8 @@ class Pipeline:
         """Send a backend's error answer on, byte for byte, unless another backend may do better.
 
         Raises:
-            BackendRejected: If another may: it failed or is busy, or speculates and refuses a
-                parameter for that.
+            BackendRejected: If another may: it failed or is busy, speculates and refuses a
+                parameter for that, or serves the model no more.
         """
         body, whole = await answer.whole(ERROR_BODY_BYTES)
         rejected = BackendRejected(
@@ -453,6 +488,8 @@ class Pipeline:
             raise rejected
         if whole and answer.status == 400 and refused_by_speculation(exchange, body):
             raise rejected
+        if whole and answer.status == 404 and await self._is_elsewhere(exchange):
+            raise rejected  # it was loaded there no more
         exchange.record.status = answer.status
         exchange.downstream.start(answer.status, answer.headers)
         while not whole:
