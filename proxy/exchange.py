@@ -9,6 +9,7 @@ from proxy.downstream import Downstream
 from proxy.errors import Forbidden, InvalidRequest, NotServed, ProxyError
 from proxy.fleet import Fleet, Member, ServedModel
 from proxy.keys import Caller
+from proxy.naming import read_naming
 from proxy.parsing import ROUTES, ParsedRequest, parse, with_model
 from proxy.patience import Patience
 from proxy.record import RequestRecord
@@ -95,7 +96,7 @@ class Intake:
         raw = await downstream.body(listen.max_body_bytes, wait_s=listen.body_s)
         route = ROUTES.get(downstream.path)
         if route is None:
-            return await self._without_body(downstream, record, caller, patience, raw)
+            return await self._further(downstream, record, caller, patience, raw)
         parsed = parse(raw)
         pin = self._pin(downstream)
         served = self._permitted(caller, await self._resolved(parsed.model), pin)
@@ -146,7 +147,7 @@ class Intake:
         await self._ask_models()
         return self._fleet.resolve(requested)
 
-    async def _without_body(
+    async def _further(
         self,
         downstream: Downstream,
         record: RequestRecord,
@@ -154,7 +155,7 @@ class Intake:
         patience: Patience,
         raw: bytes,
     ) -> Exchange:
-        """Prepare a request whose body is not read: a stored response, or an extra route."""
+        """Prepare a request that has no dialect: for a stored response, or by an extra route."""
         fixed = None
         if downstream.path.startswith(RESPONSES):
             response_id = downstream.path.removeprefix(RESPONSES).partition("/")[0]
@@ -166,7 +167,18 @@ class Intake:
         pin = self._pin(downstream)
         served = None
         if fixed is None:
-            served = self._permitted(caller, await self._resolved(""), pin)
+            content_type = downstream.header(b"content-type") or ""
+            naming = read_naming(content_type, downstream.target, raw)
+            if naming.unread is not None and caller.models is not None:
+                raise naming.unread  # it may name a model that the key is not for
+            try:
+                found = await self._resolved(naming.model)
+            except NotServed as error:
+                raise naming.unread or error from None
+            served = self._permitted(caller, found, pin)
+            record.model = served.name
+            if naming.model not in ("", served.name):
+                raw = naming.renamed(served.name)
         request = RoutingRequest(
             features=extract(Route.OTHER, {}),
             traffic_class=None,

@@ -421,7 +421,7 @@ class Pipeline:
     ) -> None:
         record, downstream = exchange.record, exchange.downstream
         route = exchange.request.features.route
-        dialect = None if answer.encoded else DIALECTS.get(route)
+        dialect = DIALECTS.get(route) if answer.readable else None
         if answer.status >= 400:
             await self._relay_rejection(exchange, decision, answer)
             return
