@@ -238,6 +238,7 @@ def create_app(
         lifecycle=lifecycle,
         note_refused=prober.note_refusal,
         note_unauthorized=prober.note_unauthorized,
+        ask_models=discovery.look_again,
         availability=availability,
         room=room,
         keyring=keyring,
@@ -302,6 +303,7 @@ def create_app(
     follower = Follower(
         team,
         fleet=fleet,
+        discovery=discovery,
         learner=router.learner,
         memory=memory,
         applier=applier,

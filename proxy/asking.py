@@ -112,6 +112,8 @@ class Refresh:
     Args:
         ask_all: The round; it must not raise for a backend that does not answer.
         every_s: Seconds between the end of a round and the start of the next.
+        at_once: Rounds for those who need answers of their own time that may follow each other
+            sooner; one more of these after each `every_s`.
         clock: Seconds, monotonic.
     """
 
@@ -120,18 +122,44 @@ class Refresh:
         ask_all: Callable[[], Awaitable[None]],
         *,
         every_s: float = 1.0,
+        at_once: int = 3,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask_all = ask_all
         self._every_s = every_s
+        self._at_once = at_once
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._asked_at = float("-inf")
+        self._began_at = self._asked_at = float("-inf")
+        self._left, self._counted_at = float(at_once), clock()
 
     async def __call__(self) -> None:
         """Return once the answers are no older than `every_s`."""
         async with self._lock:
-            if self._clock() - self._asked_at < self._every_s:
-                return
-            await self._ask_all()
-            self._asked_at = self._clock()
+            if self._clock() - self._asked_at >= self._every_s:
+                await self._ask()
+
+    async def anew(self) -> None:
+        """Return once the answers are to questions asked since, or it is too early for more.
+
+        A round counts though who asked for it leaves, so that whoever comes and goes can't have
+        more of them.
+        """
+        came_at = self._clock()
+        async with self._lock:
+            if self._began_at < came_at and self._take():
+                await self._ask()
+
+    async def _ask(self) -> None:
+        began_at = self._clock()
+        await self._ask_all()
+        self._began_at, self._asked_at = began_at, self._clock()
+
+    def _take(self) -> bool:
+        now = self._clock()
+        left = self._left + (now - self._counted_at) / self._every_s
+        self._left, self._counted_at = min(left, self._at_once), now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True

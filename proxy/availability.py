@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from time import monotonic
 from typing import Self
@@ -255,14 +255,19 @@ class Availability:
         self._refresh(member)
         self._come_back(member, self._busy_until[member.name])
 
+    def serving(self, members: Iterable[Member]) -> list[Member]:
+        """Return whom requests go to that only `members` can serve; none where none is up."""
+        now = self._clock()
+        up = [each for each in members if each.up and not each.drained]
+        admitted = [each for each in up if each.circuit.admits(now) and not each.unauthorized]
+        idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
+        return idle or admitted or up
+
     def _refresh(self, member: Member) -> None:
         """Work out who of the model's members may be given requests."""
         now, model = self._clock(), member.pool.model
         members = [each for each in self._fleet.members.values() if each.pool.model == model]
-        up = [each for each in members if each.up and not each.drained]
-        admitted = [each for each in up if each.circuit.admits(now) and not each.unauthorized]
-        idle = [each for each in admitted if self._busy_until.get(each.name, now) <= now]
-        serving = idle or admitted or up
+        serving = self.serving(members)
         for each in serving:
             if each.name in self._out and each.circuit.state is CircuitState.CLOSED:
                 self._out.discard(each.name)

@@ -47,7 +47,7 @@ def decision_line(record: RequestRecord) -> bytes:
         if traffic_class is None
         else {"task": traffic_class.task, "temperature": traffic_class.bucket},
         "features": _features(decided),
-        "tried_before": bool(decided.request.excluded),
+        "tried_before": bool(decided.request.failed),
         "pools": {load.pool.name: _pool(load) for load in decided.loads},
         "draws": None if decided.draws is None else decided.draws._asdict(),
         "decision": _decision(decision),

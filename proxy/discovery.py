@@ -93,6 +93,8 @@ class Discovery:
 
     Attributes:
         cards: A member's entries of `/v1/models`, by member name.
+        on_names: Called with a member that serves other names than it told before, and whether
+            another worker has said so.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class Discovery:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cards: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self.on_names: Callable[[Member, bool], None] = lambda *_: None
         self._refresh = Refresh(self._ask_all_models, clock=clock)
+        self._clock = clock
         self._fleet = fleet
         self._client = client
         self._positions: dict[str, int] = {}
@@ -153,18 +157,28 @@ class Discovery:
             await self.read(member, exposition)
         member.reached = True
 
-    async def ask_models(self, member: Member) -> None:
+    async def ask_models(self, member: Member, *, told: bool = False) -> None:
         """Learn the names a member serves, adapters included, and its pool's model by them.
+
+        Args:
+            member: Whom to ask.
+            told: Whether another worker has said that they are others.
 
         Raises:
             Unanswered: If it gave no list of models.
         """
+        asked_at = self._clock()
         cards = _cards(await ask(self._client, member, "/v1/models", timeout_s=self._timeout_s))
-        if not self._fleet.has(member):
-            return  # it was removed meanwhile
-        self.cards[member.name] = cards
+        if not self._fleet.has(member) or asked_at < member.listed_at:
+            return  # it was removed meanwhile, or has told more since
+        self.cards[member.name], member.listed_at = cards, asked_at
+        before, model = member.models, member.pool.model
         member.models = tuple(card["id"] for card in cards)
         self._settle_model(member.pool, cards)
+        if (before, model) != (member.models, member.pool.model):
+            self._fleet.renew()
+            if before:
+                self.on_names(member, told)
 
     def _settle_model(self, pool: Pool, cards: Sequence[Mapping[str, Any]]) -> None:
         """Name an undeclared pool by its server's base model, unless a member serves its model."""
@@ -180,15 +194,23 @@ class Discovery:
         """
         await self._refresh()
 
+    async def look_again(self) -> None:
+        """Ask them since what they told is not enough: a name was asked for that none has told.
+
+        At most three times at once, and once a second in the long run, whatever the names.
+        """
+        await self._refresh.anew()
+
     async def _ask_all_models(self) -> None:
         async with asyncio.TaskGroup() as group:
             for member in self._fleet.members.values():
                 if member.load.healthy:
-                    group.create_task(self._ask_again(member))
+                    group.create_task(self.ask_again(member))
 
-    async def _ask_again(self, member: Member) -> None:
+    async def ask_again(self, member: Member, *, told: bool = False) -> None:
+        """Ask a member what it serves by now; one that does not answer keeps what it told last."""
         with suppress(Unanswered):
-            await self.ask_models(member)
+            await self.ask_models(member, told=told)
 
     async def _version(self, member: Member) -> str | None:
         try:

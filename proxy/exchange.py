@@ -1,5 +1,6 @@
 """The first half of the line: a request read, parsed and classified."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ from proxy.downstream import Downstream
 from proxy.errors import Forbidden, InvalidRequest, NotServed, ProxyError
 from proxy.fleet import Fleet, Member, ServedModel
 from proxy.keys import Caller
+from proxy.naming import read_naming
 from proxy.parsing import ROUTES, ParsedRequest, parse, with_model
 from proxy.patience import Patience
 from proxy.record import RequestRecord
@@ -68,12 +70,20 @@ class Intake:
         settings: The config.
         fleet: Pools and backends.
         stored: Who holds which stored response.
+        ask_models: Asks backends what they serve, at most so often.
     """
 
-    def __init__(self, settings: Settings, fleet: Fleet, stored: StoredResponses) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        stored: StoredResponses,
+        ask_models: Callable[[], Awaitable[None]],
+    ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._stored = stored
+        self._ask_models = ask_models
 
     def configure(self, settings: Settings) -> None:
         """Go on by other settings."""
@@ -91,10 +101,10 @@ class Intake:
         raw = await downstream.body(listen.max_body_bytes, wait_s=listen.body_s)
         route = ROUTES.get(downstream.path)
         if route is None:
-            return self._without_body(downstream, record, caller, patience, raw)
+            return await self._further(downstream, record, caller, patience, raw)
         parsed = parse(raw)
         pin = self._pin(downstream)
-        served = self._permitted(caller, self._fleet.resolve(parsed.model), pin)
+        served = self._permitted(caller, await self._resolved(parsed.model), pin)
         record.model = served.name
         record.stream = parsed.stream
         if served.requested and served.requested != served.name:
@@ -121,12 +131,29 @@ class Intake:
             raw=raw,
             parsed=parsed,
             served=served,
-            request=RoutingRequest(features=features, traffic_class=traffic_class, pin=pin),
+            request=RoutingRequest(
+                features=features, traffic_class=traffic_class, pin=pin, lacking=served.lacking
+            ),
             version=self._fleet.version,
             fixed=fixed,
         )
 
-    def _without_body(
+    async def _resolved(self, requested: str) -> ServedModel:
+        """Return the model that `requested` names, asking backends for one that none has told.
+
+        Raises:
+            NotServed: If it is none of those that they serve.
+            NoBackend: If a backend that might serve it has not answered yet.
+        """
+        try:
+            return self._fleet.resolve(requested)
+        except NotServed:
+            if not requested:
+                raise
+        await self._ask_models()
+        return self._fleet.resolve(requested)
+
+    async def _further(
         self,
         downstream: Downstream,
         record: RequestRecord,
@@ -134,7 +161,7 @@ class Intake:
         patience: Patience,
         raw: bytes,
     ) -> Exchange:
-        """Prepare a request whose body is not read: a stored response, or an extra route."""
+        """Prepare a request that has no dialect: for a stored response, or by an extra route."""
         fixed = None
         if downstream.path.startswith(RESPONSES):
             response_id = downstream.path.removeprefix(RESPONSES).partition("/")[0]
@@ -144,8 +171,24 @@ class Intake:
         pin = self._pin(downstream)
         served = None
         if fixed is None:
-            served = self._permitted(caller, self._fleet.resolve(""), pin)
-        request = RoutingRequest(features=extract(Route.OTHER, {}), traffic_class=None, pin=pin)
+            content_type = downstream.header(b"content-type") or ""
+            naming = read_naming(content_type, downstream.target, raw)
+            if naming.unread is not None and caller.models is not None:
+                raise naming.unread  # it may name a model that the key is not for
+            try:
+                found = await self._resolved(naming.model)
+            except NotServed as error:
+                raise naming.unread or error from None
+            served = self._permitted(caller, found, pin)
+            record.model = served.name
+            if naming.model not in ("", served.name):
+                raw = naming.renamed(served.name)
+        request = RoutingRequest(
+            features=extract(Route.OTHER, {}),
+            traffic_class=None,
+            pin=pin,
+            lacking=served.lacking if served else frozenset(),
+        )
         return Exchange(
             downstream=downstream,
             record=record,
@@ -172,6 +215,9 @@ class Intake:
             found = self._fleet.resolve(served.name)
             found = self._permitted(exchange.caller, found, exchange.request.pin)
             exchange.served = replace(found, requested=served.requested)
+            exchange.request = replace(
+                exchange.request, excluded=exchange.request.failed, lacking=found.lacking
+            )
 
     @staticmethod
     def _permitted(caller: Caller, served: ServedModel, pin: str | None) -> ServedModel:

@@ -136,8 +136,13 @@ def explain(
         guess = classify(features)
         bucket = TemperatureBucket.of(features.temperature)
         traffic_class = TrafficClass(model, guess.task, bucket)
-    asked = RoutingRequest(features=features, traffic_class=traffic_class, rehearsed=True)
-    pools = served.pools if isinstance(served, ServedModel) else ()
+    pools: Sequence[Pool] = ()
+    lacking: frozenset[str] = frozenset()
+    if isinstance(served, ServedModel):
+        pools, lacking = served.pools, served.lacking
+    asked = RoutingRequest(
+        features=features, traffic_class=traffic_class, lacking=lacking, rehearsed=True
+    )
     return Explanation(
         endpoint=endpoint,
         features=features,
@@ -274,5 +279,6 @@ class OfflineFleet(Fleet):
         if unsaid := [pool.name for pool in declared if pool.model is None]:
             yield f"taken to serve any model: {', '.join(unsaid)}"
 
-    def _serves(self, pool: Pool, name: str) -> bool:
-        return pool.model == _ANY_MODEL or super()._serves(pool, name)
+    @staticmethod
+    def _is_of(pool: Pool, name: str) -> bool:
+        return pool.model in (_ANY_MODEL, name)

@@ -34,7 +34,8 @@ class Member:
         circuit: What its requests say of it.
         reached: Whether it has answered a probe since the gateway started.
         failures: Failed health checks in a row.
-        models: Names it serves, adapters included.
+        models: Names it serves, adapters included, as it told last; empty while it has not.
+        listed_at: When it was asked for them (s, monotonic).
         version: vLLM's version, or None.
         speculates: What its metrics say, or None while they have not been read.
         reports_acceptance: Whether its answers carry `metrics.speculative_decoding`; None until
@@ -56,6 +57,7 @@ class Member:
     reached: bool = False
     failures: int = 0
     models: tuple[str, ...] = ()
+    listed_at: float = float("-inf")
     version: str | None = None
     speculates: bool | None = None
     reports_acceptance: bool | None = None
@@ -78,12 +80,14 @@ class ServedModel:
         requested: The name the client used; differs for an alias.
         pools: Every pool that serves it.
         default_temperature: Of a request that names none.
+        lacking: Names of backends of these pools that do not serve it.
     """
 
     name: str
     requested: str
     pools: Sequence[Pool]
     default_temperature: float
+    lacking: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,7 @@ class Fleet:
         settings: As last updated.
         members: Every backend by its name.
         pools: Every pool, in the order of the config.
-        version: Grows with every update.
+        version: Grows with every update, and when names lead elsewhere.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self.pools: list[Pool] = []
         self.version = 0
+        self._found: dict[str, tuple[Sequence[Pool], frozenset[str]]] = {}
         self._declared: dict[str, PoolSettings] = {}
         if urls is None:
             urls = {p.name: [str(url).rstrip("/") for url in p.backends] for p in settings.pools}
@@ -156,7 +161,7 @@ class Fleet:
         before, declared_before = self.members, self._declared
         known = {pool.name: pool for pool in self.pools}
         self.settings = settings
-        self.version += 1
+        self.renew()
         self._aliases = {alias: model.name for model in settings.models for alias in model.aliases}
         self._temperatures = {each.name: each.default_temperature for each in settings.models}
         self._declared = {declared.name: declared for declared in settings.pools}
@@ -213,6 +218,11 @@ class Fleet:
         share_backend(self._team, load)
         return Member(url=url, pool=pool, load=load, circuit=SharedCircuit(self._team, name))
 
+    def renew(self) -> None:
+        """Find out anew where names lead: members have come or gone, or serve others."""
+        self.version += 1
+        self._found.clear()
+
     def declared(self, pool: Pool) -> PoolSettings:
         """Return what the config says of `pool`."""
         return self._declared[pool.name]
@@ -248,13 +258,15 @@ class Fleet:
             NoBackend: If a pool that might serve it has not answered yet.
         """
         name = self._aliases.get(requested, requested)
-        pools = [pool for pool in self.pools if self._serves(pool, name)]
+        pools, lacking = self._found.get(name) or self._find(name)
         if name and pools:
+            self._found[name] = pools, lacking
             return ServedModel(
                 name=name,
                 requested=requested,
                 pools=pools,
                 default_temperature=self._temperatures.get(name, _TEMPERATURE),
+                lacking=lacking,
             )
         unknown = [pool.name for pool in self.pools if not pool.model]
         if unknown:
@@ -285,8 +297,25 @@ class Fleet:
         why = self.unauthorized(pools)
         return BackendsUnauthorized(f"{message}; {why}") if why else NoBackend(message)
 
-    def _serves(self, pool: Pool, name: str) -> bool:
-        return pool.model == name or any(name in m.models for m in self.members_of(pool))
+    def _find(self, name: str) -> tuple[Sequence[Pool], frozenset[str]]:
+        """Return the pools that serve `name`, and the names of their backends that do not.
+
+        What is a pool's own model is served by the pools whose it is and by no other, whatever a
+        backend elsewhere says that it serves. There a backend that has not told what it serves is
+        taken to serve it; and where none says that it does, the config stands against all of them:
+        their own answers tell best what is wrong.
+        """
+        own = [pool for pool in self.pools if self._is_of(pool, name)]
+        pools = own or [
+            pool for pool in self.pools if any(name in m.models for m in self.members_of(pool))
+        ]
+        members = [member for member in self.members.values() if member.pool in pools]
+        lacking = [m.name for m in members if name not in m.models and (m.models or not own)]
+        return pools, frozenset(lacking if len(lacking) < len(members) else ())
+
+    @staticmethod
+    def _is_of(pool: Pool, name: str) -> bool:
+        return pool.model == name
 
 
 def _pool(declared: PoolSettings) -> Pool:

@@ -6,12 +6,13 @@ from typing import Any
 
 from proxy.applying import Applier
 from proxy.availability import Availability
+from proxy.discovery import Discovery
 from proxy.errors import ProxyError
-from proxy.fleet import Fleet
+from proxy.fleet import Fleet, Member
 from proxy.ledger import number_of
 from proxy.memory import Memory
 from proxy.reloading import Reloader
-from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED
+from proxy.shared import CIRCUIT_CHANGED, CIRCUITS_CHANGED, FREED, NAMES_CHANGED
 from proxy.stored import StoredResponses
 from proxy.team import READINGS_ASKED, Order, Team
 from proxy.waiting import WaitingRoom
@@ -31,6 +32,7 @@ class Follower:
     Args:
         team: The workers.
         fleet: Pools and backends.
+        discovery: Asks backends what they serve.
         learner: What is learnt.
         memory: The file of what was learnt, which the first worker reads and writes.
         applier: Changes pools, backends and thresholds.
@@ -45,6 +47,7 @@ class Follower:
         team: Team,
         *,
         fleet: Fleet,
+        discovery: Discovery,
         learner: Learner,
         memory: Memory,
         applier: Applier,
@@ -56,6 +59,7 @@ class Follower:
         self._team = team
         self._leads = team.seat == 0
         self._fleet = fleet
+        self._discovery = discovery
         self._learner = learner
         self._memory = memory
         self._applier = applier
@@ -69,6 +73,7 @@ class Follower:
         self._seen = self._looks = 0.0
         self._obeying = asyncio.Lock()
         reloader.on_applied = self.has_read
+        discovery.on_names = self._serves_others
         team.on(CIRCUIT_CHANGED, lambda _: self._look_at_circuits())
         team.on(FREED, self._freed)
 
@@ -174,9 +179,20 @@ class Follower:
             self._seen = changes
             self._availability.look()
 
+    def _serves_others(self, member: Member, told: bool) -> None:
+        self._room.renew()  # what waits may have come to be for it
+        if not told:
+            self._team.tell(NAMES_CHANGED, member.name)
+
+    async def _ask_models(self, name: str) -> None:
+        """Ask a backend what it serves, which is no more what it was; each worker asks itself."""
+        if (member := self._fleet.members.get(name)) is not None:
+            await self._discovery.ask_again(member, told=True)
+
     async def run(self) -> None:
         """Follow until cancelled; the first worker reads the config and keeps the file for all."""
         async with asyncio.TaskGroup() as group:
+            self._team.on(NAMES_CHANGED, lambda name: group.create_task(self._ask_models(name)))
             group.create_task(self._team.run(self.catch_up, self.look))
             if self._leads:
                 group.create_task(self._memory.run())

@@ -106,6 +106,12 @@ class Caller:
             raise Forbidden(msg)
 
     @property
+    def models(self) -> frozenset[str] | None:
+        """Names of the models it may use; None for all."""
+        models = self._settings.models
+        return None if models is None else frozenset(models)
+
+    @property
     def pools(self) -> frozenset[str] | None:
         """Names of the pools it may use; None for all."""
         pools = self._settings.pools

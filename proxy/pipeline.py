@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -32,6 +32,7 @@ from proxy.errors import (
     ClientError,
     ClientGone,
     InvalidRequest,
+    NoBackend,
     Overloaded,
     ProxyError,
     Refused,
@@ -46,6 +47,7 @@ from proxy.failover import (
     refused_by_speculation,
 )
 from proxy.fleet import Fleet, Member
+from proxy.holders import decide_among_holders
 from proxy.keep_alive import KeepAlive
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
@@ -90,6 +92,7 @@ class Pipeline:
         upstream: Connections to the backends.
         metrics: Where requests are counted.
         lifecycle: Whether work is taken.
+        ask_models: Asks backends what they serve, at most so often.
         note_refused: Told a backend that refused a connection. Where a connection was merely slow,
             or the gateway had no socket left, health checks decide: the fault may be its own.
         note_unauthorized: Told a backend that does not know the gateway's key, and the cure.
@@ -114,6 +117,7 @@ class Pipeline:
         upstream: Upstream,
         metrics: Metrics,
         lifecycle: Lifecycle,
+        ask_models: Callable[[], Awaitable[None]],
         note_refused: Callable[[Member], None],
         note_unauthorized: Callable[[Member, str], None],
         availability: Availability,
@@ -133,6 +137,7 @@ class Pipeline:
         self._upstream = upstream
         self._metrics = metrics
         self._lifecycle = lifecycle
+        self._ask_models = ask_models
         self._note_refused = note_refused
         self._note_unauthorized = note_unauthorized
         self._availability = availability
@@ -145,7 +150,7 @@ class Pipeline:
         self._room = room
         self._keyring = keyring
         self._budget = budget
-        self._intake = Intake(settings, fleet, self._stored)
+        self._intake = Intake(settings, fleet, self._stored, ask_models)
 
     def configure(self, settings: Settings) -> None:
         """Go on by other settings; requests in hand too."""
@@ -199,6 +204,9 @@ class Pipeline:
             try:
                 decision, watch = await self._admitted(exchange)
             except Refused as refusal:
+                some_lack = isinstance(refusal, NoBackend) and exchange.request.lacking
+                if some_lack and await self._is_elsewhere(exchange):
+                    continue
                 await self._give_up(failure or refusal, exchange)
                 return
             try:
@@ -226,6 +234,16 @@ class Pipeline:
             self._metrics.retry_denied(decision.pool.name)
             return False
         return True
+
+    async def _is_elsewhere(self, exchange: Exchange) -> bool:
+        """Ask backends what they serve; whether the model of `exchange` is with others by now."""
+        before = exchange.served
+        if before is None or exchange.fixed is not None:
+            return False
+        await self._ask_models()
+        self._intake.renew(exchange)
+        now = exchange.served or before
+        return (now.pools, now.lacking) != (before.pools, before.lacking)
 
     async def _admitted(self, exchange: Exchange) -> Taken:
         """Choose pool and backend and take a place there, waiting while all are full.
@@ -311,11 +329,7 @@ class Pipeline:
                     exchange.request, pools, now=now, draws=draws
                 )
             if isinstance(chosen, Refusal):
-                if chosen.reason is RefusalReason.UNKNOWN_POOL:
-                    raise InvalidRequest(chosen.message)
-                if chosen.reason is RefusalReason.FULL or self._expects_one(exchange):
-                    raise Overloaded(chosen.message)
-                raise self._fleet.no_backend(chosen.message, self._candidates(exchange))
+                chosen = self._unless_refused(chosen, exchange, draws)
             decision = chosen
         exchange.record.decision = decision
         if self._decisions is not None:
@@ -329,6 +343,28 @@ class Pipeline:
         if exchange.request.traffic_class is not None:
             added[b"x-turnout-class"] = exchange.request.traffic_class.label.encode()
         return decision
+
+    def _unless_refused(self, refusal: Refusal, exchange: Exchange, draws: Draws) -> Decision:
+        """Refuse a request, or decide on the last backends of its model if others lack it.
+
+        Raises:
+            Refused: If no pool can take it.
+            InvalidRequest: If it names a pool that does not serve its model.
+        """
+        if refusal.reason is RefusalReason.UNKNOWN_POOL:
+            raise InvalidRequest(refusal.message)
+        if refusal.reason is RefusalReason.FULL or self._expects_one(exchange):
+            raise Overloaded(refusal.message)
+        if exchange.served is None or not exchange.request.lacking:
+            raise self._fleet.no_backend(refusal.message, self._candidates(exchange))
+        return decide_among_holders(
+            exchange.request,
+            exchange.served,
+            fleet=self._fleet,
+            availability=self._availability,
+            policy=self._router.policy.name,
+            draw=draws.two_choice,
+        )
 
     def _decide_fixed(self, member: Member, exchange: Exchange) -> Decision:
         what = f"backend {member.name}, which holds the response referred to, is"
@@ -418,7 +454,7 @@ class Pipeline:
     ) -> None:
         record, downstream = exchange.record, exchange.downstream
         route = exchange.request.features.route
-        dialect = None if answer.encoded else DIALECTS.get(route)
+        dialect = DIALECTS.get(route) if answer.readable else None
         if answer.status >= 400:
             await self._relay_rejection(exchange, member, answer)
             return
@@ -474,8 +510,8 @@ class Pipeline:
 
         Raises:
             BackendUnauthorized: If it was the gateway that was not let in, not the client.
-            BackendRejected: If another may: it failed or is busy, or speculates and refuses a
-                parameter for that.
+            BackendRejected: If another may: it failed or is busy, speculates and refuses a
+                parameter for that, or serves the model no more.
         """
         body, whole = await answer.whole(ERROR_BODY_BYTES)
         if answer.status in UNAUTHORIZED and not member.access.passes:
@@ -492,6 +528,8 @@ class Pipeline:
             raise rejected
         if whole and answer.status == 400 and refused_by_speculation(exchange, body):
             raise rejected
+        if whole and answer.status == 404 and await self._is_elsewhere(exchange):
+            raise rejected  # it was loaded there no more
         exchange.record.status = answer.status
         exchange.downstream.start(answer.status, answer.headers)
         while not whole:

@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 STALE_AFTER = 3
 """Missed scrapes in a row after which a backend's gauges are no longer believed."""
+MODELS_EVERY_S = 10.0
+"""Between two questions for what a backend serves, at least: a request for a name that no backend
+has told is a question too, so this is for names that are gone, and for backends that have come to
+have one beside others. With a scrape, so that it is jittered too."""
 _JITTER = 0.1  # of the scrape interval, so that gateways do not fall into step
 
 
@@ -143,7 +147,13 @@ class Prober:
         while True:
             jitter = 1.0 + _JITTER * (2.0 * self._draw() - 1.0)
             await self._sleep(self._settings.scrape_interval_s * jitter)
+            await self._survive(self.ask_models, member)
             await self._survive(self.scrape, member)
+
+    async def ask_models(self, member: Member) -> None:
+        """Ask a member that is up what it serves, if it has not told of late."""
+        if member.up and self._clock() - member.listed_at >= MODELS_EVERY_S:
+            await self._discovery.ask_again(member)
 
     async def _survive(self, step: Callable[[Member], Awaitable[None]], member: Member) -> None:
         try:
@@ -164,6 +174,8 @@ class Prober:
             if learns:
                 await self._discovery.learn(member)
                 self._discovery.warn()
+            elif not member.up:  # it may be another process, which lacks what this one had loaded
+                await self._discovery.ask_again(member)
         except Unanswered as error:
             self._note_key(member, error)
             self._fail(member, str(error))

@@ -2,9 +2,10 @@
 
 A stream goes out in whole events, so that an error event can end it wherever it breaks. Two things
 are held back. The head and the opening events of a stream wait for the first event that says
-something, and a short body waits for its end, so that a dying engine's `abort` (status 200) can
-still be tried elsewhere. Two things are taken out of a stream when the client did not ask for
-them: the final usage chunk, and token counts in every chunk. All else passes untouched.
+something, and short JSON of what generates waits for its end, so that a dying engine's `abort`
+(status 200) can still be tried elsewhere. Two things are taken out of a stream when the client
+did not ask for them: the final usage chunk, and token counts in every chunk. All else passes
+untouched.
 """
 
 import re
@@ -28,7 +29,7 @@ from proxy.upstream import Answer
 from proxy.watching import Watch
 
 HELD_BODY_BYTES = 2 * 2**20
-"""A body up to this size is read before it is sent on. vLLM writes a completion in one piece once
+"""JSON up to this size is read before it is sent on. vLLM writes a completion in one piece once
 it is done, so holding it costs no time; 2 MiB is some 500,000 tokens of text."""
 
 _CHUNK_USAGE = re.compile(rb',\s*"usage"\s*:\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
@@ -259,13 +260,13 @@ async def relay_body(
 ) -> Json:
     """Relay an answer that is not a stream, and return it as JSON where it was read.
 
+    One that has a dialect is held, to be read, if it is short; any other goes out as it comes.
+
     Raises:
         BackendError: If the backend failed before anything was sent on.
     """
-    body, whole = b"", False
     data: Json = {}
-    if not answer.streams:
-        body, whole = await answer.whole(HELD_BODY_BYTES)
+    body, whole = await answer.whole(HELD_BODY_BYTES if dialect is not None else 0)
     if dialect is not None:
         data = read_json(body) if whole else {}
         if dialect.aborted(data) or dialect.cut_short(data):

@@ -73,6 +73,7 @@ LOGGING = {
     "loggers": {
         "turnout": {"level": "INFO"},
         "uvicorn.error": {"level": "INFO"},
+        "python_multipart": {"level": "ERROR"},  # it warns of what clients send
     },
 }
 """A `logging.config` dictionary: JSON lines on standard error."""

@@ -302,8 +302,9 @@ have read by then: they look every `TICK_S`."""
 _STATES = tuple(CircuitState)
 CIRCUITS_CHANGED = ("circuits changed",)
 """Name of the number that grows whenever a circuit opens, is tried or closes."""
-CIRCUIT_CHANGED, FREED = b"c", b"f"
-"""Kinds of messages: that it has grown, and that a pool may have room."""
+CIRCUIT_CHANGED, FREED, NAMES_CHANGED = b"c", b"f", b"n"
+"""Kinds of messages: that it has grown, that a pool may have room, and that a backend serves other
+names than before."""
 
 
 class SharedCircuit(Circuit):

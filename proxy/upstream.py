@@ -99,7 +99,7 @@ class Answer:
         status: HTTP status.
         headers: End-to-end fields, as they came, names in lower case.
         streams: Whether it is an event stream.
-        encoded: Whether it is compressed, against what was asked, so that it cannot be read.
+        readable: Whether it can be read: JSON or events, not compressed against what was asked.
     """
 
     __slots__ = (
@@ -107,8 +107,8 @@ class Answer:
         "_between_s",
         "_link",
         "_lookout",
-        "encoded",
         "headers",
+        "readable",
         "status",
         "streams",
     )
@@ -119,18 +119,21 @@ class Answer:
         self._between_s = between_s
         self._begun = False
         self.status = link.status
-        self.streams = self.encoded = False
         self.headers = []
+        kind, encoding = b"application/json", b"identity"  # where it does not say
         named = named_by_connection(link.headers)
         for pair in link.headers:
             name, value = pair
             if name in _ANSWERED_HERE or name in named:
                 continue
             if name == b"content-type":
-                self.streams = value.partition(b";")[0].strip().lower() == b"text/event-stream"
+                kind = value.partition(b";")[0].strip().lower()
             elif name == b"content-encoding":
-                self.encoded = value.strip().lower() != b"identity"
+                encoding = value.strip().lower()
             self.headers.append(pair)
+        self.streams = kind == b"text/event-stream"
+        is_json = kind == b"application/json" or kind.endswith(b"+json")
+        self.readable = encoding == b"identity" and (self.streams or is_json)
 
     async def read(self) -> bytes:
         """Return the next bytes as they arrive; empty at the end.

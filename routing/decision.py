@@ -73,7 +73,8 @@ class RoutingRequest:
         features: What its body says.
         traffic_class: Its class; None where no tokens are decoded (embeddings, tokenize).
         pin: Pool named by the client, or None.
-        excluded: Names of backends that already failed this request.
+        excluded: Names of backends that already failed this request, and those in `lacking`.
+        lacking: Names of backends of its pools that do not serve its model.
         rehearsed: Whether the decision is only asked for, and nothing will be sent.
     """
 
@@ -81,12 +82,22 @@ class RoutingRequest:
     traffic_class: TrafficClass | None
     pin: str | None = None
     excluded: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
     rehearsed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lacking:
+            self.excluded |= self.lacking
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Names of backends that already failed this request."""
+        return self.excluded - self.lacking if self.lacking else self.excluded
 
     @property
     def counts(self) -> bool:
         """Whether it is an arrival: not tried before, and not a mere question."""
-        return not self.excluded and not self.rehearsed
+        return not self.failed and not self.rehearsed
 
 
 class RuleStep(NamedTuple):

@@ -51,7 +51,7 @@ class Answer:
         kind = b"text/event-stream; charset=utf-8" if streams else b"application/json"
         self.status = status
         self.streams = streams
-        self.encoded = False
+        self.readable = True
         self.headers = [(b"content-type", kind), *headers]
         self._reads = list(reads)
 

@@ -71,6 +71,40 @@ def test_an_adapter_leads_to_the_pools_whose_servers_have_it() -> None:
     assert made.model_names() == ["lora", "m"]
 
 
+@pytest.mark.parametrize(
+    ("b", "c", "lacking"),
+    [
+        ((), (), set()),
+        (("m",), ("m", "lora"), set()),
+        (("n",), ("m",), {"b:1"}),
+        (("n",), (), {"b:1"}),
+        (("n",), ("x",), {"b:1", "c:80"}),
+    ],
+)
+def test_of_a_pools_own_model_those_lack_it_that_say_so_unless_all_do(
+    b: tuple[str, ...], c: tuple[str, ...], lacking: set[str]
+) -> None:
+    made = fleet()
+    made.members["b:1"].models, made.members["c:80"].models = b, c
+
+    assert made.resolve("m").lacking == lacking
+    made.members["a:1"].models = ("z",)
+    made.renew()
+    assert made.resolve("m").lacking == (set() if len(lacking) == 2 else lacking | {"a:1"})
+
+
+def test_an_adapter_is_lacked_by_those_of_its_pools_that_do_not_say_that_they_have_it() -> None:
+    made = fleet()
+    made.members["b:1"].models = ("m", "lora")
+
+    assert made.resolve("lora").lacking == {"c:80"}
+    made.members["a:1"].models = ("lora",)
+    version = made.version
+    made.renew()
+    assert made.version > version
+    assert [pool.name for pool in made.resolve("lora").pools] == ["spec", "plain"]
+
+
 def test_no_name_is_the_only_model_there_is() -> None:
     assert fleet().resolve("").name == "m"
 

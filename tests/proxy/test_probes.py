@@ -9,7 +9,7 @@ import respx
 from config.settings import Probes, Settings
 from proxy.discovery import Discovery
 from proxy.fleet import Change, Member
-from proxy.probes import STALE_AFTER, Prober
+from proxy.probes import MODELS_EVERY_S, STALE_AFTER, Prober
 from proxy.readings import Readings
 from proxy.team import Team
 from proxy.vllm_metrics import Exposition
@@ -430,3 +430,35 @@ async def test_a_method_that_is_declared_while_it_is_found_out_stands(world: Wor
 
     assert world.server.asked
     assert world.spec.pool.speculation is Speculation.SUFFIX
+
+
+async def test_a_server_that_comes_back_is_asked_what_it_serves_before_it_is_in(
+    world: World,
+) -> None:
+    world.server.adapters = ("lora",)
+    await world.started()
+    assert set(world.spec.models) == {"m", "lora"}
+    world.server.die()
+    assert not await world.checks(2)
+    assert set(world.spec.models) == {"m", "lora"}
+
+    world.server.answers.clear()
+    world.server.adapters = ()
+    assert await world.checks(1)
+    assert set(world.spec.models) == {"m"}
+
+
+async def test_what_a_server_serves_is_asked_every_ten_seconds_and_kept_where_it_does_not_say(
+    world: World,
+) -> None:
+    await world.started()
+    began, before = world.clock.now, world.asked(SPEC).count("/v1/models")
+    world.server.adapters = ("lora",)
+    await world.runs_until(lambda: "lora" in world.spec.models)
+    await world.runs_until(lambda: world.clock.now > began + 200)
+
+    asked = world.asked(SPEC).count("/v1/models") - before
+    assert 10 <= asked <= (world.clock.now - began) / MODELS_EVERY_S
+    world.server.answers["/v1/models"] = httpx.Response(500)
+    await world.runs_until(lambda: world.clock.now > began + 400)
+    assert set(world.spec.models) == {"m", "lora"}

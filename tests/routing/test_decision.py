@@ -40,7 +40,10 @@ def test_the_sentence_is_the_last_rule_with_its_numbers() -> None:
 def test_only_a_first_try_of_a_real_request_is_an_arrival(
     excluded: frozenset[str], rehearsed: bool, counts: bool
 ) -> None:
-    assert request(excluded=excluded, rehearsed=rehearsed).counts is counts
+    asked = request(excluded=excluded, lacking=frozenset({"b"}), rehearsed=rehearsed)
+
+    assert asked.counts is counts
+    assert (asked.excluded, asked.failed) == (excluded | {"b"}, excluded)
 
 
 def test_chance_comes_as_one_draw_per_question_and_one_per_pool() -> None:

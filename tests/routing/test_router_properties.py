@@ -57,6 +57,7 @@ def requests(draw: st.DrawFn) -> RoutingRequest:
         traffic_class=task and traffic_class(task, temperature),
         pin=draw(st.none() | st.sampled_from([*"abcd", "other"])),
         excluded=draw(st.frozensets(st.sampled_from(names), max_size=4)),
+        lacking=draw(st.frozensets(st.sampled_from(names), max_size=4)),
         rehearsed=draw(st.booleans()),
     )
 

@@ -56,6 +56,7 @@ def request(
     unsupported: tuple[str, ...] = (),
     pin: str | None = None,
     excluded: frozenset[str] = frozenset(),
+    lacking: frozenset[str] = frozenset(),
     rehearsed: bool = False,
 ) -> RoutingRequest:
     """Return a request of `task`; None decodes nothing."""
@@ -64,6 +65,7 @@ def request(
         traffic_class=None if task is None else traffic_class(task, temperature),
         pin=pin,
         excluded=excluded,
+        lacking=lacking,
         rehearsed=rehearsed,
     )
 
