@@ -102,7 +102,7 @@ class Intake:
         route = ROUTES.get(downstream.path)
         if route is None:
             return await self._further(downstream, record, caller, patience, raw)
-        parsed = parse(raw)
+        parsed = parse(raw, packed=downstream.header(b"content-encoding"))
         pin = self._pin(downstream)
         served = self._permitted(caller, await self._resolved(parsed.model), pin)
         record.model = served.name
