@@ -124,8 +124,10 @@ def _needs_the_lab(item: pytest.Item) -> bool:
     return item.get_closest_marker("integration") is not None or "lab_home" in named
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
     """Have the tests that need real vLLM together, after the others: building the lab takes long.
 
     Of several workers one has them all and begins with them, and those that wait most (chaos) are
@@ -134,6 +136,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     last = -1 if hasattr(config, "workerinput") else 2
     for item in filter(_needs_the_lab, items):
         item.add_marker(pytest.mark.xdist_group("vllm"))
+    yield  # which has those of a fixture's parameter together
 
     def turn(item: pytest.Item) -> int:
         return last if _needs_the_lab(item) else int("chaos" in item.path.parts)
