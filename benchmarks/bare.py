@@ -14,7 +14,7 @@ from uvicorn import Server
 
 from config.loading import load
 from config.settings import Settings
-from proxy.connection import Serve, connection
+from proxy.connection import Pipelines, Serve, connection
 from proxy.downstream import Downstream
 from proxy.fleet import Fleet
 from proxy.parsing import parse
@@ -24,7 +24,7 @@ from proxy.sse import EventSplitter
 from proxy.upstream import Upstream
 
 
-class Bare:
+class Bare(Pipelines):
     """Sends each request to the next backend, and its answer back.
 
     Args:

@@ -15,6 +15,8 @@ def summary(settings: Settings) -> Iterator[str]:
     scheme = "http" if listen.tls is None else "https"
     yield f"listens on {scheme}://{listen.host}:{listen.port}, policy {settings.policy}"
     yield f"serves {_clients(settings)}"
+    if settings.cors.origins:
+        yield f"web pages of {', '.join(settings.cors.origins)} may use it"
     if settings.admin is not None:
         yield f"admin API on {settings.admin.host}:{settings.admin.port}"
     yield "pools:"
@@ -45,6 +47,11 @@ def warnings(settings: Settings) -> Iterator[str]:
         yield (
             f"everybody who reaches {settings.listen.host}:{settings.listen.port} may use it: "
             "auth.open is true and the address is not of this machine alone"
+        )
+    if settings.auth.open and "*" in settings.cors.origins:
+        yield (
+            "every web page that somebody who reaches the gateway opens may use it: cors.origins "
+            "has '*' and auth.open is true"
         )
     for pool in settings.pools:
         if pool.speculation is Speculation.NONE and pool.k is not None:

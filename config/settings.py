@@ -1,5 +1,6 @@
 """Every setting of the gateway, with its default, its unit and what it does."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -115,8 +116,14 @@ class Listen(Section):
     connections_per_client: int = Field(
         default=2000, ge=1, description="Open connections from one address; more are refused."
     )
+    drain_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which /ready fails and work is still taken: what a "
+        "load balancer needs to notice.",
+    )
     grace_s: Seconds = Field(
-        default=30.0, description="Seconds that streams may take to finish after SIGTERM."
+        default=30.0, description="Seconds that streams may then take to finish."
     )
     sse_keep_alive_s: Seconds | None = Field(
         default=None,
@@ -384,6 +391,53 @@ class Auth(Section):
         return self
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?P<port>:\d{1,5})?")
+_OWN_PORT = {"http": ":80", "https": ":443"}
+
+
+def _origin(text: str) -> str:
+    """Return an origin, unless no browser would send it so (RFC 6454, section 6.2)."""
+    if text == "*":
+        return text
+    found = _ORIGIN.fullmatch(text)
+    if found is None:
+        msg = (
+            f"'{text}' is no origin: write scheme://host or scheme://host:port in lower case, "
+            "without a path or a '/' at its end; or '*' for the pages of every origin"
+        )
+        raise ValueError(msg)
+    if found["port"] and found["port"] == _OWN_PORT.get(text.partition(":")[0]):
+        msg = f"'{text}' is never sent: browsers leave out the scheme's own port; leave out "
+        msg += f"'{found['port']}'"
+        raise ValueError(msg)
+    return text
+
+
+class Cors(Section):
+    """Which web pages may use the gateway from a browser, beside those of its own origin."""
+
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        default=(),
+        description="Origins of pages whose scripts may read answers, such as "
+        "https://chat.example.com; `*` is every page; off if empty.",
+    )
+    credentials: bool = Field(
+        default=False,
+        description="Whether they may send what the browser holds for the gateway, such as "
+        "cookies of a proxy before it; API keys do not need it.",
+    )
+    max_age_s: int = Field(
+        default=600, ge=0, description="Seconds for which a browser may keep such a permission."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.credentials and "*" in self.origins:
+            msg = "credentials can't be given to the pages of every origin; list origins, not '*'"
+            raise ValueError(msg)
+        return self
+
+
 class Timeouts(Section):
     """How long the gateway waits on a backend, each with its own error.
 
@@ -532,6 +586,7 @@ class Settings(Section):
         default=True, description="Whether `x-turnout-pool` may name the pool."
     )
     auth: Auth = Field(default=Auth())
+    cors: Cors = Field(default=Cors())
     timeouts: Timeouts = Field(default=Timeouts())
     retries: Retries = Field(default=Retries())
     queue: Queue = Field(default=Queue())

@@ -66,7 +66,7 @@ class Guarded:
                 came.strip().encode(), self._token
             ):
                 msg = "the admin API needs its token: 'Authorization: Bearer TOKEN'"
-                await error_answer(Unauthenticated(msg))(scope, receive, send)
+                await error_answer(Unauthenticated(msg), scope["path"])(scope, receive, send)
                 return
         await self._api(scope, receive, send)
 

@@ -10,21 +10,23 @@ from time import monotonic
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.settings import Settings
 from proxy.addresses import Addresses, Resolve, resolve
 from proxy.admin import Command, Guarded, build_admin
 from proxy.applying import Applier, prepare
 from proxy.availability import Availability
-from proxy.connection import Serve
+from proxy.connection import Pipelines, Serve
+from proxy.cors import Cors
 from proxy.counterfactual import Counterfactual
 from proxy.credentials import SERVED, Credentials
 from proxy.decisions import LogFile, decision_line
 from proxy.discovery import Discovery
-from proxy.errors import Unauthenticated
+from proxy.errors import ProxyError
 from proxy.fleet import Change, Fleet, Member
 from proxy.following import Follower
 from proxy.keys import Keyring
@@ -40,7 +42,7 @@ from proxy.readings import Readings
 from proxy.reloading import WATCHED_EVERY_S, Reloader, Source
 from proxy.reporting import STDERR, RequestLog
 from proxy.shared import Board, SharedPrefixes, SharedSwitches, arrival_rate, responses
-from proxy.surface import build_api, error_answer
+from proxy.surface import as_known, build_api, error_answer
 from proxy.team import Team
 from proxy.totals import SpecTotals
 from proxy.upstream import Upstream
@@ -53,9 +55,10 @@ log = logging.getLogger("turnout")
 
 FOR_EVERYBODY = frozenset({"/health", "/ready", "/metrics"})
 """What needs no key: it is for those who run the gateway, and holds no text and no key."""
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-class Gateway:
+class Gateway(Pipelines):
     """The ASGI application: the pipeline for inference, FastAPI for all else.
 
     Attributes:
@@ -69,6 +72,7 @@ class Gateway:
         reloader: Reads its config again.
         command: Has every worker obey an operator's order.
         admin: The admin API; None where it is off.
+        cors: Which pages may read answers in a browser; None where that is left to the backends.
         tls: What connections of clients are encrypted with; None where they are not.
     """
 
@@ -98,25 +102,50 @@ class Gateway:
         self.admin = admin
         self.tls = tls
         self._keyring = keyring
+        self._api_methods = {
+            route.path: route.methods or set() for route in api.routes if isinstance(route, Route)
+        }
         self.configure(applier.settings)
 
     def configure(self, settings: Settings) -> None:
         """Go on by other settings."""
         self.settings = settings
         self._extra_routes = frozenset(_route(text) for text in settings.extra_routes)
+        self.cors = Cors(settings.cors) if settings.cors.origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is no inference; that does not come by ASGI (`proxy.connection`)."""
+        answer: ASGIApp = self.api
         if scope["type"] == "http":
             target = scope["raw_path"] + b"?" + scope["query_string"]
             SERVED.set(credentials := Credentials(scope["headers"], target))
             try:
-                if scope["path"] not in FOR_EVERYBODY:
-                    self._keyring.identify(credentials)
-            except Unauthenticated as error:
-                await error_answer(error)(scope, receive, send)
-                return
-        await self.api(scope, receive, send)
+                if (told := self._preflight(scope)) is not None:
+                    answer = Response(status_code=204, headers=told)
+                else:
+                    scope = as_known(scope, self._api_methods.get(scope["path"], ()))
+                    self._check_key(scope, credentials)
+            except ProxyError as error:
+                answer = error_answer(error, scope["path"])
+        await answer(scope, receive, send)
+
+    def _preflight(self, scope: Scope) -> dict[str, str] | None:
+        """Return what a browser's preflight is told, which bears no key; None if it is none."""
+        if self.cors is None or scope["method"] != "OPTIONS":
+            return None
+        path = scope["path"]
+        inference = {method for method in _METHODS if self._is_inference(method, path)}
+        methods = inference | self._api_methods.get(path, set())
+        return self.cors.preflight(scope["headers"], methods)
+
+    def _check_key(self, scope: Scope, credentials: Credentials) -> None:
+        if scope["path"] not in FOR_EVERYBODY:
+            self._keyring.identify(credentials)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether clients had better connect elsewhere for their next request."""
+        return self.lifecycle.leaving
 
     def pipeline_for(self, method: str, path: str) -> Serve | None:
         """Return the pipeline for the paths that it serves."""

@@ -10,14 +10,16 @@ What the pipeline serves does not pass ASGI, which would cost as much again as t
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.settings import Listen
-from proxy.downstream import Downstream
+from proxy.cors import Cors
+from proxy.downstream import Downstream, Headers
+from proxy.errors import InvalidRequest, speaks_anthropic
 from proxy.shared import Clients
 
 PIPELINED, PIPELINED_BYTES = 4, 64 * 2**10
@@ -29,18 +31,22 @@ _TOO_LONG = b"431 Request Header Fields Too Large", "the head is too long (liste
 Serve = Callable[[Downstream], Awaitable[None]]
 
 
-class Pipelines(Protocol):
-    """Knows what the pipeline serves."""
+class Pipelines:
+    """What the pipeline serves, and what holds for every answer; by itself nothing.
+
+    Attributes:
+        cors: What answers say to browsers; None where they say nothing.
+    """
+
+    cors: Cors | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether clients had better connect elsewhere for their next request."""
+        return False
 
     def pipeline_for(self, method: str, path: str) -> Serve | None:
         """Return what serves a path; None for what goes to the application."""
-
-
-class _NoPipelines:
-    """All goes to the application."""
-
-    def pipeline_for(self, method: str, path: str) -> Serve | None:
-        """Return None."""
         del method, path
         return None
 
@@ -59,7 +65,7 @@ def connection(
     class Limited(Connection):
         listen: ClassVar[Listen] = limits
         clients: ClassVar[Clients] = counted or Clients()
-        known: ClassVar[Pipelines] = pipelines or _NoPipelines()
+        known: ClassVar[Pipelines] = pipelines or Pipelines()
 
     return Limited
 
@@ -83,6 +89,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = self._fields_bytes = 0
         self._too_late: asyncio.TimerHandle | None = None
+        self.url, self.headers = b"", []
         self._begun: Any = None
         """The request that is answered or was answered last."""
 
@@ -172,13 +179,18 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = False, 0
         self._nothing_is_due()
         path, self.url = _addressed(self.url)
-        serve = self.known.pipeline_for(method, path)
+        serve, cors = self.known.pipeline_for(method, path), self.known.cors
+        own = self.server_state.default_headers
+        if cors is not None:
+            own = [*own, *cors.fields(self.headers)]
         if serve is None:
             target, headers, expects = self.url, self.headers, self.expect_100_continue
             super().on_message_begin()
             self.url, self.expect_100_continue = target, expects
             self.headers += headers  # the list that ASGI's scope has
             super().on_headers_complete()
+            self.cycle.default_headers = own
+            self.cycle.keep_alive = self.cycle.keep_alive and not self.known.leaving
             self._expect_body()
             self.headers = []
             return
@@ -191,8 +203,9 @@ class Connection(HttpToolsProtocol):
             headers=self.headers,
             socket=self.transport,
             flow=self.flow,
-            own=self.server_state.default_headers,
-            keep_alive=is_1_1 and self.parser.should_keep_alive(),
+            own=own,
+            cors=cors is not None,
+            keep_alive=is_1_1 and self.parser.should_keep_alive() and not self.known.leaving,
             chunks=is_1_1,
             expects_continue=is_1_1 and self.expect_100_continue,
             serve=serve,
@@ -278,12 +291,27 @@ class Connection(HttpToolsProtocol):
         return begun is self.cycle and begun.more_body and not started
 
     def _write_refusal(self, status: bytes, message: str) -> None:
-        body = b'{"error":{"message":"%b","type":"invalid_request_error","param":null,"code":%b}}'
-        body %= message.encode(), status[:3]
+        path, headers = self._refused()
+        error, cors = InvalidRequest(message), self.known.cors
+        error.status = int(status[:3])
+        body = error.body(anthropic=speaks_anthropic(path))
+        fields = b"" if cors is None else b"".join(b"%b: %b\r\n" % f for f in cors.fields(headers))
         self.transport.write(
             b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            b"content-length: %d\r\n\r\n%b" % (status, len(body), body)
+            b"%bcontent-length: %d\r\n\r\n%b" % (status, fields, len(body), body)
         )
+
+    def _refused(self) -> tuple[str, Headers]:
+        """Return path and fields of what is refused, as far as they came."""
+        if not self._in_head:
+            begun = self._begun
+            if isinstance(begun, Downstream):
+                return begun.path, begun.headers
+            return begun.scope["path"], begun.scope["headers"]
+        try:
+            return _addressed(self.url)[0], self.headers
+        except (HttpParserError, UnicodeDecodeError):
+            return "", self.headers
 
 
 def _addressed(url: bytes) -> tuple[str, bytes]:

@@ -11,7 +11,13 @@ from typing import Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from proxy.credentials import Credentials
-from proxy.errors import BodyTooLarge, BodyTooSlow, ClientGone, ProxyError
+from proxy.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    ProxyError,
+    speaks_anthropic,
+)
 from proxy.sse import event
 
 Headers = list[tuple[bytes, bytes]]
@@ -57,7 +63,8 @@ class Downstream:
         headers: The request's fields, names in lower case.
         socket: Where the answer goes.
         flow: Whether that takes more.
-        own: Fields that every answer of this server has.
+        own: Fields that every answer to this request has.
+        cors: Whether fields for browsers are among them, in place of a backend's.
         keep_alive: Whether the connection may be used again.
         chunks: Whether the client can read a body in chunks, as HTTP/1.1 has it.
         expects_continue: Whether the client waits to be asked for its body.
@@ -78,6 +85,7 @@ class Downstream:
     __slots__ = (
         "_chunked",
         "_chunks",
+        "_cors",
         "_expects_continue",
         "_flow",
         "_head",
@@ -113,6 +121,7 @@ class Downstream:
         socket: Socket,
         flow: Flow,
         own: Sequence[tuple[bytes, bytes]],
+        cors: bool = False,
         keep_alive: bool,
         chunks: bool,
         expects_continue: bool,
@@ -133,6 +142,7 @@ class Downstream:
         self._socket = socket
         self._flow = flow
         self._own = own
+        self._cors = cors
         self._chunks = chunks
         self._expects_continue = expects_continue
         self._serve = serve
@@ -227,6 +237,8 @@ class Downstream:
         for name, value in headers:
             if name in added or name == b"transfer-encoding":
                 continue
+            if self._cors and name.startswith(b"access-control-"):
+                continue
             if name == b"content-length":
                 length = value
                 continue
@@ -241,6 +253,8 @@ class Downstream:
         parts += [b"%b: %b\r\n" % field for field in self._own]
         # A stream's length may change on the way: the gateway takes out what it asked for itself.
         ends_itself = status in (204, 304) or bool(length and not self.in_events)
+        if not ends_itself:
+            parts += [b"%b: %b\r\n" % field for field in _as_it_comes(headers, self.in_events)]
         self._chunked = self._chunks and not ends_itself
         if self._chunked:
             parts.append(b"transfer-encoding: chunked\r\n")
@@ -293,11 +307,11 @@ class Downstream:
     @property
     def anthropic(self) -> bool:
         """Whether errors take Anthropic's shape."""
-        return self.path.startswith("/v1/messages")
+        return speaks_anthropic(self.path)
 
     async def fail(self, error: ProxyError) -> None:
         """Answer with an error of the gateway's own."""
-        body = error.body(anthropic=self.anthropic)
+        body = self._told(error)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -312,9 +326,13 @@ class Downstream:
         Of any other body, stopping short is the only sign left: the socket is closed.
         """
         if self.in_events and not self.response_complete:
-            data = error.body(anthropic=self.anthropic)
             name = "error" if self.anthropic else ""
-            await self._end(b"\n\n" + event(data, name=name))
+            await self._end(b"\n\n" + event(self._told(error), name=name))
+
+    def _told(self, error: ProxyError) -> bytes:
+        """Return an error as the client's API has it."""
+        request_id = self.added.get(b"x-request-id", b"").decode("latin-1")
+        return error.body(anthropic=self.anthropic, request_id=request_id)
 
     async def _end(self, body: bytes) -> None:
         """Send the last piece of an error, unless the client reads nothing of what was before."""
@@ -333,6 +351,20 @@ def first_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
         if key == name:
             return value.decode("latin-1").strip()
     return None
+
+
+def _as_it_comes(headers: Headers, in_events: bool) -> Headers:
+    """Return the fields that keep servers between from gathering a stream, unless it has its own.
+
+    nginx gathers 4 or 8 KiB of what has no length and no chunks, which is how HTTP/1.0, its own
+    way to ask (`proxy_http_version`), is answered. Event streams are kept by no cache either.
+    """
+    stated = {name for name, _ in headers}
+    fields = _EVENTS if in_events else _EVENTS[:1]
+    return [field for field in fields if field[0] not in stated]
+
+
+_EVENTS = [(b"x-accel-buffering", b"no"), (b"cache-control", b"no-cache")]
 
 
 def _nothing() -> None:

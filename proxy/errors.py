@@ -56,13 +56,13 @@ class ProxyError(Exception):
         self.message = message
         self.param = param
 
-    def body(self, *, anthropic: bool = False) -> bytes:
-        """Return the JSON body; `/v1/messages` uses Anthropic's shape."""
+    def body(self, *, anthropic: bool = False, request_id: str = "") -> bytes:
+        """Return the JSON body, in Anthropic's shape where the path speaks it."""
         if anthropic:
-            kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
-            return orjson.dumps(
-                {"type": "error", "error": {"type": kind, "message": self.message}}
-            )
+            default = "api_error" if self.status >= 500 else "invalid_request_error"
+            kind = _ANTHROPIC_TYPES.get(self.status, default)
+            told = {"type": "error", "error": {"type": kind, "message": self.message}}
+            return orjson.dumps({**told, "request_id": request_id} if request_id else told)
         error = {
             "message": self.message,
             "type": self.kind,
@@ -73,14 +73,21 @@ class ProxyError(Exception):
 
 
 _ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
+"""By status, as Anthropic's API reference lists them; its own overload has a status of its own,
+529, and other statuses of 400 and above are `invalid_request_error`."""
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether what a path is answered has Anthropic's shape: messages, and all below them."""
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
 class ClientError(ProxyError):

@@ -68,7 +68,7 @@ class FleetState(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield what holds at this moment; a sample that is not known is left out."""
         yield _gauge("turnout_build_info", "Version.", ("version",), [((gateway_version(),), 1)])
-        draining = [((), float(self._lifecycle.draining))]
+        draining = [((), float(self._lifecycle.leaving))]
         yield _gauge("turnout_draining", "1 while shutting down.", (), draining)
         waiting = [((), float(self._room.everywhere))]
         yield _gauge("turnout_queue_length", "Requests that wait for a backend.", (), waiting)

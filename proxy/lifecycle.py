@@ -1,6 +1,7 @@
 """Whether the gateway takes work, and how it stops: readiness, drain, the end of grace."""
 
 import asyncio
+from contextlib import suppress
 
 from proxy.errors import Draining
 
@@ -9,12 +10,13 @@ class Lifecycle:
     """Counts the requests in hand and lets them finish.
 
     Attributes:
+        leaving: Whether it is about to stop, so that load balancers are to send work elsewhere.
         draining: Whether new work is refused.
         cut: Whether the grace period is over, so that requests in hand are ended.
     """
 
     def __init__(self) -> None:
-        self.draining = False
+        self.leaving = self.draining = False
         self.cut = False
         self._tasks: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
@@ -46,9 +48,16 @@ class Lifecycle:
         if not self._tasks:
             self._idle.set()
 
+    async def give_notice(self, delay_s: float, *, at_once: asyncio.Event) -> None:
+        """Fail readiness, and take work for `delay_s` more seconds or until told not to."""
+        self.leaving = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await at_once.wait()
+
     async def drain(self, grace_s: float) -> None:
         """Refuse new work, wait up to `grace_s` seconds for what is in hand, then end it."""
-        self.draining = True
+        self.leaving = self.draining = True
         try:
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()

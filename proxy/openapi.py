@@ -46,6 +46,7 @@ _SCHEMAS: dict[str, Any] = {
                 "required": ["type", "message"],
                 "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
             },
+            "request_id": {"type": "string"},
         },
     },
 }

@@ -50,6 +50,9 @@ class AdminServer(uvicorn.Server):
 class GatewayServer(uvicorn.Server):
     """Drains on the first SIGTERM or SIGINT, stops at once on the second, reloads on SIGHUP.
 
+    Where load balancers are given time to notice (`listen.drain_delay_s`), readiness fails first
+    and work is still taken; a signal within that time ends it, and one more stops it at once.
+
     While it drains it still listens, so that readiness is seen to fail and new work is told where
     it stands (503 and `Retry-After`) instead of finding a closed port. The admin API is served
     until the drain is over.
@@ -80,14 +83,17 @@ class GatewayServer(uvicorn.Server):
         self._ahead = ahead
         self._life = life
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked = asyncio.Event()
+        self._asked, self._hurried = asyncio.Event(), asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain, or stop at once if that has begun (runs in the signal handler)."""
-        if self._loop is None or self._asked.is_set():
+        """Go on to the next step of stopping (runs in the signal handler)."""
+        if self._loop is None or self._hurried.is_set():
             super().handle_exit(sig, frame)
             return
-        self._loop.call_soon_threadsafe(self._asked.set)
+        self._loop.call_soon_threadsafe(self._step)
+
+    def _step(self) -> None:
+        (self._hurried if self._asked.is_set() else self._asked).set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until drained."""
@@ -137,6 +143,7 @@ class GatewayServer(uvicorn.Server):
             log.error("a part of the gateway has failed: it stops, so that another may start")
             if self._ahead is not None:  # other workers take what would find this one draining
                 self.servers[0].close()
+                self._hurried.set()
             self._asked.set()
         return await super().on_tick(counter)
 
@@ -153,9 +160,13 @@ class GatewayServer(uvicorn.Server):
 
     async def _drain_when_asked(self) -> None:
         await self._asked.wait()
-        grace_s = self._gateway.settings.listen.grace_s
-        log.info("draining: new work is refused, %g s of grace", grace_s)
-        await self._gateway.lifecycle.drain(grace_s)
+        listen, lifecycle = self._gateway.settings.listen, self._gateway.lifecycle
+        if listen.drain_delay_s:
+            log.info("leaving: not ready, work is taken for %g s more", listen.drain_delay_s)
+            await lifecycle.give_notice(listen.drain_delay_s, at_once=self._hurried)
+        self._hurried.set()
+        log.info("draining: new work is refused, %g s of grace", listen.grace_s)
+        await lifecycle.drain(listen.grace_s)
         self.should_exit = True
 
 

@@ -5,7 +5,7 @@ all: nothing is passed through by default.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -14,10 +14,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from proxy.credentials import scrubbed
 from proxy.discovery import Discovery
-from proxy.errors import BodyTooLarge, ClientError, NotServed, ProxyError
+from proxy.errors import BodyTooLarge, ClientError, NotServed, ProxyError, speaks_anthropic
 from proxy.explain import explain, read_question
 from proxy.fleet import Fleet
 from proxy.fleet_metrics import gateway_version
@@ -167,7 +168,7 @@ def _bare_card(name: str) -> dict[str, Any]:
 
 def not_ready(fleet: Fleet, lifecycle: Lifecycle) -> str | None:
     """Return why no request could be served, or None."""
-    if lifecycle.draining:
+    if lifecycle.leaving:
         return "this gateway is shutting down"
     members = fleet.members.values()
     if any(member.load.healthy and not member.unauthorized for member in members):
@@ -191,32 +192,51 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(raw)
 
 
+def as_known(scope: Scope, methods: Container[str]) -> Scope:
+    """Return a request of ASGI as one that the API knows.
+
+    HEAD is a GET, whose body uvicorn leaves out. By OPTIONS of `/` or `*` a load balancer asks
+    whether a server is to be given work (HAProxy's `option httpchk`): whether it is ready.
+
+    Args:
+        scope: The request.
+        methods: What its path takes.
+    """
+    if scope["method"] == "HEAD" and "GET" in methods:
+        return {**scope, "method": "GET"}
+    if scope["method"] == "OPTIONS" and scope["path"] in ("/", "*"):
+        return {**scope, "method": "GET", "path": "/ready", "raw_path": b"/ready"}
+    return scope
+
+
 def add_errors(api: FastAPI) -> None:
-    """Give every error OpenAI's shape; what went wrong inside stays in the log."""
+    """Give every error its API's shape; what went wrong inside stays in the log."""
 
     @api.exception_handler(ProxyError)
-    async def own(_: Request, error: ProxyError) -> Response:
-        return error_answer(error)
+    async def own(request: Request, error: ProxyError) -> Response:
+        return error_answer(error, request.scope["path"])
 
     @api.exception_handler(HTTPException)
     async def unserved(request: Request, error: HTTPException) -> Response:
-        path, method = request.url.path[:200], request.method
+        whole, method = request.scope["path"], request.method
+        path = whole[:200]
         allow = "POST" if path in ROUTES else (error.headers or {}).get("Allow")
         if allow is not None:
             msg = f"{path} takes {allow}, not {method}"
-            return error_answer(MethodNotAllowed(msg, allow=allow))
-        return error_answer(NotServed(f"there is no {method} {path} here"))
+            return error_answer(MethodNotAllowed(msg, allow=allow), whole)
+        return error_answer(NotServed(f"there is no {method} {path} here"), whole)
 
     @api.exception_handler(Exception)
-    async def unforeseen(_: Request, _error_in_log: Exception) -> Response:
-        return error_answer(ProxyError("the gateway failed to answer; its log says why"))
+    async def unforeseen(request: Request, _error_in_log: Exception) -> Response:
+        error = ProxyError("the gateway failed to answer; its log says why")
+        return error_answer(error, request.scope["path"])
 
 
-def error_answer(error: ProxyError) -> Response:
+def error_answer(error: ProxyError, path: str) -> Response:
     """Return an error of the gateway's own as an answer; a key in the path is not repeated."""
     error.message = scrubbed(error.message)
     return Response(
-        error.body(),
+        error.body(anthropic=speaks_anthropic(path)),
         status_code=error.status,
         headers=dict(error.headers),
         media_type="application/json",

@@ -189,3 +189,14 @@ def test_the_summary_names_who_is_served_and_how() -> None:
         "listens on https://127.0.0.1:8080, policy adaptive",
         "serves holders of a key: team",
     ]
+
+
+@pytest.mark.parametrize("open_to_all", [True, False])
+def test_pages_that_may_use_it_are_named_and_all_pages_without_keys_warned_of(
+    open_to_all: bool,
+) -> None:
+    auth = {"open": True} if open_to_all else {"keys": [{"name": "a", "sha256": "0" * 64}]}
+    config = settings(*PAIR, auth=auth, cors={"origins": ["*"]})
+
+    assert "web pages of * may use it" in summary(config)
+    assert any("cors.origins has '*'" in each for each in warnings(config)) == open_to_all

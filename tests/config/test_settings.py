@@ -147,6 +147,37 @@ def test_who_is_served_is_said_in_one_way(auth: dict[str, Any], expected: str) -
     assert message(auth=auth).startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("cors", "expected"),
+    [
+        (
+            {"origins": ["https://a.example/"]},
+            "'https://a.example/' is no origin: write scheme://",
+        ),
+        ({"origins": ["https://A.example"]}, "'https://A.example' is no origin"),
+        ({"origins": ["a.example"]}, "'a.example' is no origin"),
+        ({"origins": ["https://*.example"]}, "'https://*.example' is no origin"),
+        ({"origins": ["null"]}, "'null' is no origin"),
+        ({"origins": ["http://a:80"]}, "'http://a:80' is never sent: "),
+        ({"origins": ["https://a:443"]}, "'https://a:443' is never sent: "),
+        ({"origins": ["*"], "credentials": True}, "credentials can't be given to the pages of "),
+    ],
+)
+def test_an_origin_is_as_browsers_send_it(cors: dict[str, Any], expected: str) -> None:
+    assert message(cors=cors).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "https://a.example", "http://localhost:3000", "http://[::1]:8080",
+     "https://a:80", "chrome-extension://abcdefgh", "tauri://localhost"],
+)  # fmt: skip
+def test_what_browsers_send_is_an_origin(origin: str) -> None:
+    cors = Settings.model_validate({**VALID, "cors": {"origins": [origin]}}).cors
+
+    assert cors.origins == (origin,)
+
+
 def test_keys_alone_let_in_their_holders() -> None:
     auth = Settings.model_validate({**VALID, "auth": {"keys": KEYS}}).auth
 

@@ -95,7 +95,8 @@ def test_servers_may_finish_their_requests_before_they_are_killed(
 ) -> None:
     gateway = services(profile)["gateway"]
 
-    assert seconds(gateway["stop_grace_period"]) > settings.listen.grace_s
+    listen = settings.listen
+    assert seconds(gateway["stop_grace_period"]) > listen.drain_delay_s + listen.grace_s
     for server in servers(profile).values():
         assert seconds(server["stop_grace_period"]) > float(flags(server)["--shutdown-timeout"])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from config.settings import Listen
-from proxy.connection import Connection, Serve, connection
+from proxy.connection import Connection, Pipelines, Serve, connection
 from proxy.downstream import Downstream
 from tests.proxy import streams
 from tests.proxy.streams import dumps
@@ -108,6 +109,37 @@ async def test_malformed_http_is_refused_and_reaches_no_backend(name: str) -> No
         assert answer.startswith(b"HTTP/1.1 4"), answer[:200]
         assert not spec.calls
         assert (await running.ask())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "anthropics"),
+    [
+        ("/v1/messages", True),
+        ("/v1/messages/count_tokens?beta=true", True),
+        ("http://x/v1/%6dessages", True),
+        ("/v1/messages2", False),
+        (CHAT, False),
+    ],
+)
+async def test_what_is_refused_early_has_the_shape_of_its_path(
+    path: str, anthropics: bool
+) -> None:
+    refused = {
+        b"400": post(b"content-length: -1", path=path),
+        b"408": post(length(), body=b"{", path=path),
+        b"431": post(b"x-a: " + b"a" * 9000, path=path),
+    }
+    if path == "/v1/messages2":
+        del refused[b"408"]  # it is not there: a 404, which waits for no body
+    async with gateway(spec=[Backend(speculates=True)], **LIMITS) as running:
+        for status, sent in refused.items():
+            async with raw(running) as client:
+                await client.send(sent)
+                head, _, body = (await client.all()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 " + status)
+            told = json.loads(body)
+            assert (told.get("type") == "error") == anthropics
+            assert told["error"]["type"] == "invalid_request_error"
 
 
 def chunked(body: bytes, *trailers: bytes) -> bytes:
@@ -277,7 +309,7 @@ async def taken(*pieces: bytes) -> list[tuple[bytes, ...]]:
     """Return the fields and the body of each request that is taken from `pieces`."""
     found: list[tuple[bytes, ...]] = []
 
-    class Pipelines:
+    class Taking(Pipelines):
         def pipeline_for(self, method: str, path: str) -> Serve:
             assert (method, path) == ("POST", CHAT)
             return serve
@@ -288,7 +320,7 @@ async def taken(*pieces: bytes) -> list[tuple[bytes, ...]]:
         downstream.start(200, [(b"content-length", b"0")])
         await downstream.write(b"", more=False)
 
-    config = uvicorn.Config(Pipelines, http=connection(Listen(), Pipelines()), ws="none")
+    config = uvicorn.Config(Taking, http=connection(Listen(), Taking()), ws="none")
     config.load()
     made: Any = config.http_protocol_class
     protocol = made(config=config, server_state=ServerState(), app_state={})

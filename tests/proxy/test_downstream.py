@@ -63,6 +63,32 @@ def test_an_event_stream_under_way_ends_in_an_event() -> None:
     assert client.ended
 
 
+EVENTS, CHUNKS = b"text/event-stream; charset=utf-8", b"application/x-ndjson"
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "says"),
+    [
+        (EVENTS, [], {b"x-accel-buffering": b"no", b"cache-control": b"no-cache"}),
+        (EVENTS, [(b"content-length", b"9")], {b"cache-control": b"no-cache"}),
+        (EVENTS, [(b"cache-control", b"no-store")], {b"cache-control": b"no-store"}),
+        (EVENTS, [(b"x-accel-buffering", b"yes")], {b"x-accel-buffering": b"yes"}),
+        (CHUNKS, [], {b"x-accel-buffering": b"no", b"cache-control": None}),
+        (CHUNKS, [(b"content-length", b"9")], {b"x-accel-buffering": None}),
+    ],
+)
+def test_what_has_no_length_asks_to_be_passed_as_it_comes(
+    kind: bytes, own: list[tuple[bytes, bytes]], says: dict[bytes, bytes | None]
+) -> None:
+    client = Client()
+    client.downstream.start(200, [(b"content-type", kind), *own])
+    drive(client.downstream.write(b"x", more=True))
+
+    names = [line.partition(b":")[0] for line in client.head]
+    assert len(set(names)) == len(names)
+    assert {name: client.headers.get(name) for name in says} == says
+
+
 def test_another_body_under_way_just_stops() -> None:
     client = Client()
     client.downstream.start(200, [(b"content-type", b"application/json")])

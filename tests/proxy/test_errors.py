@@ -24,7 +24,7 @@ STATUSES = [
     (NoBackend, 503, "no_backend", "overloaded_error"),
     (Draining, 503, "draining", "overloaded_error"),
     (BackendUnreachable, 502, "backend_unreachable", "api_error"),
-    (BackendTimeout, 504, "backend_timeout", "api_error"),
+    (BackendTimeout, 504, "backend_timeout", "timeout_error"),
     (BackendAborted, 502, "backend_aborted", "api_error"),
     (StreamBroken, 502, "stream_broken", "api_error"),
 ]

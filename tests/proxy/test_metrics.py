@@ -403,7 +403,7 @@ def test_pools_say_what_they_are_and_the_gateway_whether_it_drains(world: World)
     assert world.value("turnout_pool_speculates", pool="plain") == 0
     assert world.value("turnout_draining") == 0
 
-    world.lifecycle.draining = True
+    world.lifecycle.leaving = True
 
     assert world.value("turnout_draining") == 1
 

@@ -156,6 +156,8 @@ def test_the_backends_fields_go_out_with_the_gateways_own_in_their_place() -> No
         b"content-type": b"text/event-stream; charset=utf-8",
         b"x-other": b"1",
         b"x-turnout-pool": b"mine",
+        b"x-accel-buffering": b"no",
+        b"cache-control": b"no-cache",
     }
 
 

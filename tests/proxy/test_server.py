@@ -83,7 +83,8 @@ def test_signals_have_it_reload_and_stop_with_its_admin_api(
         metrics = client.get(f"{url}/metrics").text
         assert 'turnout_config_reloads_total{outcome="applied"} 1.0' in metrics
 
-        config_of(tmp_path, port, admin_port, thresholds={"max_temperature": 0.3})
+        listen = {"port": port, "drain_delay_s": 0.1}
+        config_of(tmp_path, port, admin_port, thresholds={"max_temperature": 0.3}, listen=listen)
         eventually(lambda: limit() == 0.3, within_s=60.0, what="the file is read again")
 
         process.send_signal(signal.SIGTERM)
@@ -91,6 +92,7 @@ def test_signals_have_it_reload_and_stop_with_its_admin_api(
     for each in free_ports:
         with closing(socket.socket()) as probe:
             assert probe.connect_ex(("127.0.0.1", each)) != 0
+    assert "leaving: not ready, work is taken for 0.1 s more" in log.read_text()
     assert "draining: new work is refused" in log.read_text()
 
 

@@ -184,7 +184,7 @@ async def test_it_is_ready_while_one_backend_of_any_pool_is_up(world: World) -> 
 async def test_it_is_alive_but_not_ready_while_it_drains(world: World) -> None:
     await world.up()
 
-    world.lifecycle.draining = True
+    world.lifecycle.leaving = True
 
     response = await world.get("/ready")
     assert response.status_code == 503
