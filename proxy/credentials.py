@@ -40,8 +40,6 @@ _SCHEMES = frozenset({b"bearer", b"basic", b"token", b"key", b"apikey", b"api-ke
 """After which a key follows. After any other word it may, or both may be a key together."""
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 """From base64's alphabet for URLs to the one that it has else."""
-
-
 _LONGEST = 24
 """No ending has more characters, nor has any of the names."""
 
