@@ -163,6 +163,7 @@ async def test_workers_killed_in_turn_amid_reloads_leave_nothing_and_answer_noth
                     within_s=60,
                     what=f"worker {victim} is replaced",
                 )
+                await world.holds(RELOADS, before[RELOADS] + number + 1.0)
                 await result.grows(20)
         await world.holds("turnout_in_flight", 0.0)
         await world.holds("turnout_queue_length", 0.0)
@@ -177,7 +178,6 @@ async def test_workers_killed_in_turn_amid_reloads_leave_nothing_and_answer_noth
     assert len(whole) > len(result.asked) / 2
     assert len(whole) <= counted <= len(result.asked)
     assert len(whole) <= finished <= len(result.asked)
-    await world.holds(RELOADS, before[RELOADS] + 6.0)
     assert world.figures("turnout_config_last_reload_ok") == [1.0, 1.0]
 
 
