@@ -224,16 +224,13 @@ def edited(line: bytes, **changes: dict[str, Any]) -> bytes:
     return json.dumps(read).encode() + b"\n"
 
 
-def test_requests_that_explored_or_had_no_choice_tell_nothing(
-    replay: Replay, tmp_path: Path
-) -> None:
-    first, second, third, fourth = lines(4)
-    stored = json.dumps({**json.loads(second), "draws": None}).encode() + b"\n"
+def test_requests_that_had_no_choice_tell_nothing(replay: Replay, tmp_path: Path) -> None:
+    first, second, third = lines(3)
+    stored = json.dumps({**json.loads(first), "draws": None}).encode() + b"\n"
     written = [
-        edited(first, decision={"reason": "explore"}),
         stored,
-        edited(third, decision={"probabilities": {"spec": 0.0}}),
-        fourth,
+        edited(second, decision={"probabilities": {"spec": 0.0}}),
+        third,
     ]
 
     found = replay(log(tmp_path / "d.jsonl", written), "--policy", "spec_only")
