@@ -1,11 +1,12 @@
 """The `adaptive` policy: the pool on which a request is expected to cost least (`routing.bar`).
 
-Everything in that cost is learnt from traffic (`routing.learner`). Chance has three parts, each
-with a probability that is recorded: the holdout (any pool, so that each stays measured and the
-speed-up claimed is causal), exploration (a pool where the class was not seen of late, if it seems
-to cost little), and a draw from what is believed of tau (Thompson), which explores what is
-uncertain by itself. A request goes to the pool its class is on unless another is better by a
-margin. Where a pool was never measured, the rules of practice decide, and the reason says so.
+Everything in that cost is learnt from traffic (`routing.learner`). Chance has three parts, of
+which the probability that a pool is chosen is made and recorded: the holdout (any pool, so that
+each stays measured and what moving a request does can be told), exploration (a pool where the
+class was not seen of late, if it seems to cost little), and a draw from what is believed of tau
+(Thompson), which explores what is uncertain by itself. A request goes to the pool its class is on
+unless another is better by a margin. Where a pool was never measured, the rules of practice
+decide, and the reason says so.
 """
 
 from collections.abc import Mapping, Sequence

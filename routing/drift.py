@@ -1,15 +1,15 @@
 """Whether a class's requests keep being unlike those before them: Page-Hinkley, on both sides.
 
-A draft that was replaced, or a prompt that was rewritten, shifts what a class accepts. Each request
-is held against the mean and the spread of the ones before it, so that neither a wrong expectation
-nor a class whose requests differ much is taken for a shift.
+A draft that was replaced, or a prompt that was rewritten, shifts what a class accepts. Each
+request is held against the mean and the spread of the ones before it, so that neither a wrong
+expectation nor a class whose requests differ much is taken for a shift.
 
 The figures were found with the 1,410 requests of SpecDecode-Bench's traces (Llama-3.1-8B, four
 tasks, EAGLE-3 and n-gram, k of 3 and 5), drawn at random 40,000 times a case. Without a shift, at
 most 1 request in 10,000 alarms. That acceptance has halved is seen after 6 to 10 requests with
-EAGLE-3 and 20 to 35 with n-gram; n-gram chat, whose spread is as large as its mean, shows it in the
-median after 90.
-`tests/routing/test_drift.py` holds both for requests that scatter as widely.
+EAGLE-3 and 20 to 35 with n-gram; chat with n-gram, whose spread is as large as its mean, shows it
+after 90 in the median. `tests/routing/test_drift.py` holds both for requests that scatter as
+widely.
 """
 
 from dataclasses import dataclass, field

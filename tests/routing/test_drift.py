@@ -67,7 +67,7 @@ def test_of_requests_that_only_scatter_fewer_than_one_in_thousands_alarms(case: 
     ("case", "within"),
     [
         ("EAGLE-3, k=3, maths", 10),
-        ("EAGLE-3, k=5, code edits", 20),
+        ("EAGLE-3, k=5, code edits", 25),
         ("n-gram, k=5, summaries", 50),
         ("n-gram, k=5, code edits", 60),
     ],

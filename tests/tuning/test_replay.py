@@ -310,8 +310,8 @@ LINE = lines(1)[0]
         (b"[1]\n", "d.jsonl:1 is not of a decision log; name what"),
         (b'{"level":"info"}\n', "d.jsonl:1 is not of a decision log; name what"),
         (
-            LINE.replace(b'"version":1', b'"version":9'),
-            "d.jsonl:1 is of version 9 and this is for version 1; replay it with the turnout",
+            LINE.replace(b'"version":2', b'"version":1'),
+            "d.jsonl:1 is of version 1 and this is for version 2; replay it with the turnout",
         ),
         (LINE.replace(b'"decision":', b'"decided":'), "is not as this turnout writes it (KeyErr"),
         (LINE.replace(b'"eagle3"', b'"magic"'), "is not as this turnout writes it (ValueError"),
