@@ -297,8 +297,7 @@ class AcceptanceBook:
 
     def unseen_s(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> float:
         """Return seconds since the class was last seen on `pool`; infinite if it never was."""
-        *_, key = _path(pool, traffic_class)
-        sums = self.sums.get(key)
+        sums = self.sums.get((pool.name, *traffic_class))
         return inf if sums is None else now - sums.seen_at
 
     def merge(self, other: "AcceptanceBook") -> None:

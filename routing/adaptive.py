@@ -126,7 +126,7 @@ class Adaptive:
         chances = partial(mixed, choice.chances, holdout, [pool.name for pool in pools])
         if held_out:
             return _held_out(pools, draws.holdout / holdout, chances)
-        return choice._replace(chances=chances)
+        return Choice(choice.pool, choice.reason, choice.step, chances)
 
     def _weighed(
         self,
@@ -310,12 +310,10 @@ class Adaptive:
         Costs are those at the tau believed, not drawn: whether to look must not depend on what
         chance has for the pools, or the chances of both could not be told apart.
         """
-        unseen_s = self._learner.acceptance.unseen_s
-        stale = [
-            offer
-            for offer in offers
-            if offer.pool.speculates and unseen_s(offer.pool, traffic_class, now=now) > STALE_S
-        ]
+        unseen_s, stale = self._learner.acceptance.unseen_s, list[Offer]()
+        for offer in offers:
+            if offer.pool.speculates and unseen_s(offer.pool, traffic_class, now=now) > STALE_S:
+                stale.append(offer)
         if not stale:
             return None
         best = min(offers, key=expected)

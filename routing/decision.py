@@ -19,7 +19,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"  # a speculating server refuses one of its parameters
     LIMIT = "limit"  # a limit the user wrote
     SHED = "shed"  # the speculating pool is over a mark and another is less full
-    OVERFLOW = "overflow"  # over a mark, but the others are fuller still
+    OVERFLOW = "overflow"  # over a mark, or against a shipped rule, but the others are fuller
     HOLDOUT = "holdout"
     EXPLORE = "explore"
     SPECULATES = "speculates"

@@ -1,9 +1,11 @@
 """The decision pipeline: one order of rules for every policy.
 
-    pinned -> unavailable -> unsupported -> limits -> marks -> the policy's own comparison
+    pinned -> unsupported -> unavailable -> limits -> marks -> lot -> the policy's own comparison
 
-Limits the user wrote bind every policy. A pool without a healthy backend is left out, even against
-a limit; a pool that would refuse the request is never used while another exists.
+A pool that would refuse the request is never used while another exists. One without a backend that
+is up and free is left out, even against a limit. Limits and load marks are `routing.ruling`'s, lot
+(holdout, exploration) and comparison the policy's. The reason is the first of them that changed
+what the request would have had, or the comparison.
 """
 
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -159,7 +161,9 @@ class Router:
     def shedding(self, pool: Pool, *, now: float) -> bool:
         """Whether `pool` is over a load mark that applies at `now`; moves its switches on."""
         strict = self.policy.strict((pool,), now=now)
-        return mark_passed(self.rules, self.policy, pool, now=now, strict=strict) is not None
+        return pool.speculates and (
+            mark_passed(self.rules, self.policy, pool, now=now, strict=strict) is not None
+        )
 
     def _pinned(
         self, request: RoutingRequest, pools: Sequence[Pool], draws: Draws, steps: list[RuleStep]
@@ -213,9 +217,11 @@ class Router:
             pool = least_full(up)
             step = RuleStep("no_decoding", "{:.1f} in flight is the least", (pool.in_flight,))
             return Choice(pool, Reason.POLICY, step, certain(pool))
-        chosen = partial(choose, self.rules, policy, now=now, draws=draws)
         if len(up) == len(supported):
-            return chosen(request, supported, steps=steps)
+            return choose(
+                self.rules, policy, request, supported, now=now, draws=draws, steps=steps
+            )
+        chosen = partial(choose, self.rules, policy, now=now, draws=draws)
         ruled = [*steps]
         wanted = chosen(asked(request), supported, steps=ruled)
         if wanted.pool in up:
