@@ -44,7 +44,7 @@ SYSTEM = (
     "Where a question can be read in two ways, take the likelier and say which one you took. "
     "Never invent a function that does not exist."
 )
-"""With it a prompt begins as others do, in more than the 64 tokens from which its holder counts."""
+"""With it a prompt begins as others do, in more than the 64 tokens that its holder counts from."""
 ASKED = {
     "model": "m",
     "messages": [

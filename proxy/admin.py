@@ -15,6 +15,7 @@ from config.backends import backend_name, is_name, read_url
 from config.problems import ConfigError
 from proxy.applying import Applier
 from proxy.credentials import SERVED, Credentials
+from proxy.deaths import Deaths
 from proxy.downstream import first_of
 from proxy.errors import InvalidRequest, Unauthenticated
 from proxy.fleet import Fleet, Member
@@ -75,6 +76,7 @@ def build_admin(
     *,
     fleet: Fleet,
     applier: Applier,
+    deaths: Deaths,
     command: Command,
 ) -> FastAPI:
     """Return the admin API, which everybody who reaches it may use.
@@ -82,6 +84,7 @@ def build_admin(
     Args:
         fleet: Pools and backends.
         applier: Changes them, and the thresholds.
+        deaths: Keeps requests from pools that end engines there.
         command: Has every worker obey an order.
     """
     api = FastAPI(
@@ -95,6 +98,7 @@ def build_admin(
     _add_backends(api, fleet, applier, command)
     _add_thresholds(api, applier, command)
     _add_learning(api, command)
+    _add_quarantine(api, deaths)
     return api
 
 
@@ -169,6 +173,20 @@ def _add_learning(api: FastAPI, command: Command) -> None:
         """Learn from traffic again."""
         await command("learning", paused=False)
         return json_answer({"paused": False})
+
+
+def _add_quarantine(api: FastAPI, deaths: Deaths) -> None:
+    @api.get("/quarantine", tags=["quarantine"])
+    async def quarantine() -> Response:
+        """List which requests are kept from which pools, and the backends that died with one."""
+        return json_answer({"quarantine": deaths.told()})
+
+    @api.delete("/quarantine", tags=["quarantine"])
+    async def lift() -> Response:
+        """Keep nothing from any pool until engines die again, as after an upgrade."""
+        lifted = deaths.told()
+        deaths.lift()
+        return json_answer({"lifted": lifted})
 
 
 def _shown(member: Member) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from proxy.connection import Pipelines, Serve
 from proxy.cors import Cors
 from proxy.counterfactual import Counterfactual
 from proxy.credentials import SERVED, Credentials
+from proxy.deaths import Deaths
 from proxy.decisions import LogFile, decision_line
 from proxy.discovery import Discovery
 from proxy.errors import ProxyError
@@ -49,6 +50,7 @@ from proxy.upstream import Upstream
 from proxy.waiting import WaitingRoom
 from routing.budget import TRIES, RetryBudget
 from routing.exchange import TeamLearner
+from routing.quarantine import Quarantine
 from routing.router import Router
 
 log = logging.getLogger("turnout")
@@ -212,6 +214,7 @@ def create_app(
     keyring = Keyring(settings.auth, team)
     upstream = Upstream(settings.timeouts, clock=clock)
     discovery = Discovery(fleet, client, clock=clock)
+    quarantine = Quarantine()
     metrics = Metrics(
         registry,
         fleet,
@@ -219,8 +222,16 @@ def create_app(
         router=router,
         lifecycle=lifecycle,
         room=room,
+        quarantine=quarantine,
         team=team,
         clock=clock,
+    )
+    deaths = Deaths(
+        quarantine,
+        clock=clock,
+        seat=team.seat,
+        order=partial(team.order, done=True),
+        on_barred=metrics.quarantined,
     )
     requests = RequestLog(log_to, on_drop=metrics.unlogged)
     decisions = _decision_log(settings, metrics, team)
@@ -236,6 +247,7 @@ def create_app(
     availability = Availability(
         fleet,
         clock=clock,
+        deaths=deaths,
         on_back=lambda member: room.freed(member.pool),
         warm_up_s=settings.probes.warm_up_s,
     )
@@ -270,6 +282,7 @@ def create_app(
         note_unauthorized=prober.note_unauthorized,
         ask_models=discovery.look_again,
         availability=availability,
+        deaths=deaths,
         room=room,
         keyring=keyring,
         counterfactual=counterfactual,
@@ -338,6 +351,7 @@ def create_app(
         memory=memory,
         applier=applier,
         availability=availability,
+        deaths=deaths,
         reloader=reloader,
         room=room,
         stored=stored,
@@ -377,7 +391,7 @@ def create_app(
     admin = None
     if prepared.admin_token is not None:
         admin = Guarded(
-            build_admin(fleet=fleet, applier=applier, command=follower.command),
+            build_admin(fleet=fleet, applier=applier, deaths=deaths, command=follower.command),
             token=prepared.admin_token,
         )
     gateway = Gateway(

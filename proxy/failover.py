@@ -10,6 +10,7 @@ from proxy.errors import (
     BackendTimeout,
     BackendUnauthorized,
     BackendUnreachable,
+    EngineDied,
     FirstByteTimeout,
 )
 from proxy.exchange import Exchange
@@ -30,6 +31,10 @@ SPECULATION_REFUSES = b"not yet supported with speculative decoding"
 """Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
 with this as the error of a stream's first event."""
 
+ENGINE_DIED = b"EngineCore encountered an issue"
+"""Part of what a vLLM says whose engine is dead (`EngineDeadError`): status 500, or status 200
+with this as the error of an event, before or after output."""
+
 
 def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> bool:
     """Whether another backend may be tried.
@@ -46,15 +51,20 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
     """
     if isinstance(error, BackendRejected | BackendUnauthorized):
         return rejected <= FURTHER_TRIES_REJECTED
-    if not error.connected or isinstance(error, BackendAborted) or is_death(error):
+    if not error.connected or isinstance(error, BackendAborted) or lost_with_it(error):
         return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
     return False
 
 
-def is_death(error: BackendError) -> bool:
-    """Whether the connection was lost before an answer, or the engine found to stand still."""
-    stalled = isinstance(error, FirstByteTimeout) and error.stalled
-    return error.connected and (stalled or isinstance(error, BackendUnreachable))
+def lost_with_it(error: BaseException | None) -> bool:
+    """Whether a try was lost with the request on it, which may be the cause.
+
+    Its connection was lost before an answer, its engine was found to stand still or says that it
+    died.
+    """
+    if isinstance(error, FirstByteTimeout):
+        return error.connected and error.stalled
+    return isinstance(error, BackendUnreachable | EngineDied) and error.connected
 
 
 def is_slowness(error: BackendError) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from proxy.applying import Applier
 from proxy.availability import Availability
+from proxy.deaths import Deaths
 from proxy.discovery import Discovery
 from proxy.errors import ProxyError
 from proxy.fleet import Fleet, Member
@@ -37,6 +38,7 @@ class Follower:
         memory: The file of what was learnt, which the first worker reads and writes.
         applier: Changes pools, backends and thresholds.
         availability: Drains backends, and knows their circuits.
+        deaths: Keeps requests from pools.
         reloader: Reads the config again.
         room: Where requests wait.
         stored: Who holds which stored response.
@@ -52,6 +54,7 @@ class Follower:
         memory: Memory,
         applier: Applier,
         availability: Availability,
+        deaths: Deaths,
         reloader: Reloader,
         room: WaitingRoom,
         stored: StoredResponses,
@@ -64,6 +67,7 @@ class Follower:
         self._memory = memory
         self._applier = applier
         self._availability = availability
+        self._deaths = deaths
         self._reloader = reloader
         self._room = room
         self._stored = stored
@@ -100,7 +104,7 @@ class Follower:
         """
         settings = self._applier.settings
         self._team.applies(settings.model_dump_json(exclude_unset=True).encode())
-        self._team.order("reload")
+        self._team.order("reload", done=True)
         self._read[0] = number_of(self._reloader.state)
 
     async def command(self, order: str, **more: Any) -> None:
@@ -148,6 +152,8 @@ class Follower:
                 self._applier.patch_thresholds(order["patch"])
             case "learning":
                 self._learner.paused = order["paused"]
+            case "hold" | "free" | "lift":
+                self._deaths.obey(order)
 
     def _place(self, backend: str, pool: str, url: str) -> None:
         """Have a backend in a pool, wherever it was: the order may be obeyed anew."""

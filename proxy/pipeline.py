@@ -20,6 +20,7 @@ from config.settings import Settings
 from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
 from proxy.credentials import SERVED, scrubbed
+from proxy.deaths import Deaths, moved
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
 from proxy.errors import (
@@ -30,18 +31,22 @@ from proxy.errors import (
     BackendUnauthorized,
     ClientError,
     ClientGone,
+    EngineDied,
     InvalidRequest,
     NoBackend,
     Overloaded,
     ProxyError,
+    Quarantined,
     Refused,
     StreamBroken,
 )
 from proxy.exchange import RESPONSES, Exchange, Intake
 from proxy.failover import (
+    DEATHS,
+    ENGINE_DIED,
     another_may_do_better,
     blames_backend,
-    is_death,
+    lost_with_it,
     may_retry,
     refused_by_speculation,
 )
@@ -96,10 +101,12 @@ class Pipeline:
         metrics: Where requests are counted.
         lifecycle: Whether work is taken.
         ask_models: Asks backends what they serve, at most so often.
-        note_refused: Told a backend that refused a connection. Where a connection was merely slow,
-            or the gateway had no socket left, health checks decide: the fault may be its own.
+        note_refused: Told a backend that refused a connection, or why else it serves nobody. Where
+            a connection was merely slow, or the gateway had no socket left, health checks decide:
+            the fault may be its own.
         note_unauthorized: Told a backend that does not know the gateway's key, and the cure.
         availability: Told what becomes of each try.
+        deaths: Knows which requests end engines.
         room: Where requests wait while every backend is full.
         keyring: Who may ask.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
@@ -121,9 +128,10 @@ class Pipeline:
         metrics: Metrics,
         lifecycle: Lifecycle,
         ask_models: Callable[[], Awaitable[None]],
-        note_refused: Callable[[Member], None],
+        note_refused: Callable[..., None],
         note_unauthorized: Callable[[Member, str], None],
         availability: Availability,
+        deaths: Deaths,
         room: WaitingRoom,
         keyring: Keyring,
         counterfactual: Counterfactual,
@@ -144,6 +152,8 @@ class Pipeline:
         self._note_refused = note_refused
         self._note_unauthorized = note_unauthorized
         self._availability = availability
+        self._deaths = deaths
+        self._quarantine = deaths.quarantine
         self._counterfactual = counterfactual
         self.requests = requests
         self._decisions = decisions
@@ -203,6 +213,8 @@ class Pipeline:
         while True:
             try:
                 decision, watch = await self._admitted(exchange)
+            except Quarantined:
+                raise
             except Refused as refusal:
                 some_lack = isinstance(refusal, NoBackend) and exchange.request.lacking
                 if some_lack and await self._is_elsewhere(exchange):
@@ -213,13 +225,15 @@ class Pipeline:
                 await self._attempt(exchange, decision, watch)
             except BackendError as error:
                 failure = error
-                self._note_failure(error, exchange, decision)
+                await self._note_failure(error, exchange, decision)
                 if exchange.downstream.started or not self._may_retry(error, exchange, decision):
                     await self._give_up(error, exchange)
                     return
                 cause = UNSUPPORTED if error.status == 400 else error.kind
                 self._metrics.retry(decision.pool.name, cause)
             else:
+                if exchange.record.ending is Ending.BROKEN:
+                    await self._look_after(decision, exchange.record.error)
                 return
 
     def _may_retry(self, error: BackendError, exchange: Exchange, decision: Decision) -> bool:
@@ -318,7 +332,9 @@ class Pipeline:
         """
         self._intake.renew(exchange)
         pools, now = exchange.served.pools if exchange.served else (), self._clock()
-        draws = None
+        draws, barring = None, None
+        if self._quarantine.held:
+            pools, barring = self._deaths.permitted(exchange, pools)
         if exchange.fixed is not None:
             decision = self._decide_fixed(exchange.fixed, exchange)
         else:
@@ -331,6 +347,8 @@ class Pipeline:
             if isinstance(chosen, Refusal):
                 chosen = self._unless_refused(chosen, exchange, draws)
             decision = chosen
+        if barring is not None:
+            decision = moved(decision, barring)
         exchange.record.decision = decision
         if self._decisions is not None:
             exchange.record.decided = decided(
@@ -399,7 +417,11 @@ class Pipeline:
             record.sent_at = self._clock()
             record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
             left_s = self._settings.timeouts.total_s - (record.sent_at - record.started_at)
-            with self._availability.trying(member, downstream, exchange.patience, left_s) as one:
+            if self._quarantine.held:
+                self._quarantine.sent(member.pool.name, exchange.shape(), now=record.sent_at)
+            with self._availability.trying(
+                member, downstream, exchange.patience, left_s, exchange.shape
+            ) as one:
                 send = partial(
                     self._upstream.send,
                     member,
@@ -422,6 +444,8 @@ class Pipeline:
                     answer.close()
                 # An engine that aborts says so itself; it may be the request's fault.
                 one.broken = record.error not in (None, BackendAborted.kind)
+                if record.ending is Ending.FINISHED:
+                    self._deaths.finished(member, exchange.shape())
         finally:
             self._give_back((decision, watch))
 
@@ -528,10 +552,14 @@ class Pipeline:
 
         Raises:
             BackendUnauthorized: If it was the gateway that was not let in, not the client.
+            EngineDied: If it says so.
             BackendRejected: If another may: it failed or is busy, speculates and refuses a
                 parameter for that, or serves the model no more.
         """
         body, whole = await answer.whole(ERROR_BODY_BYTES)
+        if answer.status >= 500 and ENGINE_DIED in body:
+            msg = f"backend {member.name} answered that its engine has died"
+            raise EngineDied(msg)
         if answer.status in UNAUTHORIZED and not member.access.passes:
             why = member.access.refused(answer.status)
             msg = f"backend {member.name} of pool {member.pool.name} {why}"
@@ -557,7 +585,9 @@ class Pipeline:
         await exchange.downstream.write(body, more=False)
         exchange.record.ending = Ending.REJECTED
 
-    def _note_failure(self, error: BackendError, exchange: Exchange, decision: Decision) -> None:
+    async def _note_failure(
+        self, error: BackendError, exchange: Exchange, decision: Decision
+    ) -> None:
         name = decision.backend.name
         member = self._fleet.members.get(name)
         self._metrics.upstream_error(decision.pool.name, name, error.kind)
@@ -572,14 +602,28 @@ class Pipeline:
                 exchange.request = replace(exchange.request, features=features)
         else:
             exchange.lost += 1
-            exchange.deaths += is_death(error)
-        if error.refused and member is not None:
-            self._note_refused(member)
+            exchange.deaths += lost_with_it(error)
+        if error.refused or lost_with_it(error):
+            await self._look_after(decision, error.kind, refused=error.refused)
         excluded = exchange.request.excluded | {name}
         exchange.request = replace(exchange.request, excluded=excluded)
 
+    async def _look_after(
+        self, decision: Decision, kind: str | None, *, refused: bool = False
+    ) -> None:
+        """Take a backend out that has lost a request and is gone, or its engine is."""
+        member = self._fleet.members.get(decision.backend.name)
+        if member is None or not member.up:
+            return
+        if kind == EngineDied.kind:
+            self._note_refused(member, "it says that its engine has died")
+        elif refused or await self._upstream.refuses(member):
+            self._note_refused(member)
+
     async def _give_up(self, error: ProxyError, exchange: Exchange) -> None:
         """Answer with the last failure; a backend's own error answer goes out as it came."""
+        if exchange.deaths >= DEATHS and not exchange.downstream.started:
+            error = self._deaths.verdict(error, exchange)
         if not isinstance(error, BackendRejected) or exchange.downstream.started:
             raise error
         exchange.record.status = error.status
@@ -599,7 +643,7 @@ class Pipeline:
         record.status = error.status
         if isinstance(error, ClientError):
             record.ending = Ending.CLIENT_ERROR
-        elif isinstance(error, Refused):
+        elif isinstance(error, Refused) and not record.tries:
             record.ending = Ending.REFUSED
         else:
             record.ending = Ending.FAILED

@@ -66,14 +66,14 @@ class Journal:
         Raises:
             JournalFull: If there is no room.
         """
+        line, length = _line(order), self._header[1]
         if order["order"] == "reload":
             drains = [each for each in self._all() if each["order"] == "drain"]
             self._write(_compacted([*drains, order]))
             self._header[0] += 1
             return
-        line, length = _line(order), self._header[1]
         if length + len(line) > len(self._log):
-            self._write(_compacted([*self._all(), order]))
+            self._write(_compacted([*self._all(), orjson.loads(line)]))
             return
         self._log[length : length + len(line)] = line
         self._header[1] = length + len(line)
@@ -110,7 +110,7 @@ def _line(order: Order) -> bytes:
 def _compacted(orders: Iterable[Order]) -> list[Order]:
     """Return what comes to the same: of orders about one thing the last, thresholds still set."""
     kept: list[Order] = []
-    settled: set[tuple[str, str]] = set()
+    settled: set[tuple[object, ...]] = set()
     for each in reversed(list(orders)):
         about = _about(each)
         if not about <= settled:
@@ -120,12 +120,18 @@ def _compacted(orders: Iterable[Order]) -> list[Order]:
     return kept[::-1]
 
 
-def _about(order: Order) -> set[tuple[str, str]]:
-    """Return the things that an order sets, by kind and name."""
-    kind = order["order"]
-    if kind == "thresholds":
-        return {(kind, key) for key in order["patch"]}
-    return {("placed" if kind in ("add", "remove") else kind, order.get("backend", ""))}
+def _about(order: Order) -> set[tuple[object, ...]]:
+    """Return the things that an order sets."""
+    match order:
+        case {"order": "thresholds", "patch": patch}:
+            return {("thresholds", key) for key in patch}
+        case {"order": "add" | "remove", "backend": backend}:
+            return {("placed", backend)}
+        case {"order": "hold", "held": {"shape": shape}}:
+            return {("hold", *shape)}
+        case {"order": "free", "pool": pool, "shape": shape}:
+            return {("free", pool, *shape)}
+    return {(order["order"], order.get("backend", ""))}
 
 
 class Commons:
@@ -255,23 +261,27 @@ class Team:
 
     # Orders
 
-    def order(self, order: str, **more: Any) -> None:
+    def order(self, order: str, *, done: bool = False, **more: Any) -> None:
         """Have every worker obey, each in the order in which they stand.
 
+        Args:
+            order: What is to be done.
+            done: Whether this worker has done it, so that it is for the others alone.
+            more: What it is about.
+
         Raises:
-            JournalFull: If it can't be kept; then nobody obeys it.
+            JournalFull: If it can't be kept; then nobody else obeys it.
         """
+        by = self._signature if done else ""
         with self.lock():
-            self._journal.add({"order": order, "by": self._signature, **more})
+            self._journal.add({"order": order, "by": by, **more})
         self.tell(_ORDER)
 
     def orders(self) -> list[Order]:
-        """Return what was ordered since the last call, but for configs that this worker read."""
+        """Return what was ordered since the last call, but for what this worker has done."""
         with self.lock():
             unread = self._journal.unread()
-        return [
-            each for each in unread if (each["order"], each["by"]) != ("reload", self._signature)
-        ]
+        return [each for each in unread if each["by"] != self._signature]
 
     # The config
 

@@ -472,6 +472,15 @@ def test_too_many_orders_are_an_error_that_says_what_to_do_and_leave_all_as_it_w
     assert [[*each["patch"]] for each in teams[1].orders()] == [["a"], ["b"], ["c"]]
 
 
+def test_what_a_worker_has_done_is_for_the_others(teams: tuple[Team, Team]) -> None:
+    one, other = teams
+    one.order("learning", paused=True)
+    one.order("hold", done=True, held={"shape": ["top_k"]})
+
+    assert [each["order"] for each in one.orders()] == ["learning"]
+    assert [each["order"] for each in other.orders()] == ["learning", "hold"]
+
+
 def test_orders_that_undo_each_other_never_fill_the_journal(teams: tuple[Team, Team]) -> None:
     one, other = teams
     for number in range(20_000):
@@ -620,7 +629,7 @@ async def test_one_worker_alone_follows_nobody() -> None:
         raise AssertionError
 
     await alone.run(obey, lambda: None)
-    alone.order("reload")
+    alone.order("reload", done=True)
     assert alone.orders() == []
     assert (alone.size, alone.other_seats, alone.replaces, alone.restarts) == (1, [], False, 0.0)
 

@@ -101,7 +101,8 @@ def table(report: Report, words: str) -> Table:
 def test_gains_and_losses_are_those_of_requests_that_chance_sent(found: Report) -> None:
     assert found.verdicts[0] == (
         "Moved by chance to the speculating pool, at the loads that routing leaves, one request "
-        "is faster: code@T<=0.2 2.00x (2.00 to 2.00); slower: creative@T>1.0 0.80x (0.80 to 0.80). "
+        "is faster: code@T<=0.2 2.00x (2.00 to 2.00); slower: creative@T>1.0 0.80x (0.80 to "
+        "0.80). "
         "Whether servers should speculate is another question: turnout plan decide --learnt asks "
         "it. Not known yet: chat@T<=0.7, 10 % of requests."
     )
