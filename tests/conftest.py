@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from xdist.remote import Producer
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.vllm_code import VllmCode, vllm_code
 from turnout.lab import Lab, LabError, Server, ServerPlan
@@ -124,36 +124,34 @@ def _needs_the_lab(item: pytest.Item) -> bool:
     return item.get_closest_marker("integration") is not None or "lab_home" in named
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> Generator[None]:
+@pytest.hookimpl(trylast=True)  # after those of a fixture's parameter were put together
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have the tests that need real vLLM together, after the others: building the lab takes long.
 
-    Of several workers one has them all and begins with them, and those that wait most (chaos) are
-    run when it is done.
+    With several workers they are the first, as they take the longest, and those that wait most
+    (chaos) the last.
     """
-    last = -1 if hasattr(config, "workerinput") else 2
-    for item in filter(_needs_the_lab, items):
-        item.add_marker(pytest.mark.xdist_group("vllm"))
-    yield  # which has those of a fixture's parameter together
+    real = -1 if hasattr(config, "workerinput") else 2
 
     def turn(item: pytest.Item) -> int:
-        return last if _needs_the_lab(item) else int("chaos" in item.path.parts)
+        return real if _needs_the_lab(item) else int("chaos" in item.path.parts)
 
     items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling:
-    """Give each worker whole files, as tests of a file share what they start."""
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Give each worker whole files, in the order that they have."""
+    config.option.loadscopereorder = False
     return _Files(config, log)
 
 
-class _Files(LoadGroupScheduling):  # type: ignore[misc]  # xdist has no types
+class _Files(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Tests of a file share what they start, and those of two folders the real servers."""
+
     def _split_scope(self, nodeid: str) -> str:
-        group: str = super()._split_scope(nodeid)
-        return group if group != nodeid else nodeid.partition("::")[0]
+        file = Path(nodeid.partition("::")[0])
+        return "real" if {"integration", "e2e"} & {*file.parts} else str(file)
 
 
 def _may_not_skip(path: Path, markers: set[str]) -> bool:

@@ -80,7 +80,7 @@ def test_a_skip_of_a_wider_circle_fails_where_everything_is_required(tree: Path)
 
 
 def test_the_same_with_several_workers(tree: Path) -> None:
-    *_, line = said(tree, "--numprocesses=2", "--dist=loadgroup", required="1")
+    *_, line = said(tree, "--numprocesses=2", required="1")
 
     assert "1 failed, 1 skipped, 1 xfailed, 1 error" in line
 
