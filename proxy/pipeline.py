@@ -513,7 +513,7 @@ class Pipeline:
             every_s = self._settings.listen.sse_keep_alive_s
             with KeepAlive(exchange.patience, every_s, silent_s=silent_s, say=relay.keep_alive):
                 await relay.run()
-            if dialect.asks_usage and not hidden.chunk_usage:
+            if relay.counted is not None and not hidden.chunk_usage:
                 self._note_forcing(exchange, member, counted=relay.counted)
         else:
             body = await relay_body(
@@ -528,8 +528,7 @@ class Pipeline:
     @staticmethod
     def _note_forcing(exchange: Exchange, member: Member, *, counted: bool) -> None:
         """Remember whether a server tells token counts in every chunk to who did not ask."""
-        asked = exchange.parsed is not None and exchange.parsed.wants_continuous_usage
-        if exchange.record.completion_tokens and not asked:
+        if exchange.parsed is not None and not exchange.parsed.wants_continuous_usage:
             member.forces_usage = counted
 
     def _note_reports(self, exchange: Exchange, member: Member) -> None:
