@@ -192,6 +192,7 @@ def create_app(
     def restarted(member: Member) -> None:
         router.learner.restarted(member.pool, member.load)
         router.prefixes.forget(member.name)
+        member.forces_usage = None
 
     availability = Availability(
         fleet,
@@ -380,4 +381,4 @@ def _in_common(team: Team, fleet: Fleet) -> dict[str, Any]:
 
 def _route(text: str) -> tuple[str, str]:
     method, _, path = text.partition(" ")
-    return method.upper(), path.strip()
+    return method.upper(), path.strip().rstrip("/") or "/"

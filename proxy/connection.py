@@ -11,7 +11,7 @@ What the pipeline serves does not pass ASGI, which would cost as much again as t
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Protocol
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -171,10 +171,7 @@ class Connection(HttpToolsProtocol):
             return  # it is read anew: the parser takes no body after it
         self._in_head, self._head_bytes = False, 0
         self._nothing_is_due()
-        url = parse_url(self.url)
-        path = url.path.decode("ascii")
-        if "%" in path:
-            path = unquote(path)
+        path, self.url = _addressed(self.url)
         serve = self.known.pipeline_for(method, path)
         if serve is None:
             target, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -189,7 +186,7 @@ class Connection(HttpToolsProtocol):
         is_1_1 = self.parser.get_http_version() == "1.1"
         self.cycle = Downstream(  # type: ignore[assignment]
             method=method,
-            target=url.path if url.query is None else b"%b?%b" % (url.path, url.query),
+            target=self.url,
             path=path,
             headers=self.headers,
             socket=self.transport,
@@ -287,3 +284,19 @@ class Connection(HttpToolsProtocol):
             b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n%b" % (status, len(body), body)
         )
+
+
+def _addressed(url: bytes) -> tuple[str, bytes]:
+    """Return the decoded path of a target, and the target with no more than path and query.
+
+    Slashes at the end of the path are left out: vLLM sends a client to the path without them.
+    """
+    parsed = parse_url(url)
+    raw, query = parsed.path, parsed.query
+    path = raw.decode("ascii")
+    if "%" in path:
+        path = unquote(path)
+    if path.endswith("/") and path.strip("/"):
+        path = path.rstrip("/")
+        raw = quote(path).encode()
+    return path, raw if query is None else b"%b?%b" % (raw, query)

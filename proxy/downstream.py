@@ -10,7 +10,7 @@ from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from proxy.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest, ProxyError
+from proxy.errors import BodyTooLarge, BodyTooSlow, ClientGone, ProxyError
 from proxy.sse import event
 
 Headers = list[tuple[bytes, bytes]]
@@ -185,13 +185,8 @@ class Downstream:
         Raises:
             BodyTooSlow: If a piece took longer.
             BodyTooLarge: If it has more than `limit` bytes.
-            InvalidRequest: If it is compressed; it could not be read.
             ClientGone: If the client left while sending it.
         """
-        encoding = self.header(b"content-encoding")
-        if encoding and encoding.lower() != "identity":
-            msg = f"content-encoding {encoding[:40]!r} is not supported; send the body as it is"
-            raise InvalidRequest(msg)
         declared = self.header(b"content-length")
         if declared and declared.isdigit() and int(declared) > limit:
             raise BodyTooLarge(_too_large(int(declared), limit))

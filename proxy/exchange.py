@@ -87,7 +87,7 @@ class Intake:
         route = ROUTES.get(downstream.path)
         if route is None:
             return self._without_body(downstream, record, caller, patience, raw)
-        parsed = parse(raw)
+        parsed = parse(raw, packed=downstream.header(b"content-encoding"))
         pin = self._pin(downstream)
         served = self._permitted(caller, self._fleet.resolve(parsed.model), pin)
         record.model = served.name

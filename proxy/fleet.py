@@ -33,6 +33,8 @@ class Member:
         speculates: What its metrics say, or None while they have not been read.
         reports_acceptance: Whether its answers carry `metrics.speculative_decoding`; None until
             one was seen that could have.
+        forces_usage: Whether it tells usage to who did not ask (`--enable-force-include-usage`);
+            None until a stream has shown it.
         gauges: The last scrape, by short name (`running`, `waiting`, `kv_cache_usage`, ...).
         scraped_at: When that was (s, monotonic), or None.
     """
@@ -50,6 +52,7 @@ class Member:
     version: str | None = None
     speculates: bool | None = None
     reports_acceptance: bool | None = None
+    forces_usage: bool | None = None
     gauges: Mapping[str, float] = field(default_factory=dict)
     scraped_at: float | None = None
 

@@ -9,10 +9,9 @@ has gone to the client a failure moves to another backend, then another pool; af
 
 import asyncio
 import logging
-import os
 import random
-import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -40,14 +39,16 @@ from proxy.errors import (
 from proxy.exchange import RESPONSES, Exchange, Intake
 from proxy.failover import another_may_do_better, may_retry, refused_by_speculation
 from proxy.fleet import Fleet, Member
+from proxy.hidden import NOTHING_HIDDEN, Hidden
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import UNSUPPORTED, Metrics
 from proxy.parsing import ROUTES, with_usage
 from proxy.patience import Patience
 from proxy.record import Ending, RequestRecord, decided
-from proxy.relay import Hidden, StreamRelay, relay_body
+from proxy.relay import StreamRelay, relay_body
 from proxy.reporting import RequestLog
+from proxy.request_id import identify
 from proxy.stored import StoredResponses
 from proxy.upstream import Answer, Upstream
 from proxy.waiting import WaitingRoom
@@ -67,7 +68,9 @@ from routing.router import Router
 
 log = logging.getLogger("turnout")
 
-_REQUEST_ID = re.compile("[!-~]{1,256}")
+FAULTED = (400, 422)
+"""What a server answers to a body that it faults. vLLM says of it how many members it has, so the
+answer that a client gets is one to its own."""
 
 ERROR_BODY_BYTES = 2**20
 """An error answer up to this size is read whole, to see whether to try another backend."""
@@ -145,15 +148,13 @@ class Pipeline:
 
     async def handle(self, downstream: Downstream) -> None:
         """Serve one HTTP request to its end."""
-        given = downstream.header(b"x-request-id") or ""
-        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        request_id = identify(downstream.headers)
         endpoint = _endpoint(downstream.path)
         record = RequestRecord(endpoint=endpoint, request_id=request_id, started_at=self._clock())
         downstream.added[b"x-request-id"] = request_id.encode("latin-1")
         patience = Patience()
         downstream.on_left = partial(patience.end, ClientGone())
         try:
-            _check_request_id(given)
             caller = self._keyring.identify(downstream.header)
             record.key = caller.name if self._keyring.checks else ""
             with self._lifecycle.in_hand(patience.task), caller.asking(record.started_at):
@@ -331,17 +332,21 @@ class Pipeline:
             record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
             left_s = self._settings.timeouts.total_s - (record.sent_at - record.started_at)
             with self._availability.trying(member, downstream, exchange.patience, left_s) as one:
-                answer = await self._upstream.send(
+                send = partial(
+                    self._upstream.send,
                     member,
                     exchange.patience,
                     method=downstream.method,
                     target=downstream.target,
                     headers=downstream.headers,
-                    body=body,
                     request_id=record.request_id,
                     api_key=self._fleet.api_keys.get(member.pool.name),
                     prompt_tokens=features.prompt_tokens,
                 )
+                answer = await send(body=body)
+                if any(hidden) and answer.status in FAULTED:
+                    answer.close()
+                    answer, hidden = await send(body=exchange.raw), NOTHING_HIDDEN
                 try:
                     await self._relay(exchange, decision, member, answer, hidden, watch)
                 finally:
@@ -358,22 +363,27 @@ class Pipeline:
         A stream is asked for its final usage chunk. A sampled share is asked for token counts in
         every chunk too, where a speculating server does not report acceptance itself.
         """
-        parsed = exchange.parsed
+        parsed, features = exchange.parsed, exchange.request.features
         if parsed is None:
-            return exchange.raw or None, _NOTHING_HIDDEN
-        dialect = DIALECTS.get(exchange.request.features.route)
+            return exchange.raw or None, NOTHING_HIDDEN
+        dialect = DIALECTS.get(features.route)
         if dialect is None or not dialect.asks_usage or not parsed.stream:
-            return exchange.raw, _NOTHING_HIDDEN
+            return exchange.raw, NOTHING_HIDDEN
+        if parsed.options is None or features.choices != 1 or member.forces_usage:
+            return exchange.raw, NOTHING_HIDDEN
         continuous = (
             not parsed.wants_continuous_usage
             and member.pool.speculates
             and member.reports_acceptance is False
+            and member.forces_usage is False  # else nothing would tell whose the counts are
             and self._chance() < self._settings.observation.continuous_usage_share
         )
         if parsed.wants_usage and not continuous:
-            return exchange.raw, _NOTHING_HIDDEN
-        body = with_usage(parsed, exchange.raw, continuous=continuous)
-        return body, Hidden(usage=not parsed.wants_usage, chunk_usage=continuous)
+            return exchange.raw, NOTHING_HIDDEN
+        with suppress(InvalidRequest):  # what can't be edited passes as it is
+            body = with_usage(parsed, exchange.raw, continuous=continuous)
+            return body, Hidden(usage=not parsed.wants_usage, chunk_usage=continuous)
+        return exchange.raw, NOTHING_HIDDEN
 
     async def _relay(
         self,
@@ -408,6 +418,8 @@ class Pipeline:
                 on_events=None if sample is None else sample.keep,
             )
             await relay.run()
+            if dialect.asks_usage and not hidden.chunk_usage:
+                self._note_forcing(exchange, member, counted=relay.counted)
         else:
             body = await relay_body(
                 answer, downstream, dialect=dialect, record=record, on_response_id=keep
@@ -417,6 +429,13 @@ class Pipeline:
         if sample is not None:
             self._counterfactual.offer(sample, record.outcome())
         self._note_reports(exchange, member)
+
+    @staticmethod
+    def _note_forcing(exchange: Exchange, member: Member, *, counted: bool) -> None:
+        """Remember whether a server tells token counts in every chunk to who did not ask."""
+        asked = exchange.parsed is not None and exchange.parsed.wants_continuous_usage
+        if exchange.record.completion_tokens and not asked:
+            member.forces_usage = counted
 
     def _note_reports(self, exchange: Exchange, member: Member) -> None:
         """Remember whether a speculating server tells acceptance per request."""
@@ -536,18 +555,6 @@ class Pipeline:
 
 
 _DEFECT = "the gateway failed at this request; its log says why"
-_NOTHING_HIDDEN = Hidden(usage=False, chunk_usage=False)
-
-
-def _check_request_id(given: str) -> None:
-    """Refuse an id that answers could not carry: vLLM echoes it.
-
-    Raises:
-        InvalidRequest: If it is too long, or not of printable ASCII.
-    """
-    if given and not _REQUEST_ID.fullmatch(given):
-        msg = "x-request-id must be 1 to 256 printable ASCII characters; or leave it out"
-        raise InvalidRequest(msg)
 
 
 def _endpoint(path: str) -> str:

@@ -3,13 +3,11 @@
 A stream goes out in whole events, so that an error event can end it wherever it breaks. Two things
 are held back. The head and the opening events of a stream wait for the first event that says
 something, and a short body waits for its end, so that a dying engine's `abort` (status 200) can
-still be tried elsewhere. Two things are taken out of a stream when the client did not ask for
-them: the final usage chunk, and token counts in every chunk. All else passes untouched.
+still be tried elsewhere. What the gateway asked a stream for itself is taken out of it
+(`proxy.hidden`). All else passes untouched.
 """
 
-import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 from proxy.dialects import Dialect, Json, Usage, read_json
 from proxy.downstream import Downstream
@@ -21,6 +19,7 @@ from proxy.errors import (
     StreamBroken,
 )
 from proxy.failover import SPECULATION_REFUSES
+from proxy.hidden import Hidden, Veil
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.sse import EventSplitter, payload
 from proxy.upstream import Answer
@@ -29,21 +28,6 @@ from proxy.watching import Watch
 HELD_BODY_BYTES = 2 * 2**20
 """A body up to this size is read before it is sent on. vLLM writes a completion in one piece once
 it is done, so holding it costs no time; 2 MiB is some 500,000 tokens of text."""
-
-_CHUNK_USAGE = re.compile(rb',\s*"usage"\s*:\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
-"""Never part of a text: within a JSON string its quotes are escaped."""
-
-
-class Hidden(NamedTuple):
-    """What only the gateway asked for, and the client must not see.
-
-    Attributes:
-        usage: The final usage chunk.
-        chunk_usage: The token counts in every chunk.
-    """
-
-    usage: bool
-    chunk_usage: bool
 
 
 class StreamRelay:
@@ -83,7 +67,7 @@ class StreamRelay:
         self._dialect = dialect
         self._record = record
         self._clock = clock
-        self._hidden = hidden
+        self._veil = Veil(hidden)
         self._on_response_id = on_response_id
         self._watch = watch
         self._on_events = on_events
@@ -93,6 +77,11 @@ class StreamRelay:
         self._counted_tokens = 0
         self._ended = False
         self._failed = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether a chunk of output told how many tokens there were by then."""
+        return self._counted_chunks > 0
 
     async def run(self) -> None:
         """Relay the stream to its end.
@@ -117,6 +106,8 @@ class StreamRelay:
     async def _finish(self, unless_ended: BackendError) -> None:
         """End the answer: as the backend did, or with an error event if it broke off."""
         rest, record = self._splitter.rest, self._record
+        if held := self._veil.rest():
+            await self._downstream.write(held, more=True)
         if self._ended or self._dialect.is_end(rest):
             record.ending = Ending.BROKEN if self._failed else Ending.FINISHED
             record.error = BackendAborted.kind if self._failed else None
@@ -170,18 +161,8 @@ class StreamRelay:
 
     async def _write(self, events: list[bytes]) -> None:
         """Send `events` on, without what is hidden."""
-        chunk = b"".join(map(self._shown, events) if any(self._hidden) else events)
-        if chunk:
+        if chunk := self._veil.shown(events):
             await self._downstream.write(chunk, more=True)
-
-    def _shown(self, raw: bytes) -> bytes:
-        """Return an event as the client is to see it; nothing for one it did not ask for."""
-        if not any(self._hidden) or b'"usage"' not in raw:
-            return raw
-        data = read_json(payload(raw))
-        if data.get("choices") == []:
-            return b"" if self._hidden.usage and data.get("usage") else raw
-        return _CHUNK_USAGE.sub(b"", raw, count=1) if self._hidden.chunk_usage else raw
 
     def _note(self, events: list[bytes], now: float) -> None:
         """Take the times and counts of `events`, which arrived at `now`."""

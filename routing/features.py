@@ -143,8 +143,8 @@ def _number(value: object) -> float | None:
 
 
 def _integer(value: object, *, low: int = 0) -> int | None:
-    """Return an integer >= `low`, or None."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    """Return an integer from `low` to what 64 bits hold, or None."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
         return None
     return value
 
@@ -161,9 +161,19 @@ def _conversation(route: Route, body: Mapping[str, Any]) -> tuple[Conversation, 
             items = [{"role": "user", "content": given}] if isinstance(given, str) else given
             return read_messages(items, system=body.get("instructions")), 1
         case Route.COMPLETIONS:
-            return read_prompt(body.get("prompt"))
+            return _prompts(body)
         case _:
             return Conversation(), 1
+
+
+def _prompts(body: Mapping[str, Any]) -> tuple[Conversation, int]:
+    """Return the first prompt and the number of prompts; embeddings stand beside others."""
+    found, texts = read_prompt(body.get("prompt"))
+    embeds = body.get("prompt_embeds")
+    if not embeds:
+        return found, texts
+    number = len(embeds) if isinstance(embeds, list) else 1
+    return found, number + (texts if body.get("prompt") else 0)
 
 
 def _max_tokens(route: Route, body: Mapping[str, Any]) -> int | None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
 from proxy.errors import BackendError
+from proxy.hidden import NOTHING_HIDDEN, Hidden
 from proxy.record import RequestRecord
-from proxy.relay import Hidden, StreamRelay
+from proxy.relay import StreamRelay
 from routing.decision import Decision, Reason, RuleStep, certain
 from routing.features import Route
 from routing.pools import Backend, Pool, Speculation
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from proxy.watching import Watch
 
 T = TypeVar("T")
-SHOWN = Hidden(usage=False, chunk_usage=False)
 PATHS = {
     Route.CHAT: "/v1/chat/completions",
     Route.COMPLETIONS: "/v1/completions",
@@ -206,7 +206,7 @@ class Relayed:
         self,
         *reads: bytes | BackendError,
         route: Route = Route.CHAT,
-        hidden: Hidden = SHOWN,
+        hidden: Hidden = NOTHING_HIDDEN,
         record: RequestRecord | None = None,
     ) -> None:
         self.client = Client(path=PATHS[route])

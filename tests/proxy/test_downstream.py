@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.errors import BodyTooLarge, ClientGone, InvalidRequest, NoBackend, StreamBroken
+from proxy.errors import BodyTooLarge, ClientGone, NoBackend, StreamBroken
 from tests.proxy.pieces import Client, drive
 
 
@@ -24,19 +24,6 @@ async def test_a_body_without_length_is_refused_once_it_is_over_the_limit() -> N
 
     with pytest.raises(BodyTooLarge):
         await client.downstream.body(4, wait_s=30.0)
-
-
-async def test_a_compressed_body_is_refused_by_name() -> None:
-    client = Client(b"x", headers=[(b"content-encoding", b"gzip")])
-
-    with pytest.raises(InvalidRequest, match="content-encoding 'gzip' is not supported"):
-        await client.downstream.body(4, wait_s=30.0)
-
-
-async def test_identity_is_no_compression() -> None:
-    client = Client(b"x", headers=[(b"content-encoding", b"Identity")])
-
-    assert await client.downstream.body(4, wait_s=30.0) == b"x"
 
 
 async def test_a_client_that_leaves_amid_its_body_is_gone() -> None:

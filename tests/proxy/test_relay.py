@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
 from proxy.errors import BackendAborted, BackendError, BackendTimeout, BackendUnreachable
+from proxy.hidden import Hidden
 from proxy.record import AcceptanceSource, Ending
-from proxy.relay import HELD_BODY_BYTES, Hidden, relay_body
+from proxy.relay import HELD_BODY_BYTES, relay_body
 from routing.features import Route
 from routing.pools import Speculation
 from tests.proxy import streams
