@@ -70,10 +70,11 @@ async def begins(call: Call) -> None:
 
 async def test_each_event_goes_out_when_it_came_in() -> None:
     script = Paced(*streams.CHAT, streams.DONE)
+    asked = {**STREAMED, "stream_options": {"include_usage": True}}
     async with gateway(spec=[Backend(script, speculates=True)]) as running:
         script.next()  # the role-only chunk waits for the next
         script.next()
-        async with running.post(STREAMED) as response:
+        async with running.post(asked) as response:
             assert await soon(response.content.readany()) == streams.CHAT[0] + streams.CHAT[1]
             for event in (*streams.CHAT[2:], streams.DONE):
                 script.next()
