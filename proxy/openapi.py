@@ -52,7 +52,7 @@ _SCHEMAS: dict[str, Any] = {
 _HEADERS = {
     "x-turnout-pool": "Name of the pool to use, where the config permits it.",
     "x-turnout-task": "Task of the request, instead of the classifier's guess.",
-    "x-request-id": "Kept when given, made otherwise.",
+    "x-request-id": "Kept when it is 1 to 256 printable characters and no blank, else made.",
 }
 _ANSWER_HEADERS = {
     "x-turnout-pool": "Pool that answered.",

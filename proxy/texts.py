@@ -5,6 +5,7 @@ audio and token ids have no text; what has an unknown shape is left out.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import orjson
 
@@ -22,8 +23,10 @@ _DEEPEST = 10
 
 def prompt_text(body: Json) -> str:
     """Return what a request gives its model to read, tools first, as chat templates put them."""
-    tools = body.get("tools")
-    said = [orjson.dumps(tools).decode()] if tools else []
+    said = []
+    if tools := body.get("tools"):
+        with suppress(orjson.JSONEncodeError):  # nested deeper than it writes
+            said.append(orjson.dumps(tools).decode())
     for key in ("system", "instructions", "messages", "input", "prompt"):
         said += _texts(body.get(key), _DEEPEST)
     return "\n".join(said)

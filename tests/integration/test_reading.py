@@ -139,7 +139,7 @@ def passing() -> Iterator[Passing]:
         runner.run(opened.__aexit__(None, None, None))
 
 
-@settings(max_examples=150)
+@settings(max_examples=6 * settings().max_examples)
 @given(requests())
 def test_what_vllm_takes_is_passed_and_asked_for_no_more_than_usage(
     vllm: VllmCode, passing: Passing, sent: Sent

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.chaos.differential import differences, requests
+from tests.chaos.differential import differences, requests, usages
 from tests.conftest import free_ports_of
 from tests.running import eventually, gateway_command, running
 from turnout.lab import Server
@@ -15,7 +15,7 @@ from turnout.lab import Server
 pytestmark = pytest.mark.integration
 
 MODEL = "smollm2"
-COUNT = 25
+COUNT = 40
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def test_real_answers_through_the_gateway_are_the_servers_own(
     gateway: str, real_spec: Server, real_plain: Server
 ) -> None:
     found = [
+        *differences(real_spec.url, gateway, "spec", usages(MODEL)),
         *differences(real_spec.url, gateway, "spec", requests(MODEL, COUNT, seed=1)),
         *differences(real_plain.url, gateway, "plain", requests(MODEL, COUNT, seed=2)),
     ]

@@ -296,7 +296,7 @@ async def test_a_sample_that_cannot_be_looked_up_is_lost_alone(
     told = Told()
     work = sampling(told)
     broken = answered(work.sample(exchange()))
-    broken.prompt = {"tools": {object()}}
+    broken.prompt = cast("Any", QUOTED)
     async with running(work):
         work.offer(broken, outcome())
         work.offer(answered(work.sample(exchange())), outcome())

@@ -1,4 +1,4 @@
-"""What the gateway asks a stream for itself does not show: the client reads the server's answer."""
+"""What the gateway asks a stream for itself does not show: clients read the server's answer."""
 
 import asyncio
 import json

@@ -105,3 +105,4 @@ def test_a_body_without_end_is_read_to_a_depth() -> None:
         nested = {"content": [nested]}
 
     assert prompt_text({"messages": [nested, {"content": "shallow"}]}) == "shallow"
+    assert prompt_text({"tools": [nested], "messages": [{"content": "shallow"}]}) == "shallow"
