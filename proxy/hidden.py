@@ -52,7 +52,10 @@ class Veil:
 
     def shown(self, events: list[bytes]) -> bytes:
         """Return `events` as the client is to see them, but for what is held."""
-        return b"".join(events if self._lifted else map(self._shown, events))
+        whole = b"".join(events)
+        if self._lifted or not (self._held or b'"usage"' in whole or _finishes(whole)):
+            return whole
+        return b"".join(map(self._shown, events))
 
     def rest(self) -> bytes:
         """Return what is held, where the stream has ended."""

@@ -15,7 +15,7 @@ from turnout.lab import Server
 pytestmark = pytest.mark.integration
 
 MODEL = "smollm2"
-COUNT = 40
+COUNT = 25
 
 
 @pytest.fixture
