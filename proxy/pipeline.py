@@ -418,7 +418,7 @@ class Pipeline:
                 on_events=None if sample is None else sample.keep,
             )
             await relay.run()
-            if dialect.asks_usage and not hidden.chunk_usage:
+            if relay.counted is not None and not hidden.chunk_usage:
                 self._note_forcing(exchange, member, counted=relay.counted)
         else:
             body = await relay_body(
@@ -433,8 +433,7 @@ class Pipeline:
     @staticmethod
     def _note_forcing(exchange: Exchange, member: Member, *, counted: bool) -> None:
         """Remember whether a server tells token counts in every chunk to who did not ask."""
-        asked = exchange.parsed is not None and exchange.parsed.wants_continuous_usage
-        if exchange.record.completion_tokens and not asked:
+        if exchange.parsed is not None and not exchange.parsed.wants_continuous_usage:
             member.forces_usage = counted
 
     def _note_reports(self, exchange: Exchange, member: Member) -> None:

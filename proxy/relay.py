@@ -75,13 +75,14 @@ class StreamRelay:
         self._deltas = 0
         self._counted_chunks = 0
         self._counted_tokens = 0
+        self._has_usage_chunk = False
         self._ended = False
         self._failed = False
 
     @property
-    def counted(self) -> bool:
-        """Whether a chunk of output told how many tokens there were by then."""
-        return self._counted_chunks > 0
+    def counted(self) -> bool | None:
+        """Whether its chunks told token counts; None where no final one shows that they could."""
+        return self._counted_chunks > 0 if self._has_usage_chunk else None
 
     async def run(self) -> None:
         """Relay the stream to its end.
@@ -194,6 +195,7 @@ class StreamRelay:
         if tokens is not None and data.get("choices") and tokens > self._counted_tokens:
             self._counted_tokens = tokens
             self._counted_chunks += 1
+        self._has_usage_chunk = bool(tokens) and data.get("choices") == []
 
     def _measure(self) -> None:
         record, usage = self._record, self.usage

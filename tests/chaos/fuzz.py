@@ -24,7 +24,7 @@ def body(data: bytes) -> None:
             classify(extract(route, request.body))
         if "model" in request.body:
             assert parse(with_model(data, "other")).model == "other"
-        if request.body:
+        if request.body and request.options is not None:
             asked = with_usage(request, data, continuous=True)
             assert parse(asked).wants_continuous_usage
     except InvalidRequest as error:

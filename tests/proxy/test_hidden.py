@@ -163,6 +163,25 @@ async def test_a_server_that_forced_usage_is_asked_for_it_again_once_it_has_rest
                 assert answer == server.answer(CHAT, dumps(STREAMED))[2]
 
 
+async def test_a_whole_answer_as_the_one_event_of_a_stream_says_nothing_of_the_server() -> None:
+    """So vLLM streams a beam search."""
+    choice = {"index": 0, "text": "hi", "finish_reason": "stop"}
+    whole = sse(
+        {"id": "r-1", "choices": [choice], "usage": usage(1, 1), "system_fingerprint": "x"}
+    )
+
+    async def searches(call: Call) -> None:
+        await call.answer(whole + DONE, 200, (b"content-type", b"text/event-stream"))
+
+    spec = Backend(searches, speculates=True)
+    async with gateway(spec=[spec]) as running:
+        for _ in range(2):
+            _, answer, _ = await running.ask({**STREAMED, "use_beam_search": True})
+
+            assert answer == whole + DONE
+        assert all(b"include_usage" in call.body for call in spec.calls)
+
+
 async def test_the_chunk_with_the_finish_reason_waits_for_the_next_and_for_no_other() -> None:
     events = Vllm().answer(CHAT, dumps({**STREAMED, "stream_options": {"include_usage": True}}))
     opening, one, two, last, final, done = (e + b"\n\n" for e in events[2].split(b"\n\n")[:-1])

@@ -207,6 +207,20 @@ def test_each_prompt_of_a_list_is_answered_n_times() -> None:
     assert extract(Route.COMPLETIONS, {"prompt": ["a", "b"], "n": 3}).choices == 6
 
 
+@pytest.mark.parametrize(
+    ("body", "choices"),
+    [
+        ({"prompt_embeds": "AA=="}, 1),
+        ({"prompt_embeds": ["AA==", "AQ=="]}, 2),
+        ({"prompt_embeds": ["AA=="], "prompt": "a", "n": 2}, 4),
+        ({"prompt_embeds": [], "prompt": "a"}, 1),
+        ({"prompt": "a", "n": 10**400}, 1),
+    ],
+)
+def test_embeddings_are_prompts_too(body: dict[str, Any], choices: int) -> None:
+    assert extract(Route.COMPLETIONS, body).choices == choices
+
+
 def test_content_parts_are_read_as_text_and_pictures_are_not() -> None:
     parts = [
         {"type": "text", "text": "What is"},

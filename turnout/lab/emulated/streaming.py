@@ -74,8 +74,7 @@ async def _events(
             if body.continuous_usage:
                 details = {"completion_tokens_details": None} if chat else {}
                 chunk["usage"] = call.usage() | details
-            last = all(s.finish_reason and s.taken == s.emitted for s in call.job.sequences)
-            if last and not body.include_usage:
+            if chunk["choices"][0]["finish_reason"] and not body.include_usage:
                 chunk["system_fingerprint"] = call.fingerprint
             yield event(chunk)
         if body.include_usage:
