@@ -187,6 +187,7 @@ class Availability:
             self._busy_until.pop(member.name, None)
             self._back_at.pop(member.name, None)
             self._out.discard(member.name)
+            self._deaths.gone(member)
         for member in {each.pool.model: each for each in self._fleet.members.values()}.values():
             self._refresh(member)
 

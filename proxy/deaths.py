@@ -16,7 +16,7 @@ from proxy.exchange import Exchange
 from proxy.fleet import Member
 from routing.decision import Decision, Reason, RuleStep
 from routing.pools import Pool
-from routing.quarantine import TRIAL_S, Death, Held, Quarantine
+from routing.quarantine import MAX_SUSPECTS, TRIAL_S, Death, Held, Quarantine
 from routing.shapes import Shape
 
 log = logging.getLogger("turnout")
@@ -58,7 +58,14 @@ class Deaths:
 
     def lost(self, member: Member, shape: Shape) -> None:
         """Note that a request was lost at `member`, which may be down."""
-        self._lost.setdefault(member.name, {})[shape] = self._clock()
+        lost = self._lost.setdefault(member.name, {})
+        lost[shape] = self._clock()
+        if len(lost) > MAX_SUSPECTS:
+            del lost[next(iter(lost))]
+
+    def gone(self, member: Member) -> None:
+        """Note that `member` has left the fleet."""
+        self._lost.pop(member.name, None)
 
     def changed(self, member: Member, in_flight: Iterable[Shape]) -> None:
         """Note that `member` is up, or down with these in flight; hold what ends engines."""

@@ -233,6 +233,7 @@ class Pipeline:
                 self._metrics.retry(decision.pool.name, cause)
             else:
                 if exchange.record.ending is Ending.BROKEN:
+                    exchange.patience.close()  # the client has what there is
                     await self._look_after(decision, exchange.record.error)
                 return
 

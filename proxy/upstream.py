@@ -43,6 +43,7 @@ _ANSWERED_HERE = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 _NOBODY_THERE = frozenset({ECONNREFUSED, EHOSTUNREACH, ENETUNREACH})
 """Failures to connect that say something about the backend. `EMFILE` and `EADDRNOTAVAIL`, for
 instance, are the gateway's: by them every backend would go out at once."""
+
 SEEN_S = 1.0
 """How long it may take to see whether a backend that lost a request is there."""
 
