@@ -1,8 +1,9 @@
 """Health check of a speculating vLLM on CPU: healthy only once it has echoed above temperature 0.
 
-A vLLM with issue #55005 answers with status 200 and garbage, so /health alone proves nothing. The
-prompt is one sentence three times over: its continuation is the sentence again, drafted by any
-method and accepted. After one success a mark is left, and later checks ask /health alone.
+A vLLM with issue #55005 answers with status 200 and garbage, and `top_k` without `top_p` ends one
+of 0.32 with a 500, so /health alone proves nothing. The prompt is one sentence three times over:
+its continuation is the sentence again, drafted by any method and accepted. After one success a
+mark is left, and later checks ask /health alone.
 
     python3 echo_check.py http://127.0.0.1:8000 /run/turnout/echo-passed
 
@@ -34,7 +35,7 @@ def main(url: str, mark: Path) -> int:
             return 0
         similarity, accepted, drafted = _echo(url)
     except (OSError, KeyError, TypeError, ValueError) as exc:
-        print(f"{url}: {exc!r}")
+        print(f"{url}: {exc!r}; a 500 to top_k at T=0.2 ends the engine: is the plugin loaded?")
         return 1
     print(f"echo at T=0.2: similarity {similarity:.2f}, {accepted} of {drafted} drafts accepted")
     if similarity < MIN_SIMILARITY or accepted < max(1, MIN_ACCEPTED_SHARE * drafted):
@@ -51,6 +52,7 @@ def _echo(url: str) -> tuple[float, int, int]:
         "prompt": f"{SENTENCE}\n" * 3,
         "max_tokens": 40,
         "temperature": 0.2,
+        "top_k": 20,
         "seed": 1,
     }
     answer = json.loads(_call(f"{url}/v1/completions", asked))

@@ -22,6 +22,7 @@ class Answers(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.paths: list[str] = []
+        self.dies_of: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -36,12 +37,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._send(json.loads(json.dumps(self.server.completion).replace("<ECHO>", _line(asked))))
+        text = json.dumps(self.server.completion).replace("<ECHO>", _line(asked))
+        dies = self.server.dies_of & asked.keys() and asked["temperature"] > 0
+        self._send(json.loads(text), status=500 if dies and "top_p" not in asked else 200)
 
-    def _send(self, body: dict[str, Any]) -> None:
+    def _send(self, body: dict[str, Any], *, status: int = 200) -> None:
         self.server.paths.append(self.path)
         payload = json.dumps(body).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
         self.wfile.write(payload)
@@ -101,6 +104,13 @@ def test_a_server_that_does_not_echo_stays_unhealthy(
     server.completion = answer
 
     assert check(server, tmp_path / "mark") == 1
+    assert check(server, tmp_path / "mark") == 1
+
+
+def test_a_server_that_top_k_ends_stays_unhealthy(server: Answers, tmp_path: Path) -> None:
+    server.completion = completion("<ECHO>", accepted=35, drafted=35)
+    server.dies_of = {"top_k"}
+
     assert check(server, tmp_path / "mark") == 1
 
 

@@ -1,5 +1,7 @@
 import json
+import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -22,32 +24,105 @@ def question(text: str) -> dict[str, object]:
     return CHAT | {"messages": [{"role": "user", "content": text}]}
 
 
-def test_the_cure_took_effect_and_the_log_says_so(real_spec: Server) -> None:
+def test_the_cures_took_effect_and_the_log_says_so(real_spec: Server) -> None:
     with client(real_spec) as http:
-        echo = selfcheck.ask_for_echo(http)
+        echo = selfcheck.require_echo(http)
 
     assert echo.passes, echo
-    assert "turnout: vLLM's expand kernel leaves its output unwritten" in real_spec.log.read_text()
+    log = real_spec.log.read_text()
+    assert "turnout: vLLM's expand kernel leaves its output unwritten" in log
+    assert "turnout: vLLM's top_k fails at a step without drafts" in log
 
 
-class WithoutCure(RealVllm):
+class Cured(RealVllm):
+    """vLLM with these of the lab's plugins alone; vLLM itself leaves the others out."""
+
+    def __init__(self, plugins: str) -> None:
+        self._plugins = plugins
+
     def launch(self, plan: ServerPlan, home: LabHome) -> Launch:
         launch = super().launch(plan, home)
-        env = {key: value for key, value in launch.env.items() if key != "PYTHONPATH"}
-        return Launch(command=launch.command, env=env)
+        return Launch(command=launch.command, env={**launch.env, "VLLM_PLUGINS": self._plugins})
 
 
-def test_without_the_cure_the_self_check_refuses_the_server(real_lab: Lab) -> None:
-    """If this fails, vLLM has fixed #55005 and the plugin can go."""
+@pytest.mark.parametrize(
+    ("plugins", "missed"),
+    [("turnout_top_k_fix", "#55005"), ("turnout_expand_fix", "turnout_top_k_fix")],
+)
+def test_without_a_cure_the_self_check_refuses_the_server(
+    real_lab: Lab, plugins: str, missed: str
+) -> None:
+    """If this fails, vLLM has fixed what is missed and that plugin can go."""
     plan = ServerPlan(name="uncured", speculation="ngram")
 
-    with Lab(launcher=WithoutCure()) as lab, pytest.raises(LabError, match="#55005"):
+    with Lab(launcher=Cured(plugins)) as lab, pytest.raises(LabError, match=missed):
         lab.start(plan)
+
+
+SAMPLED: dict[str, dict[str, object]] = {
+    "greedy": {"temperature": 0},
+    "top_k, greedy in effect": {"top_k": 1},
+    "top_k": {"top_k": 5},
+    "top_k off": {"top_k": -1},
+    "top_p": {"top_p": 0.9},
+    "top_k and top_p": {"top_k": 5, "top_p": 0.9},
+    "top_k and n": {"top_k": 5, "n": 2},
+    "top_k and one token": {"top_k": 5, "max_tokens": 1},
+    "top_k and logprobs": {"top_k": 5, "logprobs": 3, "prompt_logprobs": 1},
+    "penalties": {"top_k": 5, "repetition_penalty": 1.2, "presence_penalty": 0.5},
+    "bad words": {"top_k": 5, "bad_words": [" train"]},
+    "allowed tokens": {"top_k": 5, "allowed_token_ids": list(range(100, 3000))},
+    "least tokens": {"top_k": 5, "min_tokens": 20, "stop_token_ids": [30], "ignore_eos": True},
+    "grammar": {"top_k": 5, "structured_outputs": {"regex": "(ab|cd){3}x"}},
+    "seed": {"top_k": 5, "seed": 3},
+    "two prompts": {"top_k": 5, "prompt": ["One, two, one, two,", "Hi"]},
+    "echo": {"top_k": 5, "echo": True, "return_token_ids": False},
+}
+
+
+def test_no_sampling_parameter_ends_or_garbles_a_speculating_server(real_spec: Server) -> None:
+    """All at once, so that greedy and random requests, limited or not, share their steps."""
+    said = f"{selfcheck.SENTENCE}\n" * 3
+    body = {"model": "smollm2", "prompt": said, "max_tokens": 24, "return_token_ids": True}
+
+    with client(real_spec) as http, ThreadPoolExecutor(len(SAMPLED)) as threads:
+
+        def ask(more: dict[str, object]) -> httpx.Response:
+            return http.post("/v1/completions", json=body | {"temperature": 0.2} | more)
+
+        answers = dict(zip(SAMPLED, threads.map(ask, SAMPLED.values()), strict=True))
+        alive = http.get("/health").status_code
+
+    assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(
+        SAMPLED, 200
+    )
+    assert alive == 200
+    choice = {name: answer.json()["choices"][0] for name, answer in answers.items()}
+    assert choice["top_k, greedy in effect"]["text"] == choice["greedy"]["text"]
+    assert choice["greedy"]["text"].strip() == selfcheck.SENTENCE[: len(choice["greedy"]["text"])]
+    assert " train " not in choice["bad words"]["text"]
+    assert set(choice["allowed tokens"]["token_ids"]) <= set(range(100, 3000))
+    assert len(choice["least tokens"]["token_ids"]) >= 20
+    assert re.fullmatch("(ab|cd){3}x", choice["grammar"]["text"])
+    assert choice["echo"]["text"].startswith(said)
 
 
 PLUGIN_CHECK = """
 import torch
 import turnout_expand_fix as fix
+import turnout_top_k_fix as top_k
+
+logits, k = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]]), torch.tensor([1, 3])
+original = top_k.topk_topp_sampler.apply_top_k_only
+assert not top_k.takes_no_rows(original)
+assert top_k.takes_no_rows(lambda logits, k: logits)
+top_k.register()
+cured = top_k.topk_topp_sampler.apply_top_k_only
+assert cured is not original
+assert cured(torch.empty((0, 3)), torch.empty(0, dtype=torch.int32)).shape == (0, 3)
+assert cured(logits.clone(), k).tolist() == original(logits.clone(), k).tolist()
+top_k.register()
+assert top_k.topk_topp_sampler.apply_top_k_only is cured
 
 for dtype in (torch.float32, torch.float64, torch.int32, torch.int64):
     for counts in ([2, 1, 0, 3], [1], [0, 0, 5]):
@@ -80,7 +155,7 @@ print("right")
 """
 
 
-def test_the_plugin_expands_as_vllm_means_to_and_keeps_a_vllm_that_is_right(
+def test_the_plugins_do_as_vllm_means_to_and_keep_a_vllm_that_is_right(
     real_lab: Lab, tmp_path: Path
 ) -> None:
     python = LabHome.locate().python

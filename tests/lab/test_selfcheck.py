@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import httpx
@@ -29,7 +30,7 @@ def completions(respx_mock: respx.MockRouter) -> respx.Route:
     return respx_mock.post(f"{URL}/v1/completions")
 
 
-def test_an_echo_that_comes_back_from_accepted_drafts_passes(
+def test_an_echo_that_comes_back_from_accepted_drafts_passes_with_top_k_and_without(
     client: httpx.Client, completions: respx.Route
 ) -> None:
     completions.return_value = answer(f"{SENTENCE}\n")
@@ -38,6 +39,29 @@ def test_an_echo_that_comes_back_from_accepted_drafts_passes(
 
     assert echo.similarity == 1.0
     assert echo.accepted == 35
+    asked = [json.loads(call.request.content) for call in completions.calls]
+    assert [body.get("top_k") for body in asked] == [None, selfcheck.TOP_K]
+    assert all(body["temperature"] > 0 and "top_p" not in body for body in asked)
+
+
+@pytest.mark.parametrize(
+    ("with_top_k", "named"),
+    [
+        (httpx.Response(500, json={"error": {"message": "EngineCore"}}), "turnout_top_k_fix"),
+        (httpx.ConnectError("refused"), "turnout_top_k_fix"),
+        (answer("TheIntf.", accepted=2), "top_k=20 without top_p: .*#55005"),
+    ],
+)
+def test_a_server_that_top_k_ends_or_garbles_is_refused(
+    client: httpx.Client,
+    completions: respx.Route,
+    with_top_k: httpx.Response | Exception,
+    named: str,
+) -> None:
+    completions.side_effect = [answer(SENTENCE), with_top_k]
+
+    with pytest.raises(LabError, match=named):
+        selfcheck.require_echo(client)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +100,8 @@ def test_as_a_command_it_prints_the_result_and_exits_with_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["selfcheck", URL])
-    completions.side_effect = [answer(SENTENCE), answer("garbage"), httpx.ConnectError("no")]
+    right, wrong = answer(SENTENCE), answer("garbage")
+    completions.side_effect = [right, right, wrong, httpx.ConnectError("no")]
 
     assert [selfcheck.main() for _ in range(3)] == [0, 1, 1]
 
