@@ -15,6 +15,7 @@ from config.backends import backend_name, is_name, read_url
 from config.problems import ConfigError
 from proxy.applying import Applier
 from proxy.availability import Availability
+from proxy.deaths import Deaths
 from proxy.downstream import first_of
 from proxy.errors import InvalidRequest, Unauthenticated
 from proxy.fleet import Fleet, Member
@@ -74,6 +75,7 @@ def build_admin(
     fleet: Fleet,
     applier: Applier,
     availability: Availability,
+    deaths: Deaths,
     learner: Learner,
     order: Callable[..., None],
 ) -> FastAPI:
@@ -83,6 +85,7 @@ def build_admin(
         fleet: Pools and backends.
         applier: Changes them, and the thresholds.
         availability: Drains backends.
+        deaths: Keeps requests from pools that end engines there.
         learner: Learns, or pauses.
         order: Has the other workers do the same.
     """
@@ -97,6 +100,7 @@ def build_admin(
     _add_backends(api, fleet, applier, availability, order)
     _add_thresholds(api, applier, order)
     _add_learning(api, learner, order)
+    _add_quarantine(api, deaths)
     return api
 
 
@@ -174,6 +178,20 @@ def _add_learning(api: FastAPI, learner: Learner, order: Callable[..., None]) ->
         learner.paused = False
         order("learning", paused=False)
         return json_answer({"paused": False})
+
+
+def _add_quarantine(api: FastAPI, deaths: Deaths) -> None:
+    @api.get("/quarantine", tags=["quarantine"])
+    async def quarantine() -> Response:
+        """List which requests are kept from which pools, and the backends that died with one."""
+        return json_answer({"quarantine": deaths.told()})
+
+    @api.delete("/quarantine", tags=["quarantine"])
+    async def lift() -> Response:
+        """Keep nothing from any pool until engines die again, as after an upgrade."""
+        lifted = deaths.told()
+        deaths.lift()
+        return json_answer({"lifted": lifted})
 
 
 def _shown(member: Member) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from proxy.applying import Applier, prepare
 from proxy.availability import Availability
 from proxy.connection import Serve
 from proxy.counterfactual import Counterfactual
+from proxy.deaths import Deaths
 from proxy.decisions import LogFile, decision_line
 from proxy.discovery import Discovery
 from proxy.downstream import first_of
@@ -45,6 +46,7 @@ from proxy.upstream import Upstream
 from proxy.waiting import WaitingRoom
 from routing.budget import TRIES, RetryBudget
 from routing.exchange import TeamLearner
+from routing.quarantine import Quarantine
 from routing.router import Router
 
 FOR_EVERYBODY = frozenset({"/health", "/ready", "/metrics"})
@@ -173,6 +175,7 @@ def create_app(
     keyring = Keyring(settings.auth, team)
     upstream = Upstream(settings.timeouts, pass_keys=not keyring.checks)
     discovery = Discovery(fleet, client, clock=clock)
+    quarantine = Quarantine()
     metrics = Metrics(
         registry,
         fleet,
@@ -180,8 +183,16 @@ def create_app(
         router=router,
         lifecycle=lifecycle,
         room=room,
+        quarantine=quarantine,
         team=team,
         clock=clock,
+    )
+    deaths = Deaths(
+        quarantine,
+        clock=clock,
+        seat=team.seat,
+        order=team.order,
+        on_barred=metrics.quarantined,
     )
     requests = RequestLog(log_to, on_drop=metrics.unlogged)
     decisions = _decision_log(settings, metrics, team)
@@ -196,6 +207,7 @@ def create_app(
     availability = Availability(
         fleet,
         clock=clock,
+        deaths=deaths,
         on_back=lambda member: room.freed(member.pool.name, member.pool.max_in_flight),
         warm_up_s=settings.probes.warm_up_s,
     )
@@ -228,6 +240,7 @@ def create_app(
         lifecycle=lifecycle,
         note_refused=prober.note_refusal,
         availability=availability,
+        deaths=deaths,
         room=room,
         keyring=keyring,
         counterfactual=counterfactual,
@@ -295,6 +308,7 @@ def create_app(
         memory=memory,
         applier=applier,
         availability=availability,
+        deaths=deaths,
         reloader=reloader,
         room=room,
         stored=stored,
@@ -338,6 +352,7 @@ def create_app(
                 fleet=fleet,
                 applier=applier,
                 availability=availability,
+                deaths=deaths,
                 learner=router.learner,
                 order=team.order,
             ),

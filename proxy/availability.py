@@ -15,12 +15,15 @@ from math import inf
 from time import monotonic
 from typing import Self
 
+from proxy.deaths import Deaths
 from proxy.downstream import Downstream
 from proxy.errors import BackendError, BackendUnreachable, TotalTimeout
-from proxy.failover import blames_backend, is_back_pressure
+from proxy.failover import blames_backend, is_back_pressure, lost_with_it
 from proxy.fleet import Change, Fleet, Member
 from proxy.patience import Patience
 from routing.breaker import CircuitState
+from routing.quarantine import Quarantine
+from routing.shapes import Shape
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +50,19 @@ class Try:
     """One request at one backend, from its sending to its end.
 
     Attributes:
+        shape: Gives which parameters it carries.
         broken: Whether the backend failed after a part of its answer had gone out.
     """
 
-    __slots__ = ("_availability", "_downstream", "_member", "_patience", "_trial", "broken")
+    __slots__ = (
+        "_availability",
+        "_downstream",
+        "_member",
+        "_patience",
+        "_trial",
+        "broken",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -58,12 +70,14 @@ class Try:
         member: Member,
         downstream: Downstream,
         patience: Patience,
+        shape: Callable[[], Shape],
     ) -> None:
         self._availability = availability
         self._member = member
         self._downstream = downstream
         self._patience = patience
         self._trial = False
+        self.shape = shape
         self.broken = False
 
     def give_up(self) -> None:
@@ -102,6 +116,7 @@ class Availability:
         clock: Seconds, monotonic.
         draw: Chance in [0, 1), for jitter.
         later: How to come back to a circuit that is open.
+        deaths: Told of engines that die and of what was in flight there.
         on_back: Called when a member may be given requests, or more of them, again.
         warm_up_s: Over which a backend that came back is given ever more requests.
     """
@@ -113,6 +128,7 @@ class Availability:
         clock: Callable[[], float] = monotonic,
         draw: Callable[[], float] = random.random,
         later: Later = _in_loop,
+        deaths: Deaths | None = None,
         on_back: Callable[[Member], None] = _ignore,
         warm_up_s: float = 0.0,
     ) -> None:
@@ -120,6 +136,7 @@ class Availability:
         self._clock = clock
         self._draw = draw
         self._later = later
+        self._deaths = deaths or Deaths(Quarantine(), clock=clock)
         self._on_back = on_back
         self._warm_up_s = warm_up_s
         self._out: set[str] = set()
@@ -139,8 +156,10 @@ class Availability:
         if not member.up and member.reached:
             self._is_out(member)
         self._refresh(member)
+        tries = tuple(self._tries.get(member.name, ()))
+        self._deaths.changed(member, [each.shape() for each in tries])
         if not member.up:
-            for each in tuple(self._tries.get(member.name, ())):
+            for each in tries:
                 each.give_up()
 
     def look(self) -> None:
@@ -167,11 +186,17 @@ class Availability:
             self._busy_until.pop(member.name, None)
             self._back_at.pop(member.name, None)
             self._out.discard(member.name)
+            self._deaths.gone(member)
         for member in {each.pool.model: each for each in self._fleet.members.values()}.values():
             self._refresh(member)
 
     def trying(
-        self, member: Member, downstream: Downstream, patience: Patience, within_s: float
+        self,
+        member: Member,
+        downstream: Downstream,
+        patience: Patience,
+        within_s: float,
+        shape: Callable[[], Shape] = tuple,
     ) -> Try:
         """Watch over a request that is sent to `member`, in a `with` block.
 
@@ -183,8 +208,9 @@ class Availability:
             downstream: The client's side.
             patience: Ends it.
             within_s: What is left of its time.
+            shape: Gives which parameters it carries.
         """
-        one = Try(self, member, downstream, patience)
+        one = Try(self, member, downstream, patience, shape)
         patience.limit(within_s, one.took_too_long)
         return one
 
@@ -205,6 +231,8 @@ class Availability:
             tries.discard(one)
             if not tries:
                 del self._tries[member.name]
+        if broken or lost_with_it(error):
+            self._deaths.lost(member, one.shape())
         if broken:
             self._fail(member, trial=trial)
         elif error is None:

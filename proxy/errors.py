@@ -11,8 +11,10 @@
     - NoBackend                      503: none exists or none is healthy
     - Overloaded                     429: all are full, and so is the queue, or it was too slow
     - Draining                       503: this gateway is shutting down
+    - Quarantined                    422: engines died with requests of its shape in flight
   x BackendError                   the backend's fault
     - BackendUnreachable             502: connection refused, or lost before any byte of an answer
+    - EngineDied                     502: the server is there, its engine is not
     - BackendTimeout                 504: one each for the connection, the first byte, the next
                                        piece and the whole answer
     - BackendRejected                its own status: an error answer that another may not give
@@ -25,6 +27,8 @@ from collections.abc import Mapping
 from math import ceil
 
 import orjson
+
+from routing.quarantine import Held
 
 
 def come_again(after_s: float) -> Mapping[str, str]:
@@ -75,6 +79,7 @@ _ANTHROPIC_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    422: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
 }
@@ -170,6 +175,31 @@ class Draining(Refused):
     headers: Mapping[str, str] = {"retry-after": "1", "connection": "close"}
 
 
+class Quarantined(Refused):
+    """Engines died with requests of its shape in flight, and no other pool may have it.
+
+    No 5xx and no 429, which clients and balancers send again, here or to the next replica.
+
+    Args:
+        held: What keeps it from its pools.
+        now: The moment (s, monotonic).
+    """
+
+    status = 422
+    kind = "quarantined_request"
+    headers: Mapping[str, str] = {"x-should-retry": "false"}
+
+    def __init__(self, held: Held, now: float) -> None:
+        backends = ", ".join(sorted({death.backend for death in held.deaths}))
+        super().__init__(
+            f"requests with {', '.join(held.shape)} are kept from pool {', '.join(held.pools)}: "
+            f"{len(held.deaths)} engines died with one in flight ({backends}), the last "
+            f"{now - held.deaths[-1].at:.0f} s ago. Send it without one of these parameters; the "
+            f"next like it is tried in {max(0.0, held.until - now):.0f} s, or when an operator "
+            "lifts the quarantine (DELETE /quarantine of the admin API, or a restart)"
+        )
+
+
 class BackendError(ProxyError):
     """A backend failed; before the first byte of an answer another may be tried.
 
@@ -193,6 +223,12 @@ class BackendUnreachable(BackendError):
     """No connection, or it was lost."""
 
     kind = "backend_unreachable"
+
+
+class EngineDied(BackendError):
+    """The backend says that its engine has died: as a 500, or as an event of a stream."""
+
+    kind = "engine_died"
 
 
 class BackendTimeout(BackendError):

@@ -14,6 +14,7 @@ from proxy.record import RequestRecord
 from proxy.stored import StoredResponses
 from routing.decision import RoutingRequest
 from routing.features import Route, extract
+from routing.shapes import Shape, shape_of
 from routing.tasks import classify
 from routing.traffic import TemperatureBucket, TrafficClass
 
@@ -39,6 +40,7 @@ class Exchange:
         lost: Tries that ended without an answer.
         deaths: Those of them that lost a connection with the request on it.
         rejected: Error answers received.
+        barred: Whether it was kept from a pool for its shape.
     """
 
     downstream: Downstream
@@ -54,6 +56,13 @@ class Exchange:
     lost: int = 0
     deaths: int = 0
     rejected: int = 0
+    barred: bool = False
+
+    def shape(self) -> Shape:
+        """Return which parameters it carries; none where no tokens are decoded."""
+        if self.parsed is None or self.served is None or self.request.traffic_class is None:
+            return ()
+        return shape_of(self.parsed.body, default_temperature=self.served.default_temperature)
 
 
 class Intake:

@@ -8,6 +8,7 @@ from proxy.errors import (
     BackendError,
     BackendRejected,
     BackendUnreachable,
+    EngineDied,
     FirstByteTimeout,
 )
 from proxy.exchange import Exchange
@@ -21,11 +22,15 @@ FURTHER_TRIES_REJECTED = 1
 """After an error status: the next backend is asked once; more would multiply an overload."""
 
 _BUSY = (429, 503)
-_LOST = BackendUnreachable, BackendAborted, FirstByteTimeout
+_LOST = BackendUnreachable, BackendAborted, EngineDied, FirstByteTimeout
 
 SPECULATION_REFUSES = b"not yet supported with speculative decoding"
 """Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
 with this as the error of a stream's first event."""
+
+ENGINE_DIED = b"EngineCore encountered an issue"
+"""Part of what a vLLM says whose engine is dead (`EngineDeadError`): status 500, or status 200
+with this as the error of an event, before or after output."""
 
 
 def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> bool:
@@ -45,6 +50,13 @@ def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> 
     if isinstance(error, _LOST) or not error.connected:
         return lost <= FURTHER_TRIES_LOST and deaths < DEATHS
     return False
+
+
+def lost_with_it(error: BaseException | None) -> bool:
+    """Whether a try was lost with the request on it, which may be the cause."""
+    return (
+        isinstance(error, BackendUnreachable | EngineDied | FirstByteTimeout) and error.connected
+    )
 
 
 def is_back_pressure(error: BackendError) -> bool:

@@ -14,6 +14,7 @@ from proxy.readings import Readings
 from proxy.team import Team
 from proxy.waiting import WaitingRoom
 from routing.breaker import CircuitState
+from routing.quarantine import Quarantine
 from routing.router import Router
 
 
@@ -37,6 +38,7 @@ class FleetState(Collector):
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
         room: Who waits for a backend.
+        quarantine: What is kept from which pool.
         team: The workers.
         clock: Seconds, monotonic.
     """
@@ -49,6 +51,7 @@ class FleetState(Collector):
         router: Router,
         lifecycle: Lifecycle,
         room: WaitingRoom,
+        quarantine: Quarantine,
         team: Team,
         clock: Callable[[], float],
     ) -> None:
@@ -57,6 +60,7 @@ class FleetState(Collector):
         self._router = router
         self._lifecycle = lifecycle
         self._room = room
+        self._quarantine = quarantine
         self._team = team
         self._readings = Readings(team)
         self._clock = clock
@@ -80,6 +84,7 @@ class FleetState(Collector):
         restarts.add_metric((), self._team.restarts)
         yield restarts
         yield from self._pools()
+        yield self._held()
         yield from self._backends()
         yield from self._mismatches()
         yield from self._scraped()
@@ -103,6 +108,20 @@ class FleetState(Collector):
             "1 while the pool is over a load mark.",
             ("pool",),
             [((pool.name,), self._router.shedding(pool, now=now)) for pool in pools],
+        )
+
+    def _held(self) -> Metric:
+        now = self._clock()
+        return _gauge(
+            "turnout_quarantine",
+            "1 while requests with these parameters are kept from a pool.",
+            ("pool", "parameters"),
+            [
+                ((pool, "+".join(held.shape)), 1)
+                for held in self._quarantine.held.values()
+                for pool in held.pools
+                if now < held.until
+            ],
         )
 
     def _backends(self) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ import logging
 from config.backends import backend_name
 from proxy.applying import Applier
 from proxy.availability import Availability
+from proxy.deaths import Deaths
 from proxy.errors import ProxyError
 from proxy.fleet import Fleet
 from proxy.memory import Memory
@@ -34,6 +35,7 @@ class Follower:
         memory: The file of what was learnt, which the first worker reads and writes.
         applier: Changes pools, backends and thresholds.
         availability: Drains backends, and knows their circuits.
+        deaths: Keeps requests from pools.
         reloader: Reads the config again.
         room: Where requests wait.
         stored: Who holds which stored response.
@@ -48,6 +50,7 @@ class Follower:
         memory: Memory,
         applier: Applier,
         availability: Availability,
+        deaths: Deaths,
         reloader: Reloader,
         room: WaitingRoom,
         stored: StoredResponses,
@@ -59,6 +62,7 @@ class Follower:
         self._memory = memory
         self._applier = applier
         self._availability = availability
+        self._deaths = deaths
         self._reloader = reloader
         self._room = room
         self._stored = stored
@@ -123,6 +127,8 @@ class Follower:
                 self._applier.patch_thresholds(order["patch"])
             case "learning":
                 self._learner.paused = order["paused"]
+            case "hold" | "free" | "lift":
+                self._deaths.obey(order)
 
     def look(self) -> None:
         """Take in what others have changed, as far as no message has told."""

@@ -26,6 +26,7 @@ from proxy.team import Team
 from proxy.waiting import WaitingRoom
 from routing.decision import Reason
 from routing.pools import Pool
+from routing.quarantine import Quarantine
 from routing.router import Router
 from routing.tasks import TaskType
 from routing.traffic import TemperatureBucket
@@ -118,6 +119,7 @@ class Metrics:
         router: Which pools shed.
         lifecycle: Whether the gateway drains.
         room: Who waits for a backend.
+        quarantine: What is kept from which pool.
         team: The workers that count.
         clock: Seconds, monotonic.
     """
@@ -131,6 +133,7 @@ class Metrics:
         router: Router,
         lifecycle: Lifecycle,
         room: WaitingRoom,
+        quarantine: Quarantine,
         team: Team,
         clock: Callable[[], float],
     ) -> None:
@@ -154,6 +157,7 @@ class Metrics:
                 router=router,
                 lifecycle=lifecycle,
                 room=room,
+                quarantine=quarantine,
                 team=team,
                 clock=clock,
             )
@@ -188,6 +192,11 @@ class Metrics:
         self._denied = counter(
             "turnout_retries_denied",
             "Error answers that were passed on because too many were tried again of late.",
+            "pool",
+        )
+        self._quarantined = counter(
+            "turnout_quarantined_requests",
+            "Requests that were kept from a pool, as engines died of requests like them.",
             "pool",
         )
         self._errors = counter(
@@ -276,6 +285,7 @@ class Metrics:
         for pool in pools:
             self._duration(pool, CHAT)
             self._denied(pool)
+            self._quarantined(pool)
             self._unresolved(pool)
         for counter, values in (
             (self._tokens, ("prompt", "completion")),
@@ -318,6 +328,10 @@ class Metrics:
     def retry_denied(self, pool: str) -> None:
         """Count an error answer of `pool` that was passed on for want of budget."""
         self._denied(pool).inc()
+
+    def quarantined(self, pool: str) -> None:
+        """Count a request that was kept from `pool` for its shape."""
+        self._quarantined(pool).inc()
 
     def upstream_error(self, pool: str, backend: str, kind: str) -> None:
         """Count a try that failed on `backend`."""

@@ -20,25 +20,33 @@ from time import perf_counter
 from config.settings import Settings
 from proxy.availability import Availability
 from proxy.counterfactual import Counterfactual
+from proxy.deaths import Deaths, moved
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
 from proxy.errors import (
     BackendAborted,
     BackendError,
     BackendRejected,
-    BackendUnreachable,
     ClientError,
     ClientGone,
-    FirstByteTimeout,
+    EngineDied,
     InvalidRequest,
     NoBackend,
     Overloaded,
     ProxyError,
+    Quarantined,
     Refused,
     StreamBroken,
 )
 from proxy.exchange import RESPONSES, Exchange, Intake
-from proxy.failover import another_may_do_better, may_retry, refused_by_speculation
+from proxy.failover import (
+    DEATHS,
+    ENGINE_DIED,
+    another_may_do_better,
+    lost_with_it,
+    may_retry,
+    refused_by_speculation,
+)
 from proxy.fleet import Fleet, Member
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
@@ -83,9 +91,11 @@ class Pipeline:
         upstream: Connections to the backends.
         metrics: Where requests are counted.
         lifecycle: Whether work is taken.
-        note_refused: Told a backend that refused a connection. Where a connection was merely slow,
-            or the gateway had no socket left, health checks decide: the fault may be its own.
+        note_refused: Told a backend that refused a connection, or why else it serves nobody. Where
+            a connection was merely slow, or the gateway had no socket left, health checks decide:
+            the fault may be its own.
         availability: Told what becomes of each try.
+        deaths: Knows which requests end engines.
         room: Where requests wait while every backend is full.
         keyring: Who may ask.
         counterfactual: Samples answers for what an n-gram pool would have accepted of them.
@@ -106,8 +116,9 @@ class Pipeline:
         upstream: Upstream,
         metrics: Metrics,
         lifecycle: Lifecycle,
-        note_refused: Callable[[Member], None],
+        note_refused: Callable[..., None],
         availability: Availability,
+        deaths: Deaths,
         room: WaitingRoom,
         keyring: Keyring,
         counterfactual: Counterfactual,
@@ -126,6 +137,8 @@ class Pipeline:
         self._lifecycle = lifecycle
         self._note_refused = note_refused
         self._availability = availability
+        self._deaths = deaths
+        self._quarantine = deaths.quarantine
         self._counterfactual = counterfactual
         self.requests = requests
         self._decisions = decisions
@@ -185,6 +198,8 @@ class Pipeline:
         while True:
             try:
                 decision, watch = await self._admitted(exchange)
+            except Quarantined:
+                raise
             except Refused as refusal:
                 await self._give_up(failure or refusal, exchange)
                 return
@@ -192,13 +207,16 @@ class Pipeline:
                 await self._attempt(exchange, decision, watch)
             except BackendError as error:
                 failure = error
-                self._note_failure(error, exchange, decision)
+                await self._note_failure(error, exchange, decision)
                 if exchange.downstream.started or not self._may_retry(error, exchange, decision):
                     await self._give_up(error, exchange)
                     return
                 cause = UNSUPPORTED if error.status == 400 else error.kind
                 self._metrics.retry(decision.pool.name, cause)
             else:
+                if exchange.record.ending is Ending.BROKEN:
+                    exchange.patience.close()  # the client has what there is
+                    await self._look_after(decision, exchange.record.error)
                 return
 
     def _may_retry(self, error: BackendError, exchange: Exchange, decision: Decision) -> bool:
@@ -270,7 +288,9 @@ class Pipeline:
         """
         self._intake.renew(exchange)
         pools, now = exchange.served.pools if exchange.served else (), self._clock()
-        draws = None
+        draws, barring = None, None
+        if self._quarantine.held:
+            pools, barring = self._deaths.permitted(exchange, pools)
         if exchange.fixed is not None:
             decision = self._decide_fixed(exchange.fixed, exchange.request)
         else:
@@ -287,6 +307,8 @@ class Pipeline:
                     raise Overloaded(chosen.message)
                 raise NoBackend(chosen.message)
             decision = chosen
+        if barring is not None:
+            decision = moved(decision, barring)
         exchange.record.decision = decision
         if self._decisions is not None:
             exchange.record.decided = decided(
@@ -330,7 +352,11 @@ class Pipeline:
             record.sent_at = self._clock()
             record.in_flight, record.pending_tokens = watch.in_flight, watch.pending_tokens
             left_s = self._settings.timeouts.total_s - (record.sent_at - record.started_at)
-            with self._availability.trying(member, downstream, exchange.patience, left_s) as one:
+            if self._quarantine.held:
+                self._quarantine.sent(member.pool.name, exchange.shape(), now=record.sent_at)
+            with self._availability.trying(
+                member, downstream, exchange.patience, left_s, exchange.shape
+            ) as one:
                 answer = await self._upstream.send(
                     member,
                     exchange.patience,
@@ -348,6 +374,8 @@ class Pipeline:
                     answer.close()
                 # An engine that aborts says so itself; it may be the request's fault.
                 one.broken = record.error not in (None, BackendAborted.kind)
+                if record.ending is Ending.FINISHED:
+                    self._deaths.finished(member, exchange.shape())
         finally:
             watch.close()
             self._room.freed(decision.pool.name)
@@ -441,8 +469,12 @@ class Pipeline:
         Raises:
             BackendRejected: If another may: it failed or is busy, or speculates and refuses a
                 parameter for that.
+            EngineDied: If it says so.
         """
         body, whole = await answer.whole(ERROR_BODY_BYTES)
+        if answer.status >= 500 and ENGINE_DIED in body:
+            msg = f"backend {decision.backend.name} answered that its engine has died"
+            raise EngineDied(msg)
         rejected = BackendRejected(
             f"backend {decision.backend.name} answered {answer.status}",
             status=answer.status,
@@ -462,7 +494,9 @@ class Pipeline:
         await exchange.downstream.write(body, more=False)
         exchange.record.ending = Ending.REJECTED
 
-    def _note_failure(self, error: BackendError, exchange: Exchange, decision: Decision) -> None:
+    async def _note_failure(
+        self, error: BackendError, exchange: Exchange, decision: Decision
+    ) -> None:
         name = decision.backend.name
         self._metrics.upstream_error(decision.pool.name, name, error.kind)
         if isinstance(error, BackendRejected):
@@ -472,15 +506,28 @@ class Pipeline:
                 exchange.request = replace(exchange.request, features=features)
         else:
             exchange.lost += 1
-            died = isinstance(error, BackendUnreachable | FirstByteTimeout)
-            exchange.deaths += died and error.connected
-        if error.refused and (member := self._fleet.members.get(name)) is not None:
-            self._note_refused(member)
+            exchange.deaths += lost_with_it(error)
+        if error.refused or lost_with_it(error):
+            await self._look_after(decision, error.kind, refused=error.refused)
         excluded = exchange.request.excluded | {name}
         exchange.request = replace(exchange.request, excluded=excluded)
 
+    async def _look_after(
+        self, decision: Decision, kind: str | None, *, refused: bool = False
+    ) -> None:
+        """Take a backend out that has lost a request and is gone, or its engine is."""
+        member = self._fleet.members.get(decision.backend.name)
+        if member is None or not member.up:
+            return
+        if kind == EngineDied.kind:
+            self._note_refused(member, "it says that its engine has died")
+        elif refused or await self._upstream.refuses(member):
+            self._note_refused(member)
+
     async def _give_up(self, error: ProxyError, exchange: Exchange) -> None:
         """Answer with the last failure; a backend's own error answer goes out as it came."""
+        if exchange.deaths >= DEATHS and not exchange.downstream.started:
+            error = self._deaths.verdict(error, exchange)
         if not isinstance(error, BackendRejected) or exchange.downstream.started:
             raise error
         exchange.record.status = error.status
@@ -500,7 +547,7 @@ class Pipeline:
         record.status = error.status
         if isinstance(error, ClientError):
             record.ending = Ending.CLIENT_ERROR
-        elif isinstance(error, Refused):
+        elif isinstance(error, Refused) and not record.tries:
             record.ending = Ending.REFUSED
         else:
             record.ending = Ending.FAILED

@@ -188,10 +188,10 @@ class Prober:
             member.probed = True
             self._on_change(member)
 
-    def note_refusal(self, member: Member) -> None:
-        """Take a member out at once: a request to it was refused a connection."""
+    def note_refusal(self, member: Member, why: str = "it refused a request's connection") -> None:
+        """Take a member out at once: a request has found that nobody serves there."""
         self._refused_at[member.name] = self._clock()
-        self._take_out(member, "it refused a request's connection")
+        self._take_out(member, why)
 
     def _take_out(self, member: Member, why: str) -> None:
         if member.up:

@@ -18,9 +18,10 @@ from proxy.errors import (
     BackendError,
     BackendRejected,
     BackendUnreachable,
+    EngineDied,
     StreamBroken,
 )
-from proxy.failover import SPECULATION_REFUSES
+from proxy.failover import ENGINE_DIED, SPECULATION_REFUSES
 from proxy.record import AcceptanceSource, Ending, RequestRecord
 from proxy.sse import EventSplitter, payload
 from proxy.upstream import Answer
@@ -92,7 +93,7 @@ class StreamRelay:
         self._counted_chunks = 0
         self._counted_tokens = 0
         self._ended = False
-        self._failed = False
+        self._failed: type[BackendError] | None = None
 
     async def run(self) -> None:
         """Relay the stream to its end.
@@ -119,7 +120,7 @@ class StreamRelay:
         rest, record = self._splitter.rest, self._record
         if self._ended or self._dialect.is_end(rest):
             record.ending = Ending.BROKEN if self._failed else Ending.FINISHED
-            record.error = BackendAborted.kind if self._failed else None
+            record.error = self._failed.kind if self._failed else None
             await self._downstream.write(rest, more=False)
             self._measure()
         else:
@@ -155,7 +156,7 @@ class StreamRelay:
                         )
                     return False
                 msg = f"the backend ended its stream with an error: {_error_words(data)}"
-                raise BackendAborted(msg)
+                raise _failure_of(raw)(msg)
             if self._dialect.aborted(data):
                 msg = "the backend aborted the request before any output"
                 raise BackendAborted(msg)
@@ -198,7 +199,8 @@ class StreamRelay:
                     self._watch.begun()
                 record.last_token_at = now
                 self._deltas += 1
-            self._failed = self._failed or dialect.failed(raw)
+            if dialect.failed(raw):
+                self._failed = self._failed or _failure_of(raw)
             if b'"usage"' in raw:
                 self._read_usage(raw)
             if dialect.is_end(raw):
@@ -286,6 +288,10 @@ def _faults_the_request(data: Json) -> bool:
     error = data.get("error")
     code = error.get("code") if isinstance(error, dict) else None
     return isinstance(code, int) and 400 <= code < 500
+
+
+def _failure_of(event: bytes) -> type[BackendError]:
+    return EngineDied if ENGINE_DIED in event else BackendAborted
 
 
 def _error_words(data: Json) -> str:

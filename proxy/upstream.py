@@ -1,5 +1,6 @@
 """Requests to backends: what is sent, how long is waited, and the answer as it comes."""
 
+import asyncio
 from collections.abc import Iterable
 from errno import ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
 from typing import Self
@@ -41,6 +42,8 @@ _NOBODY_THERE = frozenset({ECONNREFUSED, EHOSTUNREACH, ENETUNREACH})
 """Failures to connect that say something about the backend. `EMFILE` and `EADDRNOTAVAIL`, for
 instance, are the gateway's: by them every backend would go out at once."""
 
+SEEN_S = 1.0
+"""How long it may take to see whether a backend that lost a request is there."""
 
 _NO_NAMES: frozenset[bytes] = frozenset()
 
@@ -226,6 +229,16 @@ class Upstream:
             else:
                 break
         return Answer(link, member, waits=waits, patience=patience)
+
+    async def refuses(self, member: Member) -> bool:
+        """Whether nobody is there to connect to any more."""
+        try:
+            async with asyncio.timeout(SEEN_S):
+                link = await Links(member.url).dial()
+        except OSError as error:
+            return error.errno in _NOBODY_THERE
+        link.close("it was to see whether somebody is there")
+        return False
 
     @staticmethod
     async def _dial(

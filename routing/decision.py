@@ -17,6 +17,7 @@ class Reason(StrEnum):
     STORED_RESPONSE = "stored_response"  # the backend holds the response it continues
     UNAVAILABLE = "unavailable"  # the pool it would have had has no backend that is up and free
     UNSUPPORTED = "unsupported"  # a speculating server refuses one of its parameters
+    QUARANTINED = "quarantined"  # engines of the pool it might have had died of requests like it
     LIMIT = "limit"  # a limit the user wrote
     SHED = "shed"  # the speculating pool is over a mark and another is less full
     OVERFLOW = "overflow"  # over a mark, but the others are fuller still

@@ -72,6 +72,7 @@ async def test_it_describes_itself() -> None:
             "/backends/{name}/undrain",
             "/pools/{pool}/backends",
             "/thresholds",
+            "/quarantine",
             "/learning/pause",
             "/learning/resume",
         }

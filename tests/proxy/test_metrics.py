@@ -22,6 +22,7 @@ from proxy.team import Team
 from proxy.totals import SpecTotals
 from proxy.waiting import WaitingRoom
 from routing.decision import Decision, Outcome, Reason, RuleStep, certain
+from routing.quarantine import Death, Quarantine
 from routing.router import Router
 from routing.static import Choice
 from routing.tasks import TaskType
@@ -50,6 +51,7 @@ class World:
             **settings,
         )
         self.registry = CollectorRegistry()
+        self.quarantine = Quarantine()
         self.client = httpx.AsyncClient()
         self.discovery = Discovery(self.fleet, self.client, clock=self.clock)
         self.lifecycle = Lifecycle()
@@ -65,6 +67,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
+            quarantine=self.quarantine,
             team=team,
             clock=self.clock,
         )
@@ -487,6 +490,9 @@ async def text_of(world: World) -> str:
     world.metrics.observe(world.record("plain", accepted=None, drafted=None, source=None))
     world.metrics.retry("spec", "backend_unreachable")
     world.metrics.upstream_error("spec", "spec2:8003", "backend_unreachable")
+    for backend in ("spec:8001", "spec2:8003"):
+        death = Death(at=world.clock(), pool="spec", backend=backend)
+        world.quarantine.died(death, [("temperature>0", "top_k")])
     totals = SpecTotals(world.fleet, world.client, world.readings, clock=world.clock)
     server, plain = Server(SPEC, k=2), Server(PLAIN)
     await world.probed(server, plain)

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
-from proxy.errors import BackendAborted, BackendError, BackendTimeout, BackendUnreachable
+from proxy.errors import (
+    BackendAborted,
+    BackendError,
+    BackendTimeout,
+    BackendUnreachable,
+    EngineDied,
+)
 from proxy.record import AcceptanceSource, Ending
 from proxy.relay import HELD_BODY_BYTES, Hidden, relay_body
 from routing.features import Route
@@ -189,7 +195,8 @@ def test_the_backends_fields_go_out_with_the_gateways_own_in_their_place() -> No
 def test_an_engine_that_gives_up_first_can_be_replaced(route: Route, reads: list[bytes]) -> None:
     client = Client(path=PATHS[route])
 
-    with pytest.raises(BackendAborted):
+    died = b"EngineCore encountered an issue" in b"".join(reads)
+    with pytest.raises(EngineDied if died else BackendAborted):
         Relayed(*reads, route=route)
 
     assert not client.downstream.started
@@ -258,13 +265,22 @@ def test_a_connection_lost_after_the_end_marker_loses_nothing() -> None:
     assert relayed.record.ending is Ending.FINISHED
 
 
-@pytest.mark.parametrize("last", [text("", "abort"), streams.error()])
-def test_an_engine_that_gives_up_under_way_is_counted_and_its_words_pass(last: bytes) -> None:
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        (text("", "abort"), "backend_aborted"),
+        (streams.error(500, "no"), "backend_aborted"),
+        (streams.error(), "engine_died"),
+    ],
+)
+def test_an_engine_that_gives_up_under_way_is_counted_and_its_words_pass(
+    last: bytes, kind: str
+) -> None:
     relayed = Relayed(*CHAT[:2], last, DONE)
 
     assert relayed.body == CHAT[0] + CHAT[1] + last + DONE
     assert relayed.record.ending is Ending.BROKEN
-    assert relayed.record.error == "backend_aborted"
+    assert relayed.record.error == kind
 
 
 # --- measurements ---------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from proxy.surface import build_api, merged_cards
 from proxy.team import Team
 from proxy.totals import SpecTotals
 from proxy.waiting import WaitingRoom
+from routing.quarantine import Quarantine
 from routing.router import Router
 from tests.proxy.scripted import PLAIN, SPEC, Clock, Server, fleet, member
 
@@ -61,6 +62,7 @@ class World:
             router=self.router,
             lifecycle=self.lifecycle,
             room=WaitingRoom(self.fleet.settings.queue),
+            quarantine=Quarantine(),
             team=Team(),
             clock=self.clock,
         )

@@ -98,7 +98,7 @@ async def hangs(call: Call) -> None:
         (aborts, ASKED, "backend_aborted"),
         (aborts, STREAMED, "backend_aborted"),
         (aborts_half_done, ASKED, "backend_aborted"),
-        (errs_first, STREAMED, "backend_aborted"),
+        (errs_first, STREAMED, "engine_died"),
     ],
 )
 async def test_an_answer_lost_before_its_first_byte_comes_from_elsewhere(
