@@ -300,10 +300,14 @@ class Availability:
             if each.name in self._out and each.circuit.state is CircuitState.CLOSED:
                 self._out.discard(each.name)
                 self._begin_warm_up(each, now)
-        one_is_warm = any(each.name not in self._back_at for each in serving)
+        closed = [each for each in serving if each.circuit.state is CircuitState.CLOSED]
+        one_is_warm = any(each.name not in self._back_at for each in closed)
         for each in members:
             load, healthy = each.load, each in serving
-            ceiling = self._ceiling(each, now) if one_is_warm else inf
+            if closed and each.circuit.state is CircuitState.HALF_OPEN:
+                ceiling = load.in_flight + 1.0  # many may be sent before the first has begun
+            else:
+                ceiling = self._ceiling(each, now) if one_is_warm else inf
             gains = healthy and (not load.healthy or ceiling > load.ceiling)
             load.healthy, load.ceiling = healthy, ceiling
             if gains:

@@ -144,7 +144,7 @@ class FleetState(Collector):
         yield self._per_backend(
             "turnout_backend_warming_up",
             "1 while it came back and is given ever more requests.",
-            lambda member: member.load.ceiling < inf,
+            lambda member: member.load.ceiling < inf and not _CIRCUIT[member.circuit.state],
         )
         yield self._per_backend(
             "turnout_backend_circuit",

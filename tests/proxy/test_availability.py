@@ -19,7 +19,7 @@ from proxy.patience import Patience
 from routing.breaker import CircuitState
 from tests.proxy.pieces import Client
 from tests.proxy.scripted import Clock, fleet, member
-from tests.proxy.wire import begin
+from tests.proxy.wire import Backend, Call, answers, begin, eventually, gateway, rejects, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -260,14 +260,15 @@ async def test_a_backend_that_came_back_is_given_ever_more_while_another_serves(
     assert not world.due
 
 
-async def test_a_circuit_that_closes_warms_up_and_a_trial_alone_does_not() -> None:
+async def test_a_half_open_circuit_is_room_for_its_trial_and_a_closed_one_warms_up() -> None:
     world = World()
     world.spec.pool.max_num_seqs = 100
     await world.ends(FAILED, times=5)
+    world.spec.load.in_flight = 2  # sent before it opened
 
     world.passes(1.1)
 
-    assert world.spec.load.ceiling == inf
+    assert world.spec.load.ceiling == 3.0
     await world.ends(None)
     assert world.spec.load.ceiling == 10.0
 
@@ -293,6 +294,36 @@ async def test_one_that_warms_up_takes_over_when_the_other_is_gone() -> None:
     world.probe(world.plain, up=False)
 
     assert world.spec.load.ceiling == inf
+
+
+async def test_of_many_that_wait_one_tries_a_backend_that_fails() -> None:
+    go = asyncio.Event()
+
+    async def held(call: Call) -> None:
+        await go.wait()
+        await answers(call)
+
+    bad, good = Backend(rejects(500)), Backend(held)
+    given = {"each_pool": {"max_in_flight": 8}, "queue": {"wait_s": 60.0}}
+    async with gateway(plain=[bad, good], **given) as running:
+        asked = [begin(running.ask()) for _ in range(40)]
+        await good.called(8)
+        load, count = running.app.fleet.members[bad.name].load, running.count
+
+        def is_out() -> bool:
+            is_open = count("turnout_backend_circuit", backend=bad.name) == 2.0
+            return is_open and load.in_flight == 0
+
+        await eventually(is_out, what="its circuit opens")
+        before = len(bad.calls)
+        await bad.called(before + 1)
+        await eventually(is_out, what="its trial fails")
+
+        assert len(bad.calls) < before + 4  # of eight places; a slow machine may see two trials
+        go.set()
+        found = await soon(asyncio.gather(*asked))
+        assert {status for status, _, _ in found} == {200}
+        await running.settled(finished=40)
 
 
 async def test_a_pool_gives_one_that_warms_up_no_more_than_its_ceiling() -> None:
