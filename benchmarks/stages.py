@@ -13,19 +13,17 @@ from time import monotonic
 from typing import cast
 from unittest.mock import patch
 
-from config.settings import Settings
+from config.settings import Settings, Timeouts
 from proxy.app import Gateway, create_app
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
-from proxy.hidden import Hidden
 from proxy.keys import digest
-from proxy.lines import Lines
 from proxy.links import Link, Links
 from proxy.parsing import parse
 from proxy.patience import Patience
 from proxy.record import RequestRecord
-from proxy.relay import StreamRelay, relay_body
-from proxy.upstream import Answer, Lookout
+from proxy.relay import Hidden, StreamRelay, relay_body
+from proxy.upstream import Answer
 from proxy.watching import Watch
 from routing.decision import Decision, Draws, RoutingRequest
 from routing.features import RequestFeatures, Route, extract
@@ -44,7 +42,7 @@ SYSTEM = (
     "Where a question can be read in two ways, take the likelier and say which one you took. "
     "Never invent a function that does not exist."
 )
-"""With it a prompt begins as others do, in more than the 64 tokens that its holder counts from."""
+"""With it a prompt begins as others do, in more than the 64 tokens that make a holder count."""
 ASKED = {
     "model": "m",
     "messages": [
@@ -148,7 +146,7 @@ def gateway() -> Iterator[Gateway]:
     ]
     auth = {"keys": [{"name": "benchmark", "sha256": digest(KEY)}]}
     settings = Settings.model_validate({"auth": auth, "pools": pools})
-    app = create_app(settings, log_to=Lines(len))
+    app = create_app(settings, log_to=len)
     for member in app.fleet.members.values():
         member.up = member.reached = member.probed = member.load.healthy = True
         member.models = ("m",)
@@ -213,7 +211,7 @@ async def relayed(app: Gateway, decision: Decision, raw: bytes) -> None:
     await link.head()
     patience, downstream = Patience(), downstream_of(app, raw)
     record = RequestRecord(endpoint=PATH, request_id="r", started_at=monotonic())
-    answer = Answer(link, Lookout(member, patience, monotonic), between_s=120.0)
+    answer = Answer(link, member, waits=Timeouts(), patience=patience)
     dialect = DIALECTS[Route.CHAT]
     if answer.streams:
         watch = Watch(app.router.learner, decision, prompt_tokens=0.0)

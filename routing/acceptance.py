@@ -156,9 +156,7 @@ class Acceptance:
         return 1.0 + (self.tau - 1.0) * root**3 if root > 0.0 else 1.0
 
     def chance_above(self, tau: float) -> float:
-        """Return the probability that `drawn` gives more than `tau`."""
-        if not self.sd:
-            return float(self.tau > tau)
+        """Return the probability that `drawn` gives more than `tau`, where it is not certain."""
         if tau <= 1.0:
             return 1.0
         root = ((tau - 1.0) / (self.tau - 1.0)) ** (1.0 / 3.0)

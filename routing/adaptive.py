@@ -288,14 +288,15 @@ class Adaptive:
         draws: Draws,
         exploration: float,
     ) -> Choice:
-        """Choose by the rules of practice, now and then a pool that is to be measured."""
+        """Choose by the rules of practice, now and then, by a coin, a pool to be measured."""
         names = ", ".join(sorted(pool.name for pool in blank))
         unseen = min(blank, key=lambda pool: (pool.fullness, pool.name))
         choice = self._fallback.choose(request, pools, now=now, draws=draws)
-        chances = partial(mixed, choice.chances, exploration, [unseen.name])
+        chances = partial(mixed, choice.chances, exploration, (choice.pool.name, unseen.name))
         if draws.explore < exploration:
+            pool = choice.pool if draws.explore < 0.5 * exploration else unseen
             step = RuleStep("explore", "{} has no step times yet", (names,))
-            return Choice(unseen, Reason.EXPLORE, step, chances)
+            return Choice(pool, Reason.EXPLORE, step, chances)
         step = RuleStep(
             "stale_fallback", "no step times of {} yet; " + choice.step.template,
             (names, *choice.step.numbers),

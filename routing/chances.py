@@ -39,8 +39,10 @@ def expected(offer: Offer) -> float:
 
 
 def mixed(others: Chances, share: float, among: Sequence[str]) -> dict[str, float]:
-    """Return each pool's chance where a share of requests is sent to any of some by lot."""
-    found = dict.fromkeys(among, share / len(among))
+    """Return each pool's chance where a share of requests is sent to any of `among` by lot."""
+    found = dict.fromkeys(among, 0.0)
+    for name in among:
+        found[name] += share / len(among)
     for name, chance in others().items():
         found[name] = found.get(name, 0.0) + (1.0 - share) * chance
     return found

@@ -60,6 +60,7 @@ class State:
 
     methods: Sequence[str] = ("eagle3", "none", "ngram")
     in_flight: Sequence[int] = (4, 4, 4)
+    pending: Sequence[float] = (0.0, 0.0, 0.0)
     kv_usage: Sequence[float] = (0.2, 0.2, 0.2)
     full: Sequence[bool] = (False, False, False)
     down: Sequence[bool] = (False, False, False)
@@ -76,9 +77,9 @@ class State:
             adaptive=LOTS,
         )
         pools = []
-        for name, method, seen, load, usage, full, down in zip(
-            "abc",
-            *(self.methods, self.measured, self.in_flight, self.kv_usage, self.full, self.down),
+        for name, method, seen, load, tokens, usage, full, down in zip(
+            *("abc", self.methods, self.measured, self.in_flight, self.pending),
+            *(self.kv_usage, self.full, self.down),
             strict=False,
         ):
             made = pool(name, method, max_num_seqs=64)
@@ -88,8 +89,9 @@ class State:
                 teach(router, made, idle_s=0.03 + slower, token_s=0.0004, at=100.0)
             if full:
                 made.max_in_flight = load
-            made.backends[0].in_flight, made.backends[0].kv_usage = load, usage
-            made.backends[0].healthy = not down
+            backend = made.backends[0]
+            backend.in_flight, backend.pending_tokens = load, tokens
+            backend.kv_usage, backend.healthy = usage, not down
             pools.append(made)
         return router, pools
 
@@ -164,6 +166,13 @@ CASES = {
     "a class is to be looked at": State(written={}, asked=request("creative", 0.5), now=500.0),
     "a class that is to be looked at is limited": State(
         written={"min_acceptance": 0.5}, asked=request("creative", 0.5), now=500.0
+    ),
+    "a pool of three cannot be the cheapest": State(
+        methods=("eagle3", "suffix", "none"),
+        in_flight=(4, 5, 4),
+        pending=(0.0, 1e7, 0.0),
+        written={},
+        asked=request("chat", 0.5),
     ),
     "three pools are drawn": State(
         methods=("eagle3", "suffix", "ngram"), written={}, asked=request("code_edit", 0.3)

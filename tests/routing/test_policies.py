@@ -42,7 +42,7 @@ def test_a_policy_goes_by_its_name_and_leaves_little_to_chance(
 
     assert make_policy(name).name == name
     assert choice.reason is (Reason.STALE_FALLBACK if name == "adaptive" else Reason.POLICY)
-    looks = 0.99 * 0.02  # at a pool that was not measured, of those that are not held out
+    looks = 0.99 * 0.01  # by a coin at a pool not measured, of those that are not held out
     by_lot = pytest.approx({"plain": 0.005 + looks, "spec": 0.995 - looks})
     assert choice.chances() == (by_lot if name == "adaptive" else {choice.pool.name: 1.0})
 

@@ -102,9 +102,8 @@ def test_gains_and_losses_are_those_of_requests_that_chance_sent(found: Report) 
     assert found.verdicts[0] == (
         "Moved by chance to the speculating pool, at the loads that routing leaves, one request "
         "is faster: code@T<=0.2 2.00x (2.00 to 2.00); slower: creative@T>1.0 0.80x (0.80 to "
-        "0.80). "
-        "Whether servers should speculate is another question: turnout plan decide --learnt asks "
-        "it. Not known yet: chat@T<=0.7, 10 % of requests."
+        "0.80). Whether servers should speculate is another question: turnout plan decide "
+        "--learnt asks it. Not known yet: chat@T<=0.7, 10 % of requests."
     )
     assert found.figures["speed_up.code@0.2"] == pytest.approx(2.0)
     assert found.figures["speed_up_high.creative@over_1.0"] == pytest.approx(0.8)
