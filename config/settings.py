@@ -302,8 +302,8 @@ class AdaptiveSettings(Section):
     )
     holdout: Fraction = Field(
         default=_ADAPTIVE.holdout,
-        description="Share of requests that chance sends to any pool, so that the speed-up "
-        "claimed is causal; 0 turns it off.",
+        description="Share of requests that chance sends to any pool, so that each stays measured "
+        "and what moving a request does can be told; 0 turns it off.",
     )
     exploration: Fraction = Field(
         default=_ADAPTIVE.exploration,

@@ -18,7 +18,7 @@ from proxy.record import Decided, PoolLoad, RequestRecord
 from routing.decision import Decision
 from routing.tasks import TaskType
 
-VERSION = 1
+VERSION = 2
 """Of a line: what cannot be read as before gets another."""
 
 FEATURES = (

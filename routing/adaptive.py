@@ -1,11 +1,12 @@
 """The `adaptive` policy: the pool on which a request is expected to cost least (`routing.bar`).
 
-Everything in that cost is learnt from traffic (`routing.learner`). Chance has three parts, each
-with a probability that is recorded: the holdout (any pool, so that each stays measured and the
-speed-up claimed is causal), exploration (a pool where the class was not seen of late, if it seems
-to cost little), and a draw from what is believed of tau (Thompson), which explores what is
-uncertain by itself. A request goes to the pool its class is on unless another is better by a
-margin. Where a pool was never measured, the rules of practice decide, and the reason says so.
+Everything in that cost is learnt from traffic (`routing.learner`). Chance has three parts, of
+which the probability that a pool is chosen is made and recorded: the holdout (any pool, so that
+each stays measured and what moving a request does can be told), exploration (a pool where the
+class was not seen of late, if it seems to cost little), and a draw from what is believed of tau
+(Thompson), which explores what is uncertain by itself. A request goes to the pool its class is on
+unless another is better by a margin. Where a pool was never measured, the rules of practice
+decide, and the reason says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,10 @@ from enum import StrEnum
 from functools import partial
 from math import inf, isinf
 from operator import attrgetter
-from typing import NamedTuple
 
-from routing.acceptance import Acceptance
 from routing.affinity import PrefixMap, holder
 from routing.bar import Cost, cost
+from routing.chances import Offer, expected, mixed, probabilities
 from routing.decision import Chances, Draws, Reason, RoutingRequest, RuleStep, certain
 from routing.learner import Learner, Measured
 from routing.pools import Pool
@@ -26,8 +26,6 @@ from routing.static import Choice, Policy
 from routing.tasks import TaskType
 from routing.traffic import TrafficClass
 
-SHORT_TOKENS = 30.0
-"""Output up to which speculation has nothing to win (Azure's code trace has a median of 13)."""
 STALE_S = 120.0
 """A class unseen on a pool for this long may be sent there to look."""
 EXPLORED_REGRET = 0.15
@@ -66,18 +64,6 @@ class AdaptiveKnobs:
     holdout: float = 0.01
     exploration: float = 0.02
     objectives: Mapping[TaskType, Objective] = field(default_factory=dict)
-
-
-class _Offer(NamedTuple):
-    """A pool's cost for one request."""
-
-    pool: Pool
-    cost: Cost
-    believed: Acceptance
-    drawn: float
-    """tau by the draw."""
-    value: float
-    """J at that tau, s; less a margin for the pool that the class is on."""
 
 
 class Adaptive:
@@ -129,20 +115,18 @@ class Adaptive:
             return choice._replace(reason=Reason.STALE_FALLBACK) if stale else choice
         pools = sorted(pools, key=_name)  # so that each has the same draw in whatever order
         objective = self._knobs.objectives.get(traffic_class.task, _TPOT)
-        chance = objective is not _TTFT and not request.features.seeded
-        holdout = self._knobs.holdout if chance else 0.0
-        if not holdout:
-            return self._weighed(
-                request, traffic_class, pools, objective, now, draws, chance=chance
-            )
-        held_out = draws.holdout < holdout
-        if held_out:  # what it would have had matters for the chances alone
+        by_lot = draws.holdout < 1.0 and objective is not _TTFT and not request.features.seeded
+        holdout = self._knobs.holdout if by_lot else 0.0
+        if held_out := draws.holdout < holdout:
+            # What it would have had matters for the chances alone.
             request, draws = replace(request, rehearsed=True), draws._replace(explore=1.0)
-        choice = self._weighed(request, traffic_class, pools, objective, now, draws, chance=True)
-        by_lot = partial(_with_lot, choice.chances, pools, holdout)
+        choice = self._weighed(request, traffic_class, pools, objective, now, draws, by_lot=by_lot)
+        if not holdout:
+            return choice
+        chances = partial(mixed, choice.chances, holdout, [pool.name for pool in pools])
         if held_out:
-            return _held_out(pools, draws.holdout / holdout, by_lot)
-        return Choice(choice.pool, choice.reason, choice.step, by_lot)
+            return _held_out(pools, draws.holdout / holdout, chances)
+        return Choice(choice.pool, choice.reason, choice.step, chances)
 
     def _weighed(
         self,
@@ -153,17 +137,16 @@ class Adaptive:
         now: float,
         draws: Draws,
         *,
-        chance: bool,
+        by_lot: bool,
     ) -> Choice:
         """Return the pool with the least expected cost, or one to look at; of two or more."""
+        exploration = self._knobs.exploration if by_lot else 0.0
         figures = [self._learner.measured(pool, now=now) for pool in pools]
         if None in figures and (blank := self._unmeasured(pools, now)):
-            return self._stale(request, pools, blank, now, draws, chance=chance)
+            return self._stale(request, pools, blank, now, draws, exploration)
         length = self._length(request, traffic_class)
         if objective is _TTFT:
-            return self._queue_alone(request, pools, now, Reason.TTFT_BOUND, length)
-        if length <= SHORT_TOKENS and objective is _TPOT:
-            return self._queue_alone(request, pools, now, Reason.SHORT_OUTPUT, length)
+            return self._queue_alone(request, pools, now, length)
         current = self._current.get(traffic_class)
         offers = self._offers(
             request, traffic_class, pools, figures, length, objective, now, draws
@@ -172,13 +155,15 @@ class Adaptive:
             left = [offer.pool for offer in offers] or pools
             return self._fallback.choose(request, left, now=now, draws=draws)
         best = min(offers, key=_value)
-        if chance and draws.explore < self._knobs.exploration:
-            looked_at = self._explored(traffic_class, best, offers, now)
-            if looked_at is not None:
-                return _look(best, looked_at, draws.explore / self._knobs.exploration)
+        chances = partial(probabilities, offers)
+        if exploration and (pair := self._worth_a_look(traffic_class, offers, now)):
+            names = sorted(offer.pool.name for offer in pair)
+            chances = partial(mixed, chances, exploration, names)
+            if draws.explore < exploration:
+                return _look(*pair, draws.explore / exploration, chances)
         if request.counts:
             self._current[traffic_class] = best.pool.name
-        return self._chosen(traffic_class, best, offers, current)
+        return self._chosen(traffic_class, best, offers, current, chances)
 
     def quote(
         self, request: RoutingRequest, pools: Sequence[Pool], *, now: float
@@ -211,7 +196,7 @@ class Adaptive:
         objective: Objective,
         now: float,
         draws: Draws,
-    ) -> list[_Offer]:
+    ) -> list[Offer]:
         """Return what each measured pool costs."""
         current = self._current.get(traffic_class)
         offers = []
@@ -224,7 +209,7 @@ class Adaptive:
             )
             believed = self._learner.acceptance.believed(pool, traffic_class, now=now)
             drawn = believed.drawn(draw)
-            offers.append(_Offer(pool, priced, believed, drawn, priced.at(drawn)))
+            offers.append(Offer(pool, priced, believed, drawn, priced.at(drawn)))
         return offers
 
     def _cost(
@@ -278,7 +263,6 @@ class Adaptive:
         request: RoutingRequest,
         pools: Sequence[Pool],
         now: float,
-        reason: Reason,
         length: float,
     ) -> Choice:
         """Choose by wait and prefill: decoding has no say."""
@@ -292,8 +276,8 @@ class Adaptive:
 
         pool = min(pools, key=value)
         template = "{:.0f} tokens expected; waiting and prefill cost least here, {:.3f} s"
-        step = RuleStep(reason.value, template, (length, value(pool)[0]))
-        return Choice(pool, reason, step, certain(pool))
+        step = RuleStep(Reason.TTFT_BOUND.value, template, (length, value(pool)[0]))
+        return Choice(pool, Reason.TTFT_BOUND, step, certain(pool))
 
     def _stale(
         self,
@@ -302,46 +286,51 @@ class Adaptive:
         blank: Sequence[Pool],
         now: float,
         draws: Draws,
-        *,
-        chance: bool,
+        exploration: float,
     ) -> Choice:
-        """Choose by the rules of practice, now and then a pool that is to be measured."""
+        """Choose by the rules of practice, now and then, by a coin, a pool to be measured."""
         names = ", ".join(sorted(pool.name for pool in blank))
-        if chance and draws.explore < self._knobs.exploration:
-            pool = min(blank, key=lambda pool: (pool.fullness, pool.name))
-            step = RuleStep("explore", "{} has no step times yet", (names,))
-            return Choice(pool, Reason.EXPLORE, step, certain(pool))
+        unseen = min(blank, key=lambda pool: (pool.fullness, pool.name))
         choice = self._fallback.choose(request, pools, now=now, draws=draws)
+        chances = partial(mixed, choice.chances, exploration, (choice.pool.name, unseen.name))
+        if draws.explore < exploration:
+            pool = choice.pool if draws.explore < 0.5 * exploration else unseen
+            step = RuleStep("explore", "{} has no step times yet", (names,))
+            return Choice(pool, Reason.EXPLORE, step, chances)
         step = RuleStep(
             "stale_fallback", "no step times of {} yet; " + choice.step.template,
             (names, *choice.step.numbers),
         )  # fmt: skip
-        return Choice(choice.pool, Reason.STALE_FALLBACK, step, choice.chances)
+        return Choice(choice.pool, Reason.STALE_FALLBACK, step, chances)
 
-    def _explored(
-        self, traffic_class: TrafficClass, best: _Offer, offers: Sequence[_Offer], now: float
-    ) -> _Offer | None:
-        """Return a pool where the class was not seen of late, if looking there costs little."""
-        if best.pool.fullness >= EXPLORED_FULLNESS:
+    def _worth_a_look(
+        self, traffic_class: TrafficClass, offers: Sequence[Offer], now: float
+    ) -> tuple[Offer, Offer] | None:
+        """Return the best offer, and one where the class was not seen and that costs little more.
+
+        Costs are those at the tau believed, not drawn: whether to look must not depend on what
+        chance has for the pools, or the chances of both could not be told apart.
+        """
+        unseen_s, stale = self._learner.acceptance.unseen_s, list[Offer]()
+        for offer in offers:
+            if offer.pool.speculates and unseen_s(offer.pool, traffic_class, now=now) > STALE_S:
+                stale.append(offer)
+        if not stale:
             return None
-        for offer in sorted(offers, key=_value):
-            pool = offer.pool
-            if (
-                pool is not best.pool
-                and pool.speculates
-                and offer.value < (1.0 + EXPLORED_REGRET) * best.value
-                and pool.fullness < EXPLORED_FULLNESS
-                and self._learner.acceptance.unseen_s(pool, traffic_class, now=now) > STALE_S
-            ):
-                return offer
-        return None
+        best = min(offers, key=expected)
+        found = min((offer for offer in stale if offer is not best), key=expected, default=None)
+        if found is None or expected(found) >= (1.0 + EXPLORED_REGRET) * expected(best):
+            return None
+        fullest = max(best.pool.fullness, found.pool.fullness)
+        return (best, found) if fullest < EXPLORED_FULLNESS else None
 
     def _chosen(
         self,
         traffic_class: TrafficClass,
-        best: _Offer,
-        offers: Sequence[_Offer],
+        best: Offer,
+        offers: Sequence[Offer],
         current: str | None,
+        chances: Chances,
     ) -> Choice:
         rivals = [offer for offer in offers if offer is not best]
         rival = rivals[0] if len(rivals) == 1 else min(rivals, key=_value)
@@ -367,85 +356,24 @@ class Adaptive:
                 template = "stays, {} would cost {:.1%} less and the margin is {:.0%}"
                 gain = 1.0 - rival.value / unmargined
                 numbers = (rival.pool.name, gain, self._knobs.margin)
-        works_out = partial(_probabilities, offers)
-        return Choice(best.pool, reason, RuleStep(reason.value, template, numbers), works_out)
+        return Choice(best.pool, reason, RuleStep(reason.value, template, numbers), chances)
 
 
-def _probabilities(offers: Sequence[_Offer]) -> dict[str, float]:
-    """Return each pool's chance of being chosen, over what may be drawn of tau."""
-    names = (offer.pool.name for offer in offers)
-    return dict(zip(names, chances(offers), strict=True))
-
-
-def _with_lot(others: Chances, pools: Sequence[Pool], holdout: float) -> dict[str, float]:
-    """Return each pool's chance where a share of requests is sent to any by lot."""
-    found = {pool.name: holdout / len(pools) for pool in pools}
-    for name, chance in others().items():
-        found[name] += (1.0 - holdout) * chance
-    return found
-
-
-def _held_out(pools: Sequence[Pool], draw: float, by_lot: Chances) -> Choice:
+def _held_out(pools: Sequence[Pool], draw: float, chances: Chances) -> Choice:
     """Send to a pool by lot; its chances are those of any request."""
     pool = pools[min(int(draw * len(pools)), len(pools) - 1)]
     step = RuleStep("holdout", "by lot, to keep {} pools measured", (len(pools),))
-    return Choice(pool, Reason.HOLDOUT, step, by_lot)
+    return Choice(pool, Reason.HOLDOUT, step, chances)
 
 
-def _look(best: _Offer, other: _Offer, draw: float) -> Choice:
+def _look(best: Offer, other: Offer, draw: float, chances: Chances) -> Choice:
     """Toss a coin between the best pool and the one to look at, for the sake of causality."""
     pool = best.pool if draw < 0.5 else other.pool
     template = "{} was not seen there of late; by a coin between {} and {}"
     names = sorted((best.pool.name, other.pool.name))
     step = RuleStep("explore", template, (other.pool.name, *names))
-    return Choice(pool, Reason.EXPLORE, step, lambda: dict.fromkeys(names, 0.5))
+    return Choice(pool, Reason.EXPLORE, step, chances)
 
 
 _name = attrgetter("name")
 _value = attrgetter("value")  # of equals the first by name: offers are in that order
-
-
-_CELLS = 8
-_SURE = 3.0
-"""Standard deviations beyond which a draw is not reckoned with, where several are drawn."""
-
-
-def chances(offers: Sequence[_Offer]) -> list[float]:
-    """Return the chance of each offer to be the least when tau is drawn for all.
-
-    Exact where one of them speculates, as a draw is above its bar or not; else by midpoints of
-    equally likely cells, among those that can be the least at all.
-    """
-    drawn = [offer for offer in offers if offer.believed.sd]
-    if len(drawn) <= 1:
-        return _chances_of_one(offers, drawn)
-    within = min(offer.cost.at(max(1.0, _far(offer, -_SURE))) for offer in offers)
-    won = []
-    for mine in offers:
-        if mine.cost.at(_far(mine, _SURE)) > within:
-            won.append(0.0)
-            continue
-        cells = _CELLS if mine.believed.sd else 1
-        total = 0.0
-        for cell in range(cells):
-            value = mine.cost.at(mine.believed.drawn((cell + 0.5) / cells))
-            beaten = 1.0
-            for other in offers:
-                if other is not mine:
-                    beaten *= 1.0 - other.believed.chance_above(other.cost.bar(value))
-            total += beaten
-        won.append(total / cells)
-    scale = sum(won) or 1.0  # what midpoints miss
-    return [win / scale for win in won]
-
-
-def _chances_of_one(offers: Sequence[_Offer], drawn: Sequence[_Offer]) -> list[float]:
-    best = min((offer for offer in offers if offer not in drawn), key=_value, default=None)
-    if best is None or not drawn:
-        return [float(offer is (best or offer)) for offer in offers]
-    wins = drawn[0].believed.chance_above(drawn[0].cost.bar(best.value))
-    return [wins if offer is drawn[0] else (1.0 - wins) * (offer is best) for offer in offers]
-
-
-def _far(offer: _Offer, deviations: float) -> float:
-    return offer.believed.tau + deviations * offer.believed.sd

@@ -19,13 +19,12 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"  # a speculating server refuses one of its parameters
     LIMIT = "limit"  # a limit the user wrote
     SHED = "shed"  # the speculating pool is over a mark and another is less full
-    OVERFLOW = "overflow"  # over a mark, but the others are fuller still
+    OVERFLOW = "overflow"  # over a mark, or against a shipped rule, but the others are fuller
     HOLDOUT = "holdout"
     EXPLORE = "explore"
     SPECULATES = "speculates"
     BELOW_BAR = "below_bar"
     STICKY = "sticky"
-    SHORT_OUTPUT = "short_output"
     TTFT_BOUND = "ttft_bound"
     POLICY = "policy"  # a static policy chose
     STALE_FALLBACK = "stale_fallback"
@@ -52,6 +51,8 @@ def certain(pool: Pool) -> Chances:
 class Draws(NamedTuple):
     """The chance a decision may use: floats in [0, 1), drawn by the caller.
 
+    A holdout or explore draw of 1 takes no part: what must not be left to chance has it.
+
     Attributes:
         holdout: Decides whether the request joins the holdout.
         explore: Decides whether it explores.
@@ -63,6 +64,10 @@ class Draws(NamedTuple):
     explore: float
     pools: tuple[float, ...]
     two_choice: float
+
+    def without_lot(self) -> "Draws":
+        """Return these for a request that neither joins the holdout nor explores."""
+        return self._replace(holdout=1.0, explore=1.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,8 +132,8 @@ class Decision(NamedTuple):
     def probabilities(self) -> dict[str, float]:
         """Chance with which each pool would have been chosen, by pool name.
 
-        Over all draws but exploration's, where that did not decide: with it, what was logged can
-        be replayed by inverse propensity. Pools left out had none.
+        Over all draws, whichever of them decided: with it, what was logged can be replayed by
+        inverse propensity. Pools left out had none.
         """
         return self.chances()
 

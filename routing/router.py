@@ -1,9 +1,11 @@
 """The decision pipeline: one order of rules for every policy.
 
-    pinned -> unavailable -> unsupported -> limits -> marks -> the policy's own comparison
+    pinned -> unsupported -> unavailable -> limits -> marks -> lot -> the policy's own comparison
 
-Limits the user wrote bind every policy. A pool without a healthy backend is left out, even against
-a limit; a pool that would refuse the request is never used while another exists.
+A pool that would refuse the request is never used while another exists. One without a backend that
+is up and free is left out, even against a limit. Limits and load marks are `routing.ruling`'s, lot
+(holdout, exploration) and comparison the policy's. The reason is the first of them that changed
+what the request would have had, or the comparison.
 """
 
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -12,7 +14,6 @@ from functools import partial
 from routing.adaptive import Adaptive, AdaptiveKnobs
 from routing.affinity import PrefixMap, holder
 from routing.decision import (
-    Chances,
     Decision,
     Draws,
     Outcome,
@@ -26,9 +27,10 @@ from routing.decision import (
 from routing.learner import Learner
 from routing.policies import make_policy
 from routing.pools import Pool
+from routing.ruling import asked, choose, mark_passed
 from routing.shedding import ArrivalRate, Switch
 from routing.static import Choice, Policy
-from routing.thresholds import Rules, Thresholds, Verdict, least_full
+from routing.thresholds import Rules, Thresholds, least_full
 
 
 class Router:
@@ -134,16 +136,11 @@ class Router:
         if request.pin is not None:
             return self._pinned(request, pools, draws, steps)
         supported = self._supported(request, pools, steps)
-        if request.traffic_class is None:
-            choice = self._choose_undecoded(request, supported)
-        else:
-            choice = self._choose(self.policy, request, supported, now, draws, steps)
-        if not choice.pool.has_room(request.excluded):
-            rest = [pool for pool in supported if pool.has_room(request.excluded)]
-            if not rest:
-                return _refusal(supported, request)
-            steps.append(choice.step)
-            choice = self._without(choice.pool, request, rest, now, draws)
+        choice = self._placed(self.policy, request, supported, now, draws, steps)
+        if choice is None:
+            return _refusal(supported, request)
+        if supported is not pools and choice.reason is not Reason.UNAVAILABLE:
+            choice = choice._replace(reason=Reason.UNSUPPORTED, step=steps[0])
         if not steps or steps[-1] is not choice.step:
             steps.append(choice.step)
         return self._decided(choice, request, draws, steps)
@@ -155,7 +152,7 @@ class Router:
         if self._shadow is None or request.pin is not None or request.traffic_class is None:
             return None
         supported = self._supported(request, pools, [])
-        return self._choose(self._shadow, request, supported, now, draws, [])
+        return self._placed(self._shadow, request, supported, now, draws, [])
 
     def observe(self, outcome: Outcome, *, now: float) -> None:
         """Learn from a finished request at `now` (s, monotonic)."""
@@ -164,16 +161,8 @@ class Router:
     def shedding(self, pool: Pool, *, now: float) -> bool:
         """Whether `pool` is over a load mark that applies at `now`; moves its switches on."""
         strict = self.policy.strict((pool,), now=now)
-        return (
-            pool.speculates
-            and self._mark_passed(self.policy, pool, now, strict=strict) is not None
-        )
-
-    def _mark_passed(
-        self, policy: Policy, pool: Pool, now: float, *, strict: bool
-    ) -> Verdict | None:
-        return self.rules.mark_passed(
-            pool, now=now, all_rules=strict, weighs_load=policy.weighs_load
+        return pool.speculates and (
+            mark_passed(self.rules, self.policy, pool, now=now, strict=strict) is not None
         )
 
     def _pinned(
@@ -207,109 +196,39 @@ class Router:
         steps.append(RuleStep("unsupported", "speculating servers refuse {}", (names,)))
         return plain
 
-    def _choose_undecoded(self, request: RoutingRequest, pools: Sequence[Pool]) -> Choice:
-        """Choose for a request that decodes nothing: the least full pool that is up."""
-        pool = least_full([p for p in pools if p.has_room(request.excluded)] or pools)
-        step = RuleStep("no_decoding", "{:.1f} in flight is the least", (pool.in_flight,))
-        return Choice(pool, Reason.POLICY, step, certain(pool))
-
-    def _choose(
+    def _placed(
         self,
         policy: Policy,
         request: RoutingRequest,
-        pools: Sequence[Pool],
+        supported: Sequence[Pool],
         now: float,
         draws: Draws,
         steps: list[RuleStep],
-    ) -> Choice:
-        """Apply limits, the policy and the load marks to `pools`, whatever their health."""
-        strict = policy.strict(pools, now=now)
-        objections = self._objections(request, pools, now, strict=strict)
-        permitted = pools
-        if objections:
-            draws = draws._replace(holdout=1.0, explore=1.0)
-            permitted = [pool for pool in pools if pool.name not in objections]
-        if not permitted:
-            steps.append(RuleStep("no_other_pool", "every pool has an objection, none binds"))
-            objections, permitted = {}, pools
-        preferred = policy.choose(request, pools, now=now, draws=draws)
-        verdict = objections.get(preferred.pool.name)
-        if objections and verdict is None:
-            preferred = preferred._replace(chances=partial(_among, preferred.chances, permitted))
-        if verdict is not None:
-            steps.append(verdict.step)
-            other = policy.choose(request, permitted, now=now, draws=draws)
-            reason = Reason.LIMIT if verdict.written else other.reason
-            preferred = other._replace(reason=reason, step=verdict.step)
-        if request.features.unsupported and steps and steps[0].rule == "unsupported":
-            return preferred._replace(reason=Reason.UNSUPPORTED, step=steps[0])
-        return self._shed(policy, preferred, permitted, now, steps, strict=strict)
+    ) -> Choice | None:
+        """Choose among the pools that are up and free; None where none is.
 
-    def _objections(
-        self, request: RoutingRequest, pools: Sequence[Pool], now: float, *, strict: bool
-    ) -> dict[str, Verdict]:
-        objections: dict[str, Verdict] = {}
-        if not strict and not self.rules.thresholds.written:
-            return objections
-        for pool in pools:
-            if pool.speculates:
-                verdict = self.rules.objection(request, pool, now=now, all_rules=strict)
-                if verdict is not None:
-                    objections[pool.name] = verdict
-        return objections
-
-    def _shed(
-        self,
-        policy: Policy,
-        choice: Choice,
-        permitted: Sequence[Pool],
-        now: float,
-        steps: list[RuleStep],
-        *,
-        strict: bool,
-    ) -> Choice:
-        """Move `choice` off a pool that is over a mark, if another permitted pool is less full."""
-        if not choice.pool.speculates:
-            return choice
-        passed = self._mark_passed(policy, choice.pool, now, strict=strict)
-        if passed is None:
-            return choice
-        others = [
-            pool
-            for pool in permitted
-            if pool is not choice.pool
-            and pool.has_room()
-            and not (pool.speculates and self._mark_passed(policy, pool, now, strict=strict))
-        ]
-        steps.append(passed.step)
-        if others:
-            other = least_full(others)
-            if other.fullness < choice.pool.fullness:
-                reason = Reason.LIMIT if passed.written else Reason.SHED
-                return Choice(other, reason, passed.step, certain(other))
-            template = "over a mark, but {} is fuller ({:.1f} against {:.1f} in flight)"
-            numbers: tuple[object, ...] = (other.name, other.in_flight, choice.pool.in_flight)
-        else:
-            template, numbers = "over a mark, and no other pool is under its own", ()
-        step = RuleStep("overflow", template, numbers)
-        return choice._replace(reason=Reason.OVERFLOW, step=step)
-
-    def _without(
-        self,
-        missed: Pool,
-        request: RoutingRequest,
-        rest: Sequence[Pool],
-        now: float,
-        draws: Draws,
-    ) -> Choice:
-        """Choose again among pools that are up; only availability is named as the reason.
-
-        A request that decodes nothing does not come here: it had its choice of those from the
-        start.
+        A pool that is not is out of the comparison from the start, so that the chances are those
+        of what was compared. Where the request would have had it, availability is the reason.
         """
-        choice = self._choose(self.policy, request, rest, now, draws, [])
-        step = RuleStep("unavailable", "{} has no free backend left to try", (missed.name,))
-        return choice._replace(reason=Reason.UNAVAILABLE, step=step)
+        up = [pool for pool in supported if pool.has_room(request.excluded)]
+        if not up:
+            return None
+        if request.traffic_class is None:
+            pool = least_full(up)
+            step = RuleStep("no_decoding", "{:.1f} in flight is the least", (pool.in_flight,))
+            return Choice(pool, Reason.POLICY, step, certain(pool))
+        if len(up) == len(supported):
+            return choose(
+                self.rules, policy, request, supported, now=now, draws=draws, steps=steps
+            )
+        chosen = partial(choose, self.rules, policy, now=now, draws=draws)
+        ruled = [*steps]
+        wanted = chosen(asked(request), supported, steps=ruled)
+        if wanted.pool in up:
+            return chosen(request, up, steps=steps)
+        steps[:] = [*ruled, wanted.step] if wanted.step not in ruled else ruled
+        step = RuleStep("unavailable", "{} has no free backend left to try", (wanted.pool.name,))
+        return chosen(request, up, steps=[])._replace(reason=Reason.UNAVAILABLE, step=step)
 
     def _decided(
         self,
@@ -336,14 +255,6 @@ class Router:
             steps=tuple(steps),
             chances=choice.chances,
         )
-
-
-def _among(chances: Chances, permitted: Sequence[Pool]) -> dict[str, float]:
-    """Return the chances of pools where those of others fall to them."""
-    found = chances()
-    left = {pool.name: found.get(pool.name, 0.0) for pool in permitted}
-    total = sum(left.values()) or 1.0
-    return {name: chance / total for name, chance in left.items()}
 
 
 def _refusal(pools: Sequence[Pool], request: RoutingRequest) -> Refusal:

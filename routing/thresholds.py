@@ -205,6 +205,19 @@ class Rules:
                 )
         return None
 
+    def crowded(self, pool: Pool) -> bool:
+        """Whether a pool has passed the marks for one that speculates, or queues requests.
+
+        Without a mark on requests in flight it is the one that ships: the shipped limits tell
+        where speculation ends to pay at some such load, and nothing of a fuller one.
+        """
+        in_flight, kv_usage = self.thresholds.in_flight or IN_FLIGHT_BAND, self.thresholds.kv_usage
+        return (
+            pool.in_flight > in_flight.high
+            or pool.fullness >= 1.0
+            or (kv_usage is not None and pool.kv_usage > kv_usage.high)
+        )
+
     def _in_flight(self, pool: Pool, now: float) -> float:
         del now
         return pool.in_flight

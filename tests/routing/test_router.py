@@ -267,6 +267,83 @@ def test_a_class_that_accepts_too_little_leaves_and_returns_when_that_is_forgott
     )  # fmt: skip
 
 
+def accepting_little(policy: str = "threshold", **written: Any) -> Play:
+    """Return a play in which code accepts 0.2 of its drafts."""
+    acted = play(policy, kind="draft_model", **written)
+    return acted >> outcome(acted.pools[0], "code", 0, accepted=200, drafted=1000)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        (request("code"), "min_acceptance"),
+        (request("rag", 0.9), "max_temperature"),
+        (request("creative", 0.6), "tasks"),
+    ],
+)
+def test_a_shipped_rule_sends_nobody_to_a_crowded_pool_off_one_that_is_less_full(
+    asked: RoutingRequest, rule: str
+) -> None:
+    """All that a rule speaks against would pile up on the plain pool, while the other idles."""
+    acted = accepting_little()
+    assert (
+        acted
+        >> load({"spec": 0, "plain": 32})
+        >> asked << chosen("plain", because="policy")
+        >> load({"spec": 33, "plain": 33})
+        >> asked << chosen("plain", because="policy")
+        >> load({"spec": 20, "plain": 33})
+        >> asked << chosen("spec", because="overflow")
+    )  # fmt: skip
+    assert isinstance(acted.last, Decision)
+    assert [step.rule for step in acted.last.steps] == [rule, "overflow"]
+    assert acted.last.sentence == (
+        f"spec: {rule} is against it, but plain is fuller (33.0 against 20.0 in flight)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "plain", "name"),
+    [
+        (None, 33, "spec"),
+        (Band(high=8, low=6, dwell_s=5), 9, "spec"),
+        (Band(high=64, low=48, dwell_s=5), 40, "plain"),
+    ],
+)
+def test_a_pool_is_crowded_from_the_mark_on_or_from_the_one_that_ships(
+    mark: Band | None, plain: int, name: str
+) -> None:
+    acted = accepting_little()
+    acted.router.configure(policy="threshold", thresholds=Thresholds(in_flight=mark))
+
+    assert acted >> load({"spec": 2, "plain": plain}) >> request("code")
+    assert isinstance(acted.last, Decision)
+    assert acted.last.pool.name == name
+
+
+def test_a_pool_that_queues_or_whose_cache_is_full_is_crowded_too() -> None:
+    acted = accepting_little()
+    spec, plain = acted.pools
+    spec.max_num_seqs = plain.max_num_seqs = 8
+    assert acted >> load({"plain": 7}) >> request("code") << chosen("plain", because="policy")
+    assert acted >> load({"plain": 8}) >> request("code") << chosen("spec", because="overflow")
+    acted >> load({"plain": 4})
+    plain.backends[0].kv_usage = 0.95
+
+    assert acted >> request("code") << chosen("spec", because="overflow")
+
+
+@pytest.mark.parametrize("policy", sorted({*POLICY_NAMES} - {"plain_only"}))
+def test_a_written_rule_binds_however_full_the_other_pool_is(policy: str) -> None:
+    acted = accepting_little(policy, min_acceptance=0.5)
+    acted >> load({"spec": 1, "plain": 250})
+
+    found = acted.router.decide(request("code"), acted.pools, now=acted.now, draws=HALVES)
+
+    assert isinstance(found, Decision)
+    assert found.pool.name == "plain"
+
+
 def test_what_decodes_nothing_goes_where_the_least_is_in_flight() -> None:
     assert (
         play("spec_only")

@@ -13,12 +13,13 @@ from routing.pools import Backend, Pool, Speculation
 from routing.tasks import TaskType
 from turnout.simulation.acceptance import Odds
 from turnout.simulation.arms import ARMS, Oracle, assembled, averages
-from turnout.simulation.cells import capacity, simulate_cell
+from turnout.simulation.cells import Cell, capacity, simulate, simulate_cell
 from turnout.simulation.cluster import Chosen, Cluster, Flight, Outage, Replica
 from turnout.simulation.engine import Engine, EngineRequest, EngineSettings, StepCost
 from turnout.simulation.loads import load_named
-from turnout.simulation.mixes import DEFAULT_MIX, MIXES, Kind
+from turnout.simulation.mixes import DEFAULT_MIX, MIXES, Kind, parse_mix
 from turnout.simulation.servers import SERVER_KINDS
+from turnout.simulation.statistics import e2e_s
 from turnout.simulation.truth import true_cost
 from turnout.simulation.workloads import SimulatedRequest, Workload
 
@@ -249,6 +250,20 @@ def test_every_arm_has_two_servers(arm: str, methods: list[str], backends: int) 
     assert [pool.speculation.value for pool in pools] == methods
     assert {len(pool.backends) for pool in pools} == {backends}
     assert bool(replicas[0].engine.settings.schedule) == (arm == "2x-dynamic")
+
+
+@pytest.mark.parametrize("arm", ["threshold", "fixed-shed"])
+def test_rules_of_practice_compare_the_pools_when_nearly_all_goes_against_speculation(
+    arm: str,
+) -> None:
+    """Sent to the plain pool whatever its load, these took 2.2 and 2.5 times the oracle's time."""
+    workload = Workload(mix=parse_mix("roleplay@0.3=50,creative@0.3=50"))
+
+    def mean_s(arm: str) -> float:
+        cell = Cell(engine="eagle3", load="85", arm=arm, seed=0, requests=400)
+        return float(e2e_s([simulate(cell, workload)], 40).mean())
+
+    assert mean_s(arm) < 1.2 * mean_s("oracle")
 
 
 def test_capacity_is_what_two_plain_servers_do_under_more_load_than_that() -> None:

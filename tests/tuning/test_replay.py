@@ -224,16 +224,13 @@ def edited(line: bytes, **changes: dict[str, Any]) -> bytes:
     return json.dumps(read).encode() + b"\n"
 
 
-def test_requests_that_explored_or_had_no_choice_tell_nothing(
-    replay: Replay, tmp_path: Path
-) -> None:
-    first, second, third, fourth = lines(4)
-    stored = json.dumps({**json.loads(second), "draws": None}).encode() + b"\n"
+def test_requests_that_had_no_choice_tell_nothing(replay: Replay, tmp_path: Path) -> None:
+    first, second, third = lines(3)
+    stored = json.dumps({**json.loads(first), "draws": None}).encode() + b"\n"
     written = [
-        edited(first, decision={"reason": "explore"}),
         stored,
-        edited(third, decision={"probabilities": {"spec": 0.0}}),
-        fourth,
+        edited(second, decision={"probabilities": {"spec": 0.0}}),
+        third,
     ]
 
     found = replay(log(tmp_path / "d.jsonl", written), "--policy", "spec_only")
@@ -313,8 +310,8 @@ LINE = lines(1)[0]
         (b"[1]\n", "d.jsonl:1 is not of a decision log; name what"),
         (b'{"level":"info"}\n', "d.jsonl:1 is not of a decision log; name what"),
         (
-            LINE.replace(b'"version":1', b'"version":9'),
-            "d.jsonl:1 is of version 9 and this is for version 1; replay it with the turnout",
+            LINE.replace(b'"version":2', b'"version":1'),
+            "d.jsonl:1 is of version 1 and this is for version 2; replay it with the turnout",
         ),
         (LINE.replace(b'"decision":', b'"decided":'), "is not as this turnout writes it (KeyErr"),
         (LINE.replace(b'"eagle3"', b'"magic"'), "is not as this turnout writes it (ValueError"),

@@ -18,14 +18,11 @@ class Asked(NamedTuple):
         line: The request.
         pool: The other policy's pool; empty where it had none for it.
         probabilities: Chance that the other policy gave each pool.
-        explored: Whether either policy was exploring, so that the chances are not those of any
-            request of its kind.
     """
 
     line: Line
     pool: str
     probabilities: dict[str, float]
-    explored: bool
 
     @property
     def moved(self) -> bool:
@@ -76,13 +73,12 @@ def ask(
 
 def _again(line: Line, router: Router, *, now: float) -> Asked:
     if line.draws is None:
-        return Asked(line, line.pool, dict(line.probabilities), explored=False)
+        return Asked(line, line.pool, dict(line.probabilities))
     pools = [each.pool(line.model) for each in line.pools]
     found = router.decide(line.request, pools, now=now, draws=line.draws)
     if not isinstance(found, Decision):
-        return Asked(line, "", {}, explored=False)
-    explored = Reason.EXPLORE in (line.reason, found.reason)
-    return Asked(line, found.pool.name, found.probabilities, explored)
+        return Asked(line, "", {})
+    return Asked(line, found.pool.name, found.probabilities)
 
 
 def _tell(router: Router, line: Line, *, now: float) -> None:

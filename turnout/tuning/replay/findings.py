@@ -31,7 +31,7 @@ class Finding:
 
     Attributes:
         metric: Key of `METRICS`.
-        requests: Requests that tell: finished, with a chance in the log, not explored.
+        requests: Requests that tell: finished, with a chance in the log.
         differing: Those of them for which the two policies prefer different pools.
         effective: Effective sample size of those.
         largest_weight: Share of all weight that one request has.
@@ -78,7 +78,7 @@ def _telling(asked: Sequence[Asked], name: str) -> Iterator[tuple[Asked, float, 
     """Yield requests that tell of the latency called `name`, with weight and seconds."""
     for each in asked:
         came = each.line.came
-        if each.line.draws is None or each.explored or came.ending != FINISHED:
+        if each.line.draws is None or came.ending != FINISHED:
             continue
         value, weight = getattr(came, name), each.weight
         if value and weight is not None and each.probabilities:

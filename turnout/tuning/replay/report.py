@@ -18,8 +18,7 @@ ABOUT = (
     "the log's own policy and config moves is what these are worth.",
     "Change: mean over finished requests, each weighted by the chance that the other policy gave "
     "the pool it had over the chance in the log, divided by the sum of weights; the interval is "
-    "of 1,000 resamplings of requests (95 %, percentiles), taken for independent. Requests that "
-    "explored are left out: their chance was a coin between two pools.",
+    "of 1,000 resamplings of requests (95 %, percentiles), taken for independent.",
     "Effective: (sum of weights)^2 / sum of squared weights, over the requests for which the two "
     "policies prefer different pools; under 30 nothing is concluded.",
 )
@@ -205,7 +204,6 @@ def _row(asked: Asked) -> Mapping[str, object]:
         "logged_pool": line.pool,
         "new_pool": asked.pool,
         "weight": weight,
-        "explored": asked.explored,
         "ending": line.came.ending,
         "tpot_s": line.came.tpot_s,
         "e2e_s": line.came.duration_s,
