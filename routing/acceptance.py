@@ -23,6 +23,7 @@ from math import erfc, inf, sqrt
 from statistics import NormalDist
 from typing import ClassVar, Self
 
+from routing.drift import Drift
 from routing.expectations import Expectation, expectation
 from routing.fading import Fading, fresh
 from routing.pools import Pool, Speculation
@@ -41,16 +42,6 @@ CLASS_STEPS = 60.0
 ALIKE = {True: 12.0, False: 6.0}
 """Steps of one request that tell as much as its class does, for methods that draft at every step
 and for those that copy (SpecDecode-Bench traces, chat: EAGLE-3 12, n-gram 6)."""
-SPREAD = {True: 0.3, False: 0.45}
-"""Standard deviation of tau between requests of a class, likewise (EAGLE-3 0.15 to 0.34, n-gram
-0.07 to 0.79)."""
-
-DRIFT_SLACK = 0.25
-DRIFT_ALARM = 15.0
-"""Page-Hinkley in standard deviations: sees a shift of one in 20 requests, errs once in
-thousands."""
-SETTLED = 5.0
-"""Requests of a class after which it has a past to drift from."""
 AFTER_DRIFT = 0.1
 """What an alarm leaves of a class's evidence; its mean stays."""
 
@@ -165,9 +156,7 @@ class Acceptance:
         return 1.0 + (self.tau - 1.0) * root**3 if root > 0.0 else 1.0
 
     def chance_above(self, tau: float) -> float:
-        """Return the probability that `drawn` gives more than `tau`."""
-        if not self.sd:
-            return float(self.tau > tau)
+        """Return the probability that `drawn` gives more than `tau`, where it is not certain."""
         if tau <= 1.0:
             return 1.0
         root = ((tau - 1.0) / (self.tau - 1.0)) ** (1.0 / 3.0)
@@ -178,23 +167,6 @@ WITHOUT_DRAFTS = Acceptance(tau=1.0, sd=0.0, steps=0.0)
 """Of every class on a pool that does not speculate."""
 
 _Key = tuple[str, str, TaskType | None, TemperatureBucket | None]
-
-
-@dataclass(slots=True)
-class _Drift:
-    """Page-Hinkley sums of one class, in standard deviations."""
-
-    up: float = 0.0
-    down: float = 0.0
-
-    def alarms(self, surprise: float) -> bool:
-        """Take a request's surprise in; whether they add up to a shift, after which it forgets."""
-        self.up = max(0.0, self.up + surprise - DRIFT_SLACK)
-        self.down = max(0.0, self.down - surprise - DRIFT_SLACK)
-        if max(self.up, self.down) <= DRIFT_ALARM:
-            return False
-        self.up = self.down = 0.0
-        return True
 
 
 class AcceptanceBook:
@@ -213,7 +185,7 @@ class AcceptanceBook:
         self._expected = expected
         self._beliefs: dict[tuple[str, TrafficClass], tuple[float, Acceptance]] = {}
         self.sums: dict[_Key, AcceptanceSums] = {}
-        self._drift: dict[_Key, _Drift] = {}
+        self._drift: dict[_Key, Drift] = {}
 
     def add(
         self,
@@ -238,7 +210,7 @@ class AcceptanceBook:
         if tokens <= 0:
             return
         steps = steps_of(tokens, accepted, pool.k)
-        self._watch(pool, traffic_class, steps=steps, accepted=accepted)
+        self._watch(pool, traffic_class, steps=steps, accepted=accepted, now=now)
         self._add(pool, traffic_class, steps, accepted, drafted, now)
 
     def suppose(
@@ -272,20 +244,13 @@ class AcceptanceBook:
             )
 
     def _watch(
-        self, pool: Pool, traffic_class: TrafficClass, *, steps: int, accepted: int
+        self, pool: Pool, traffic_class: TrafficClass, *, steps: int, accepted: int, now: float
     ) -> None:
-        """Drop most of a class's evidence when its requests keep being unlike it.
-
-        They are held against the class's own past: a wrong expectation is no drift.
-        """
+        """Drop most of a class's evidence when its requests keep being unlike it."""
         *_, key = _path(pool, traffic_class)
+        drift = self._drift.setdefault(key, Drift())
         sums = self.sums.get(key)
-        if sums is None or sums.requests < SETTLED:
-            return
-        mean = sums.accepted / sums.steps
-        spread = SPREAD[pool.speculation.drafts_every_step]
-        surprise = (accepted / steps - mean) / sqrt(spread**2 + mean / steps)
-        if self._drift.setdefault(key, _Drift()).alarms(surprise):
+        if drift.alarms(accepted=accepted, steps=steps, now=now) and sums is not None:
             sums.scale(AFTER_DRIFT)
 
     def believed(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> Acceptance:
@@ -330,8 +295,7 @@ class AcceptanceBook:
 
     def unseen_s(self, pool: Pool, traffic_class: TrafficClass, *, now: float) -> float:
         """Return seconds since the class was last seen on `pool`; infinite if it never was."""
-        *_, key = _path(pool, traffic_class)
-        sums = self.sums.get(key)
+        sums = self.sums.get((pool.name, *traffic_class))
         return inf if sums is None else now - sums.seen_at
 
     def merge(self, other: "AcceptanceBook") -> None:
