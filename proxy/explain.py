@@ -50,7 +50,7 @@ class Explanation:
         traffic_class: Its class; None where nothing is decoded.
         acceptance: What is believed of its class, by the name of each pool that speculates.
         costs: Expected cost on each pool that was measured, s; empty unless the policy weighs it.
-        speed_up: How much faster its class was seen to be, by chance alone, as `spec/plain`.
+        speed_up: TPOT on the plain pool over the other, of its class, by chance, as `spec/plain`.
         decision: Where it would go, or why nowhere.
     """
 

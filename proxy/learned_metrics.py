@@ -15,7 +15,7 @@ from routing.traffic import TemperatureBucket, TrafficClass
 
 
 class LearntState(Collector):
-    """Step times, bars, tokens per step and the speed-up that chance showed.
+    """Step times, bars, tokens per step and what moving a request does, as chance showed.
 
     Args:
         fleet: The pools.
@@ -105,7 +105,8 @@ class LearntState(Collector):
     def _speed_up(self) -> Metric:
         family = GaugeMetricFamily(
             "turnout_causal_speed_up_ratio",
-            "TPOT on a plain pool over that on the pool, of requests that chance assigned.",
+            "TPOT on a plain pool over that on the pool, of requests that chance assigned: what "
+            "moving one does at the loads that routing leaves, not what speculation is worth.",
             labels=("pool", "than", "task", "temperature", "bound"),
         )
         plain = [pool for pool in self._fleet.pools if not pool.speculates]

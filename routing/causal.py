@@ -1,7 +1,10 @@
-"""What speculation did to the speed of a class, from requests that chance sent to a pool.
+"""What moving one request to a pool does to its speed, from requests that chance sent there.
 
 Comparing pools by what was routed to them compares different requests at different loads. Those
-of the holdout and of exploration were sent by a coin: their difference is the pools' doing.
+of the holdout and of exploration were sent by a coin: their difference is the pools' doing, at the
+loads that the pools had. Routing makes those loads: it fills the better pool until a further
+request gains little there. So the difference is that of one request more or less; what speculation
+is worth, with all loads as they would be without it, is for `turnout.tuning.advice` to say.
 """
 
 from math import exp, log, sqrt

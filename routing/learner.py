@@ -49,7 +49,7 @@ class Learner:
         lengths: Output lengths, by class.
         demand: How often each class comes.
         service: Prefill and service times, by pool.
-        causal: What chance showed of the pools' speed.
+        causal: What moving one request to a pool does, as chance showed.
         lookups: What n-gram pools accepted, beside what lookups expected of the same answers.
         paused: Whether traffic teaches nothing for the present.
     """

@@ -205,7 +205,7 @@ def _rendered(shown: dict[str, Any]) -> Table:
         for pair, found in shown["causal_speed_up"].items():
             interval = f"{found['low']:.2f} to {found['high']:.2f}"
             requests = f"{found['requests']:.0f} requests sent by chance"
-            table.add_row("speed-up", f"{found['ratio']:.2f} ({interval}) {pair}; {requests}")
+            table.add_row("one moved", f"{found['ratio']:.2f}x ({interval}) {pair}; {requests}")
         if costs := shown["cost_s"]:
             each = ", ".join(f"{cost:.3f} s on {pool}" for pool, cost in costs.items())
             table.add_row("expected cost", each)

@@ -1,7 +1,7 @@
 """The checklist against what a gateway says, and the verdict it comes to."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,18 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
+from routing.decision import Outcome
+from routing.learner import Learner
+from routing.pools import Backend, Pool, Speculation
+from routing.tasks import TaskType
+from routing.traffic import TemperatureBucket, TrafficClass
 from tests.tuning.handmade import cell, sweep
 from turnout.cli import main
 from turnout.planning.deciding import Answer, Condition, Verdict, checklist, decision_view, verdict
 from turnout.planning.errors import PlanError
 from turnout.planning.evidence import Evidence, of_gateway, of_metrics, of_sweep
 from turnout.tuning.exposition import Distribution, SpeedUp
+from turnout.tuning.learnt import write_learnt
 
 
 def spread(p10: float, p50: float, p90: float = 0.9, p99: float = 0.95) -> Distribution:
@@ -36,8 +42,12 @@ GOOD = Evidence(
 )
 
 
+LOSS = SpeedUp(label="chat@T<=0.7", ratio=0.8, low=0.7, high=0.9)
+
+
 def answers(evidence: Evidence) -> Mapping[str, Condition]:
     names = (
+        "worth",
         "gain",
         "acceptance",
         "memory",
@@ -64,7 +74,8 @@ def test_what_meets_every_condition_is_used() -> None:
         {"acceptance": {"": spread(0.2, 0.45)}},
         {"kv_usage": 0.95},
         {"ttft_share": 0.7},
-        {"speed_ups": [SpeedUp(label="chat@T<=0.7", ratio=0.8, low=0.7, high=0.9)]},
+        {"speed_ups": [LOSS], "paired": True},
+        {"worth": False, "advice": "have 0 of 2 servers speculating instead of 1"},
     ],
 )
 def test_one_condition_that_fails_leaves_it_off(changes: Mapping[str, object]) -> None:
@@ -88,17 +99,31 @@ def test_one_condition_that_is_open_is_measured_first(changes: Mapping[str, obje
     assert decided(**changes) is Verdict.MEASURE
 
 
-def test_a_gain_shown_by_chance_outweighs_what_foretells_it() -> None:
-    gain = SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.2, high=1.6)
+LOW = {"": spread(0.2, 0.45)}
+GAIN = SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.2, high=1.6)
 
-    assert decided(speed_ups=[gain], acceptance={"": spread(0.2, 0.45)}) is Verdict.USE
+
+def test_a_gain_of_pairs_outweighs_what_foretells_it() -> None:
+    assert decided(speed_ups=[GAIN], paired=True, acceptance=LOW) is Verdict.USE
+
+
+def test_the_advice_on_pools_outweighs_all_else() -> None:
+    assert decided(worth=True, acceptance=LOW) is Verdict.USE
+    assert decided(worth=False, speed_ups=[GAIN], paired=True) is Verdict.OFF
+
+
+@pytest.mark.parametrize("moved", [GAIN, LOSS])
+def test_what_chance_showed_of_single_requests_decides_nothing(moved: SpeedUp) -> None:
+    """Routing evens out the loads at which they were seen: near 1 with the best of pools."""
+    assert decided(speed_ups=[moved]) is decided() is Verdict.USE
+    assert decided(speed_ups=[moved], acceptance=LOW) is decided(acceptance=LOW) is Verdict.OFF
+    found = answers(replace(GOOD, speed_ups=[moved]))["gain"]
+    assert "at the loads that routing leaves" in found.because
+    assert not found.decides
 
 
 def test_classes_that_gain_beside_classes_that_lose_are_to_be_routed() -> None:
-    gain = SpeedUp(label="code@T<=0.2", ratio=1.4, low=1.2, high=1.6)
-    loss = SpeedUp(label="creative@T<=1.0", ratio=0.8, low=0.7, high=0.9)
-
-    found = answers(replace(GOOD, speed_ups=[gain, loss]))["gain"]
+    found = answers(replace(GOOD, speed_ups=[GAIN, LOSS], paired=True))["gain"]
 
     assert found.answer is Answer.YES
     assert "route by class" in found.because
@@ -252,7 +277,87 @@ def test_a_sweep_is_decided_on_by_the_cells_that_gain_and_lose(
 
     assert view.data["verdict"] == says
     assert f"Verdict by the sweep in {tmp_path}: {says}." in view.says[-1]
-    assert ("route by class: some gain, some lose" in view.says[0]) == by_class
+    assert ("route by class: some gain, some lose" in view.says[1]) == by_class
+
+
+def learnt(folder: Path, *, costly: bool, asked_for: bool = True) -> Path:
+    """Write what a gateway has learnt of a draft that accepts 2 of 3 and a step of 20 ms or 90."""
+    learner, traffic_class = (
+        Learner(),
+        TrafficClass("m", TaskType.CODE, TemperatureBucket.UP_TO_02),
+    )
+    pools = [
+        Pool(
+            name="spec",
+            model="m",
+            speculation=Speculation.EAGLE3,
+            k=3,
+            backends=[Backend(name="a")],
+        ),
+        Pool(name="plain", model="m", speculation=Speculation.NONE, backends=[Backend(name="b")]),
+    ]
+    for pool in pools:
+        idle_s = 0.09 if costly and pool.speculates else 0.02
+        for in_flight in (1, 4, 16):
+            gap_s = idle_s + 0.0002 * in_flight
+            learner.stepped(
+                pool, pool.backends[0], gap_s, in_flight=in_flight, now=60.0, count=99 * in_flight
+            )
+        for number in range(60 if asked_for else 0):
+            learner.observe(
+                Outcome(
+                    pool=pool, traffic_class=traffic_class, tokens=82, accepted=54, drafted=81,
+                    ttft_s=0.1, tpot_s=0.01, in_flight=1, prompt_tokens=100,
+                ), now=float(number),
+            )  # fmt: skip
+    write_learnt(folder / "learnt.json", learner, pools, now=60.0)
+    return folder / "learnt.json"
+
+
+@pytest.mark.parametrize(
+    ("costly", "says", "split"), [(False, "use it", "2 of 2"), (True, "leave it off", "0 of 2")]
+)
+def test_the_advice_on_what_was_learnt_decides(
+    costly: bool, says: str, split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever chance showed of single requests, and accepting few drafts foretells."""
+    saved = tmp_path / "metrics"
+    saved.write_bytes(metrics())
+    command = ["plan", "decide", "--metrics", str(saved)]
+
+    assert main([*command, "--learnt", str(learnt(tmp_path, costly=costly))]) == 0
+
+    said = capsys.readouterr().out
+    assert f"{split} servers speculating" in said
+    assert f"{says}." in said.rpartition("Verdict by ")[2]
+    assert main(command) == 0
+    assert "leave it off." in capsys.readouterr().out  # by acceptance; chance showed a gain
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda folder: folder / "none", "No such file"),
+        (lambda folder: learnt(folder, costly=False, asked_for=False), None),
+        (lambda folder: swept(folder, sweep()) / "results.json", "is not what a gateway of this"),
+    ],
+)
+def test_what_was_learnt_must_be_there_and_whole(
+    write: Callable[[Path], Path],
+    message: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved = tmp_path / "metrics"
+    saved.write_bytes(metrics())
+
+    status = main(["plan", "decide", "--metrics", str(saved), "--learnt", str(write(tmp_path))])
+
+    said = capsys.readouterr()
+    if message is None:
+        assert (status, "no traffic for model 'm' was seen" in said.out) == (0, True)
+    else:
+        assert (status, message in said.err) == (1, True)
 
 
 SPREAD = {"count": 40.0, "mean": 0.7, "p10": 0.6, "p50": 0.7, "p90": 0.8, "p95": 0.85, "p99": 0.9}

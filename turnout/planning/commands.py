@@ -21,7 +21,7 @@ from turnout.planning.deployment import (
 )
 from turnout.planning.drafts import DRAFT_TOKENS, candidates, draft_view
 from turnout.planning.errors import PlanError, unknown
-from turnout.planning.evidence import of_gateway, of_metrics, of_sweep
+from turnout.planning.evidence import Evidence, of_gateway, of_metrics, of_sweep
 from turnout.planning.memory import memory_view
 from turnout.planning.translating import metrics_view, translation_view
 from turnout.planning.views import View, show
@@ -84,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gateway", metavar="URL", help="a running gateway to ask")
     add("--metrics", type=Path, metavar="FILE", help="its /metrics, saved")
     add("--sweep", type=Path, metavar="DIR", help="what turnout sweep wrote")
+    learnt = "what the gateway has learnt (learning.state_file): whether servers should speculate"
+    decide.add_argument("--learnt", type=Path, metavar="FILE", help=learnt)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -153,12 +155,23 @@ def _pools(args: argparse.Namespace) -> View:
 
 
 def _decide(args: argparse.Namespace) -> View:
+    evidence = _evidence(args)
+    if args.learnt is None:
+        return decision_view(evidence)
+    if not find_spec("numpy"):
+        raise PlanError("--learnt needs an extra: pip install 'turnout[reports]'")
+    from turnout.planning.advising import advised
+
+    return decision_view(advised(evidence, args.learnt))
+
+
+def _evidence(args: argparse.Namespace) -> Evidence:
     if args.gateway is not None:
-        return decision_view(of_gateway(args.gateway))
+        return of_gateway(args.gateway)
     if args.sweep is not None:
-        return decision_view(of_sweep(args.sweep))
+        return of_sweep(args.sweep)
     text = args.metrics.read_text(encoding="utf-8", errors="replace")
-    return decision_view(of_metrics(text, source=str(args.metrics)))
+    return of_metrics(text, source=str(args.metrics))
 
 
 _VIEWS = {

@@ -57,18 +57,25 @@ class Verdict(StrEnum):
 
 def checklist(evidence: Evidence) -> list[Condition]:
     """Return every condition of the framework with what is known of it."""
-    return [Condition(asks, *check(evidence), decides) for asks, check, decides in _CHECKS]
+    first = [
+        Condition("servers that speculate serve this traffic faster", *_worth(evidence), True),
+        Condition("like requests were faster with speculation", *_gain(evidence), evidence.paired),
+    ]
+    return first + [Condition(asks, *check(evidence), decides) for asks, check, decides in _CHECKS]
 
 
 def verdict(conditions: Sequence[Condition]) -> Verdict:
     """Return what the deciding conditions amount to.
 
-    One that fails decides; otherwise one that is open does. Where chance-assigned requests showed
-    a gain or a loss, that is the answer: it is the thing itself, which the others foretell.
+    The first two are the thing itself, which the others foretell: the advice on pools, which asks
+    what all requests would have with other servers, then a sweep's pairs. Of the others one that
+    fails decides; otherwise one that is open does. What chance showed of single requests moved
+    explains and decides nothing: routing evens out the loads at which it was seen.
     """
-    measured, *foretold = (each.answer for each in conditions if each.decides)
-    if measured in (Answer.YES, Answer.NO):
-        return Verdict.USE if measured is Answer.YES else Verdict.OFF
+    measured, foretold = conditions[:2], [each.answer for each in conditions[2:] if each.decides]
+    for each in measured:
+        if each.decides and each.answer in (Answer.YES, Answer.NO):
+            return Verdict.USE if each.answer is Answer.YES else Verdict.OFF
     if Answer.NO in foretold:
         return Verdict.OFF
     return Verdict.USE if set(foretold) == {Answer.YES} else Verdict.MEASURE
@@ -77,11 +84,19 @@ def verdict(conditions: Sequence[Condition]) -> Verdict:
 _Finding = tuple[Answer, str]
 
 
+def _worth(evidence: Evidence) -> _Finding:
+    if evidence.worth is None:
+        return Answer.UNKNOWN, evidence.advice
+    return Answer.YES if evidence.worth else Answer.NO, evidence.advice
+
+
 def _gain(evidence: Evidence) -> _Finding:
     found = evidence.speed_ups
     if not found:
         return Answer.UNKNOWN, "none measured: adaptive.holdout above 0 measures it in time"
     because = ", ".join(f"{s.label} {s.ratio:.2f} ({s.low:.2f} to {s.high:.2f})" for s in found)
+    if not evidence.paired:
+        because = f"one moved by chance, at the loads that routing leaves: {because}"
     if all(each.high < 1.0 for each in found):
         return Answer.NO, because
     gaining = any(each.low > 1.0 for each in found)
@@ -187,7 +202,6 @@ def _watched(evidence: Evidence) -> _Finding:
 
 
 _CHECKS: Sequence[tuple[str, Callable[[Evidence], _Finding], bool]] = (
-    ("like requests were faster with speculation", _gain, True),
     ("enough is accepted, at production temperature", _acceptance, True),
     ("the KV cache has room beside the draft", _memory, True),
     ("time per token is what users wait for, not the first token", _per_token, True),
@@ -199,10 +213,10 @@ _CHECKS: Sequence[tuple[str, Callable[[Evidence], _Finding], bool]] = (
 
 
 _NEXT = {
-    Verdict.USE: "Keep the pool, and the holdout that goes on measuring it.",
+    Verdict.USE: "Keep the pool; the gateway goes on measuring it (learning.state_file).",
     Verdict.OFF: "Start those servers without --speculative-config, or take another method.",
-    Verdict.MEASURE: "Run both kinds of pool behind the gateway: its holdout measures the rest, "
-    "and meanwhile each class goes where it is faster.",
+    Verdict.MEASURE: "Run both kinds of pool behind the gateway with learning.state_file, and ask "
+    "again with --learnt; meanwhile each class goes where it costs least.",
 }
 
 

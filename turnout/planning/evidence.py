@@ -14,6 +14,7 @@ from turnout.tuning.report import TuningError, read
 
 PREDICTABLE = frozenset({"structured", "extraction", "code", "code_edit"})
 """Tasks whose output is structured or code."""
+UNADVISED = "asks for what the gateway has learnt: --learnt FILE (its learning.state_file)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,11 @@ class Evidence:
         ttft_share: Of a streamed request's mean time, what its first token takes.
         kv_usage: Of the fullest speculating backend, in [0, 1].
         preemptions: Requests that speculating backends preempted.
-        speed_ups: What chance-assigned requests showed, by class.
+        speed_ups: How much faster a request of a class was with speculation.
+        paired: Whether the same requests went both ways, one at a time, as in a sweep. Else chance
+            moved single ones at the loads that routing leaves.
+        advice: What the servers should be, in a sentence, or what is missing to say it.
+        worth: Whether any server should speculate, by that advice; None where there is none.
         watched: Whether every speculating backend tells its acceptance.
     """
 
@@ -50,6 +55,9 @@ class Evidence:
     kv_usage: float | None = None
     preemptions: float | None = None
     speed_ups: Sequence[SpeedUp] = ()
+    paired: bool = False
+    advice: str = UNADVISED
+    worth: bool | None = None
     watched: bool | None = None
 
 
@@ -138,6 +146,7 @@ def of_sweep(folder: Path) -> Evidence:
                 for cell in cells
                 if cell["speed"]
             ],
+            paired=True,
             watched=results["acceptance_from"] != "chunks",
         )
     except TuningError as error:

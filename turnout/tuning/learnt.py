@@ -48,6 +48,18 @@ def read_learnt(file: Path) -> Learnt:
     return Learnt(learner, pools)
 
 
+def pair(pools: Iterable[Pool]) -> tuple[Pool, Pool] | None:
+    """Return a pool that speculates and a plain one of its model, if there are."""
+    known = list(pools)
+    pairs = (
+        (spec, plain)
+        for spec in known
+        for plain in known
+        if spec.speculates and not plain.speculates and spec.model == plain.model
+    )
+    return next(pairs, None)
+
+
 def write_learnt(file: Path, learner: Learner, pools: Iterable[Pool], *, now: float) -> None:
     """Write `file` as a gateway would, for `learning.state_file`.
 

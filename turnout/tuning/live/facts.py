@@ -38,47 +38,6 @@ class Kind(NamedTuple):
         return f"{self.task}@{bucket}"
 
 
-class Saving(NamedTuple):
-    """Time of servers that speculation saved in a class on a pool.
-
-    Attributes:
-        pool: The speculating pool.
-        kind: The class.
-        requests: Of the class on the pool.
-        server_s: What decoding them took of its servers' time, s.
-        speed_up: What chance showed of the class.
-    """
-
-    pool: str
-    kind: Kind
-    requests: float
-    server_s: float
-    speed_up: SpeedUp
-
-    def at_s(self, ratio: float) -> float:
-        """Return the seconds saved if the speed-up is `ratio`; below 0 they were lost.
-
-        The same tokens without speculation would have taken `ratio` times as long.
-        """
-        return self.server_s * (ratio - 1.0)
-
-
-class Saved(NamedTuple):
-    """Time of servers that speculation saved in all.
-
-    Attributes:
-        value_s: Seconds; below 0 they were lost.
-        low_s: With every speed-up at the lower end of its interval.
-        high_s: With every speed-up at the upper end.
-        covered: Share of the requests on speculating pools that it speaks of, in [0, 1].
-    """
-
-    value_s: float
-    low_s: float
-    high_s: float
-    covered: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
     """What a gateway has done.
@@ -91,7 +50,7 @@ class Live:
         requests: Requests by pool and class.
         tau: Tokens per step expected of a class, by pool and class.
         bars: Tokens per step above which a class gains, by speculating pool.
-        speed_ups: What chance showed, by pool, plain pool and class.
+        speed_ups: What moving one request does, by pool, plain pool and class.
     """
 
     series: Series
@@ -144,37 +103,10 @@ class Live:
                 found.append(kind)
         return found
 
-    def known(self, kind: Kind, pool: str | None = None) -> SpeedUp | None:
-        """Return the least speed-up shown of a class (on a pool); None while none is known."""
-        found = [
-            each
-            for (on, _, of), each in self.speed_ups.items()
-            if of == kind and pool in (None, on)
-        ]
+    def known(self, kind: Kind) -> SpeedUp | None:
+        """Return the least speed-up shown of a class; None while none is known."""
+        found = [each for (*_, of), each in self.speed_ups.items() if of == kind]
         return min(found, key=lambda each: each.ratio, default=None)
-
-    def savings(self) -> list[Saving]:
-        """Return what was saved in each class on each pool where its speed-up is known."""
-        taken = self.series.sums("turnout_server_seconds_total", "pool", "task", "temperature")
-        found = []
-        for (pool, kind), requests in self.requests.items():
-            speed_up = self.known(kind, pool) if pool in self.spec else None
-            server_s = taken.get((pool, kind.task, kind.bucket), 0.0)
-            if speed_up is not None and server_s:
-                found.append(Saving(pool, kind, requests, server_s, speed_up))
-        return found
-
-    def saved(self) -> Saved | None:
-        """Return the sums of what was saved; None where no speed-up is known."""
-        savings = self.savings()
-        if not savings:
-            return None
-        return Saved(
-            sum(each.at_s(each.speed_up.ratio) for each in savings),
-            sum(each.at_s(each.speed_up.low) for each in savings),
-            sum(each.at_s(each.speed_up.high) for each in savings),
-            sum(each.requests for each in savings) / self.on(*self.spec),
-        )
 
     def lost(self) -> float:
         """Return the share of all requests that ended by the fault of gateway or backends."""

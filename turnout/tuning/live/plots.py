@@ -50,11 +50,12 @@ def _forest(live: Live) -> Drawn:
                 for (pool, than, kind), _ in rows
             ],
         )
-        axes.set_title("Speed with speculation over without", loc="left")
+        axes.set_title("One request moved: speed with speculation over without", loc="left")
 
     caption = (
-        "Speed-up of each class with its 95 % interval, by requests that chance assigned: right "
-        "of the line speculation is faster. Classes that are not here are not known yet."
+        "Speed of one request of each class on the speculating pool over the plain one, with its "
+        "95 % interval, by requests that chance assigned, at the loads that routing leaves. "
+        "Classes that are not here are not known yet."
     )
     return Drawn(svg((6.5, _height_in(len(rows))), (1, 1), fill, "forest"), caption)
 

@@ -44,9 +44,6 @@ def figures(live: Live) -> dict[str, float]:
         found[f"speed_up_low.{name}"], found[f"speed_up_high.{name}"] = each.low, each.high
     if live.bars:
         found["share.under_bar"] = live.share(*live.under_bar())
-    if (saved := live.saved()) is not None:
-        found["saved_s"], found["saved_low_s"], found["saved_high_s"] = saved[:3]
-        found["saved.covered"] = saved.covered
     for pool, name, spread in latencies(live):
         for quantile in ("p50", "p95", "p99"):
             found[f"{name.lower()}_{quantile}_s.{pool}"] = getattr(spread, quantile)
@@ -63,7 +60,10 @@ def _about(live: Live) -> list[str]:
         f"requests in flight: {load or 'not known'}.",
         "Speed-up: TPOT on the plain pool over TPOT on the speculating one, geometric means of "
         f"requests that chance assigned (holdout and exploration), from {FEWEST:g} on each pool. "
-        "It is the one comparison of pools here: elsewhere they had different requests.",
+        "It is the one comparison of pools here: elsewhere they had different requests. It tells "
+        "what moving one request does at the loads that routing leaves, and routing fills the "
+        "better pool until a further request gains little there. So it is no measure of what "
+        "speculation is worth: without it every load would be another.",
         "Acceptance: accepted / drafted tokens, per request. It misleads of n-gram and suffix "
         "pools, where a step without a match drafts nothing, so theirs is left out. Tokens per "
         "step, of all methods: (N - 1) / (N - 1 - A) of a request with N output tokens, A of them "
@@ -73,10 +73,6 @@ def _about(live: Live) -> list[str]:
         "TPOT: (last - first token) / (tokens - 1) per request, not the gap between chunks. TTFT: "
         "received to first token, streams only. E2E: received to end, whatever the ending. "
         "Quantiles are interpolated within the histograms' buckets, and at most their last bound.",
-        "GPU time saved: what decoding a class took of the speculating servers' time "
-        "(turnout_server_seconds: TPOT x (tokens - 1) / requests in flight when it was sent), "
-        "times speed-up - 1. A server is counted as one GPU: multiply by its tensor parallelism. "
-        "The range has every class at the same end of its interval, so it is wider than 95 %.",
         "Failed: no byte was delivered. Broken: cut after the first. Refused: 429 or 503, the "
         "metrics do not say which. Reasons are of requests that were given a pool. In the names "
         "of --fail-if a class is written as code@0.2 or code@over_1.0.",

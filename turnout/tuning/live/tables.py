@@ -26,7 +26,6 @@ def tables(live: Live) -> list[Table]:
         _crossed(live, "How they ended", "ending", (*live.pools, "none")),
         _failures(live),
         _quantiles(live),
-        _saved(live),
     ]
     return [table for table in found if table.rows]
 
@@ -37,7 +36,7 @@ def percent(share: float) -> str:
 
 
 def finding(speed_up: SpeedUp | None) -> str:
-    """Return what speculation does to a class, in a word."""
+    """Return how a request of a class fares on the speculating pool, in a word."""
     if speed_up is None:
         return "not known yet"
     return "faster" if speed_up.low > 1.0 else "slower" if speed_up.high < 1.0 else "either"
@@ -63,8 +62,8 @@ def _speed_ups(live: Live) -> Table:
             numbers = (f"{number:.2f}" for number in (each.ratio, each.low, each.high))
             rows.append((start, " over ".join(pair), finding(each), share, *numbers))
     return Table(
-        "Speed with speculation over without, by requests that chance assigned",
-        ("class", "pools", "speculation is", "of requests", "speed-up", "from", "to (95 %)"),
+        "One request moved: its speed with speculation over without, by requests that chance sent",
+        ("class", "pools", "there it is", "of requests", "speed-up", "from", "to (95 %)"),
         rows,
         labels=3,
     )
@@ -178,14 +177,3 @@ def _quantiles(live: Live) -> Table:
         ],
         labels=2,
     )
-
-
-def _saved(live: Live) -> Table:
-    rows = []
-    for each in live.savings():
-        found = each.speed_up
-        seconds = (f"{each.at_s(x):.3g}" for x in (found.ratio, found.low, found.high))
-        start = (each.pool, live.label(each.kind), f"{each.requests:.0f}")
-        rows.append((*start, f"{each.server_s:.3g}", f"{found.ratio:.2f}", *seconds))
-    heads = ("pool", "class", "requests", "took", "speed-up", "saved", "from", "to")
-    return Table("Time of servers that speculation saved, s", heads, rows, labels=2)

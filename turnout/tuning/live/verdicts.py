@@ -11,14 +11,17 @@ _NAMED = 4
 _BY_CHANCE = ("holdout", "explore")
 _BY_STATE = ("shed", "overflow", "unavailable")
 """Reasons that the pools' state gave; a limit that the user wrote has `limit:` before it."""
-_VERBS = {"faster": "speeds up", "slower": "slows", "either": "may do either to"}
+_FOUND = {"faster": "faster", "slower": "slower", "either": "not to be told"}
+NOT_ITS_WORTH = (
+    "Whether servers should speculate is another question: turnout plan decide --learnt asks it."
+)
 MANY_LOST = 0.01
 """Share of requests lost from which it is said first."""
 
 
 def verdicts(live: Live) -> list[str]:
     """Return the sentences, the most important first."""
-    found = [_gain(live), *_averages(live), *_saved(live), *_routes(live), _endings(live)]
+    found = [_gain(live), *_averages(live), *_routes(live), _endings(live)]
     return [found[-1], *found[:-1]] if live.lost() >= MANY_LOST else found
 
 
@@ -28,15 +31,18 @@ def _gain(live: Live) -> str:
     if not known:
         return _no_gain_known(live)
     parts = []
-    for what, verb in _VERBS.items():
+    for what, word in _FOUND.items():
         mine = [
             f"{live.label(kind)} {each.ratio:.2f}x ({each.low:.2f} to {each.high:.2f})"
             for kind, each in known.items()
             if finding(each) == what
         ]
         if mine:
-            parts.append(f"{verb} {_listed(mine)}")
-    sentence = f"By requests that chance assigned, speculation {'; it '.join(parts)}."
+            parts.append(f"{word}: {_listed(mine)}")
+    sentence = (
+        "Moved by chance to the speculating pool, at the loads that routing leaves, one request "
+        f"is {'; '.join(parts)}. {NOT_ITS_WORTH}"
+    )
     if unknown:
         sentence += (
             f" Not known yet: {_listed([live.label(kind) for kind in unknown])}, "
@@ -48,14 +54,14 @@ def _gain(live: Live) -> str:
 def _no_gain_known(live: Live) -> str:
     if not live.spec or not live.plain:
         return (
-            "What speculation gains can't be known: that takes a speculating and a plain pool, "
-            f"and there are {len(live.spec)} and {len(live.plain)}."
+            "What the pools do to a request can't be told: that takes one that speculates and one "
+            f"that does not, and there are {len(live.spec)} and {len(live.plain)}."
         )
     reasons = live.series.sums("turnout_requests_total", "reason")
     sent = sum(reasons.get((reason,), 0.0) for reason in _BY_CHANCE)
     return (
-        f"What speculation gains is not known yet of any class: chance has sent {sent:.0f} "
-        f"requests in all, and it takes {FEWEST:g} of a class on each pool."
+        "What the pools do to a request is not known yet of any class: chance has sent "
+        f"{sent:.0f} requests in all, and it takes {FEWEST:g} of a class on each pool."
     )
 
 
@@ -95,22 +101,6 @@ def _hidden(live: Live, pool: str, under: Sequence[Kind]) -> str:
     )
 
 
-def _saved(live: Live) -> Iterator[str]:
-    if (saved := live.saved()) is None:
-        return
-    value, low, high = (_seconds(each) for each in saved[:3])
-    known = (
-        f"(range {low} to {high}, a server counted as one GPU) in the {percent(saved.covered)} of "
-        "requests on speculating pools whose speed-up is known."
-    )
-    if saved.low_s > 0.0:
-        yield f"Speculation saved about {value} of GPU time {known}"
-    elif saved.high_s < 0.0:
-        yield f"Speculation lost about {value.removeprefix('-')} of GPU time {known}"
-    else:
-        yield f"Whether speculation saved GPU time is open: about {value} {known}"
-
-
 def _routes(live: Live) -> Iterator[str]:
     if live.total:
         shares = [f"{percent(live.on(pool) / live.total)} to {pool}" for pool in live.pools]
@@ -142,7 +132,3 @@ def _endings(live: Live) -> str:
         return f"No request failed, broke or was refused.{tries}"
     lost = percent(live.lost())
     return f"{lost} of requests failed, broke or were refused: {', '.join(shown)}.{tries}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if abs(seconds) >= 100.0 else f"{seconds:.3g} s"

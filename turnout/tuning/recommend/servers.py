@@ -13,6 +13,7 @@ from turnout.simulation.acceptance import Odds
 from turnout.simulation.engine import EngineSettings
 from turnout.simulation.servers import schedule
 from turnout.tuning.advice import Advice, advise, context_tokens, learnt_engines, odds_of
+from turnout.tuning.learnt import pair
 from turnout.tuning.report import TuningError
 
 SCHEDULED = (Speculation.NGRAM, Speculation.EAGLE3, Speculation.MTP)
@@ -92,15 +93,9 @@ def advise_servers(
         TuningError: If there is no such pair of one model.
         NotKnown: If steps or drafts were not measured, or nobody asked for anything.
     """
-    pairs = (
-        (spec, plain)
-        for spec in pools.values()
-        for plain in pools.values()
-        if spec.speculates and not plain.speculates and spec.model == plain.model
-    )
-    if (pair := next(pairs, None)) is None:
+    if (found := pair(pools.values())) is None:
         raise TuningError("what was learnt is not of a pool that speculates and a plain one")
-    spec, plain = pair
+    spec, plain = found
     asked = demand or learner.demand.of(spec.model, now=now)
     shares = advise(learner, spec, plain, now=now, demand=demand)
     engines = learnt_engines(learner, spec, plain, asked, now=now)
