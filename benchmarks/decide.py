@@ -1,18 +1,20 @@
 """What a decision costs: `python -m benchmarks.decide`.
 
-Each round times a loop of decisions and a reference loop of plain Python in turn, so that a busy
-machine slows both: the ratio is what to compare. The median round is shown.
+The requests are turns of conversations that share a system prompt, so that each decision also
+looks for the backend that has read its beginning, and notes where it goes. Each round times a loop
+of decisions and a reference loop of plain Python in turn, so that a busy machine slows both: the
+ratio is what to compare. The median round is shown.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, product
 from random import Random
 from statistics import median
 from time import process_time
 from typing import NamedTuple
 
-from routing.decision import Draws, Outcome, RoutingRequest
+from routing.decision import Decision, Draws, Outcome, RoutingRequest
 from routing.features import Route, extract
 from routing.pools import Backend, Pool, Speculation
 from routing.router import Router
@@ -21,6 +23,9 @@ from routing.traffic import TemperatureBucket, TrafficClass
 
 MODEL = "m"
 DECISIONS = 2000
+CONVERSATIONS, TURNS = 40, 5
+SYSTEM_CHARS, TURN_CHARS = 1600, 600
+"""About 400 and 150 tokens: the beginnings of a chat, of which up to eight prefixes are kept."""
 
 
 class Case(NamedTuple):
@@ -50,12 +55,28 @@ CASES = (
 )
 
 
+class Way(NamedTuple):
+    """How requests are decided.
+
+    Attributes:
+        name: What is shown.
+        policy: The policy.
+        every_s: Time between two decisions, s.
+        logged: Whether the chances of each pool are worked out too, as a line of the log has them.
+    """
+
+    name: str
+    policy: str
+    every_s: float = 0.01
+    logged: bool = False
+
+
 WAYS = (
-    ("threshold", "threshold", 0.01),
-    ("adaptive, 100 a second", "adaptive", 0.01),
-    ("adaptive, nothing due to be worked out", "adaptive", 0.0),
+    Way("threshold", "threshold"),
+    Way("adaptive, 100 a second", "adaptive"),
+    Way("adaptive, 100 a second, with the log's chances", "adaptive", logged=True),
+    Way("adaptive, nothing due to be worked out", "adaptive", every_s=0.0),
 )
-"""What is shown, by which policy, and the time between two decisions, s."""
 
 
 def main() -> None:
@@ -66,9 +87,9 @@ def main() -> None:
     print("| pools and classes | policy | us | over the reference |")
     print("|---|---|---:|---:|")
     for case in CASES:
-        for name, policy, every_s in WAYS:
-            microseconds, ratio = measured(decisions(case, policy, every_s), rounds)
-            print(f"| {case.name}, {case.classes} classes | {name} "
+        for way in WAYS:
+            microseconds, ratio = measured(decisions(case, way), rounds)
+            print(f"| {case.name}, {case.classes} classes | {way.name} "
                   f"| {microseconds:.1f} | {ratio:.1f} |")  # fmt: skip
 
 
@@ -97,27 +118,64 @@ def additions() -> None:
             total += number
 
 
-def decisions(case: Case, policy: str, every_s: float) -> Callable[[], None]:
+def decisions(case: Case, way: Way) -> Callable[[], None]:
     """Return a loop of `DECISIONS` decisions by a router that has measured everything."""
-    chance, router = Random(1), Router(policy=policy)  # noqa: S311 - a benchmark
+    chance, router = Random(1), Router(policy=way.policy)  # noqa: S311 - a benchmark
     pools = [pool(method, case.backends, chance) for method in case.methods]
     every = list(product(TaskType, TemperatureBucket))
     classes = [TrafficClass(MODEL, *each) for each in chance.sample(every, case.classes)]
     for each in pools:
         teach(router, each, classes)
-    template = extract(Route.CHAT, {"model": MODEL, "messages": []})
-    requests = [RoutingRequest(features=template, traffic_class=each) for each in classes]
+    turns = [extract(Route.CHAT, body) for body in bodies(chance)]
+    requests = [
+        RoutingRequest(features=features, traffic_class=each)
+        for features, each in zip(turns, cycle(classes), strict=False)
+    ]
+    if not all(features.prefix_keys for features in turns):
+        raise ValueError("no prefix is known of these requests: affinity would be left out")
     draws = [
         Draws(chance.random(), chance.random(), tuple(chance.random() for _ in pools), 0.5)
         for _ in range(DECISIONS)
     ]
 
     def run() -> None:
-        for number, each in enumerate(draws):
-            request = requests[number % len(requests)]
-            router.decide(request, pools, now=100.0 + every_s * number, draws=each)
+        for number, (request, each) in enumerate(zip(cycle(requests), draws, strict=False)):
+            found = router.decide(request, pools, now=100.0 + way.every_s * number, draws=each)
+            if way.logged and isinstance(found, Decision):
+                found.probabilities  # noqa: B018 - worked out when asked for
 
     return run
+
+
+def bodies(chance: Random) -> Iterator[dict[str, object]]:
+    """Yield the first turns of all conversations, then the second, each with what was before."""
+    words = [
+        "the",
+        "of",
+        "a",
+        "to",
+        "in",
+        "code",
+        "list",
+        "function",
+        "value",
+        "time",
+        "model",
+        "user",
+        "data",
+        "set",
+    ]
+
+    def text(chars: int) -> str:
+        return " ".join(chance.choices(words, k=chars // 5))
+
+    opening = [{"role": "system", "content": text(SYSTEM_CHARS)}]
+    talks = [[*opening] for _ in range(CONVERSATIONS)]
+    for _ in range(TURNS):
+        for talk in talks:
+            talk.append({"role": "user", "content": text(TURN_CHARS)})
+            yield {"model": MODEL, "messages": [*talk]}
+            talk.append({"role": "assistant", "content": text(TURN_CHARS)})
 
 
 def pool(method: Speculation, backends: int, chance: Random) -> Pool:

@@ -36,9 +36,19 @@ TEXT = (
     "Write a function that takes a list of numbers and returns those that are prime. "
     "Explain how it works, and say how long it takes for a list of a million numbers."
 )
+SYSTEM = (
+    "You are a careful programmer. Answer with code first and a short explanation after it. Say "
+    "what you assume, keep to the standard library, name things in full words, and give types. "
+    "Where a question can be read in two ways, take the likelier and say which one you took. "
+    "Never invent a function that does not exist."
+)
+"""With it a prompt begins as others do, in more than the 64 tokens that make a holder count."""
 ASKED = {
     "model": "m",
-    "messages": [{"role": "user", "content": TEXT}],
+    "messages": [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": TEXT},
+    ],
     "temperature": 0.2,
     "max_tokens": 64,
 }
@@ -161,6 +171,8 @@ def works(app: Gateway) -> Mapping[str, Work]:
     features = extract(Route.CHAT, body)
     decide = deciding(app, features)
     decision = decide()
+    if not app.router.prefixes.cached(features.prefix_keys):
+        raise ValueError("no backend can have read its beginning: affinity would be left out")
     return {
         "parse": partial(parse, raw),
         "features": partial(extract, Route.CHAT, body),

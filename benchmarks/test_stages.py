@@ -42,10 +42,10 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("parse", "parse", 0.36),
+    Stage("parse", "parse", 0.42),
     Stage("features", "features", 1.9),
     Stage("classify", "classify", 3.8),
-    Stage("decide", "decide", 4.5),
+    Stage("decide", "decide", 7.4),
     Stage("relay an answer", "relay", 8.0),
     Stage("relay a chunk", "relay of a stream", 3.4, of=CHUNKS),
     Stage("a request, whole", "request", 42.0),
