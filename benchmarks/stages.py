@@ -17,12 +17,13 @@ from config.settings import Settings, Timeouts
 from proxy.app import Gateway, create_app
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
+from proxy.hidden import Hidden
 from proxy.keys import digest
 from proxy.links import Link, Links
 from proxy.parsing import parse
 from proxy.patience import Patience
 from proxy.record import RequestRecord
-from proxy.relay import Hidden, StreamRelay, relay_body
+from proxy.relay import StreamRelay, relay_body
 from proxy.upstream import Answer
 from proxy.watching import Watch
 from routing.decision import Decision, Draws, RoutingRequest

@@ -16,6 +16,8 @@ from tests.vllm_code import VllmCode
 
 pytestmark = pytest.mark.integration
 
+EXAMPLES = 6 * settings().max_examples
+
 READ = """
 import json
 from fastapi import Request
@@ -139,7 +141,7 @@ def passing() -> Iterator[Passing]:
         runner.run(opened.__aexit__(None, None, None))
 
 
-@settings(max_examples=6 * settings().max_examples)
+@settings(max_examples=EXAMPLES)
 @given(requests())
 def test_what_vllm_takes_is_passed_and_asked_for_no_more_than_usage(
     vllm: VllmCode, passing: Passing, sent: Sent

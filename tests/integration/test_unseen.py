@@ -14,6 +14,8 @@ from tests.vllm_code import VllmCode
 
 pytestmark = pytest.mark.integration
 
+EXAMPLES = 8 * settings().max_examples
+
 SERVE = r"""
 import asyncio, json
 from types import SimpleNamespace
@@ -182,7 +184,7 @@ def between(vllm: VllmCode, started: dict[str, Any]) -> Iterator[tuple[Between, 
     assert found.edits, "nothing was asked for that could have shown"
 
 
-@settings(max_examples=8 * settings().max_examples)
+@settings(max_examples=EXAMPLES)
 @given(asked=ASKED)
 def test_what_vllm_writes_to_a_clients_request_is_what_the_client_reads(
     between: tuple[Between, Any], asked: tuple[str, dict[str, Any]]
