@@ -123,10 +123,8 @@ class Connection(HttpToolsProtocol):
             self._expect_head()
         self._head_bytes += len(data)
         try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as stopped:
-            self._read_without_upgrade(data[stopped.args[0] :])
-            return
+            while data:  # each turn reads a request that asks for another protocol
+                data = self._feed(data)
         except HttpParserError:
             if self._fields_bytes > self.listen.max_head_bytes:
                 self._refuse(*_TOO_LONG)
@@ -138,19 +136,27 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > self.listen.max_head_bytes:
             self._refuse(*_TOO_LONG)
 
-    def _read_without_upgrade(self, rest: bytes) -> None:
-        """Read a head anew as if it had not asked for another protocol, as RFC 9110 (7.8) allows.
+    def _feed(self, data: bytes) -> bytes:
+        """Read bytes; return those to be read anew, as if they had not asked for an upgrade.
 
-        After such a head the parser takes what follows, its body, for the other protocol's, or
-        for a further request: Java's client asks for `h2c` with the first request it sends.
+        After a head that does the parser takes what follows, its body, for the other protocol's,
+        or for a further request: Java's client asks for `h2c` with the first request it sends.
+        RFC 9110 (7.8) allows to ignore it.
         """
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as stopped:
+            rest = data[stopped.args[0] :]
+        else:
+            return b""
         version = self.parser.get_http_version().encode()
         head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
         head += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         self.parser = HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-        self._head_bytes = 0
-        self.data_received(b"%b\r\n%b" % (b"".join(head), rest))
+        anew = b"%b\r\n%b" % (b"".join(head), rest)
+        self._head_bytes = len(anew)
+        return anew
 
     def on_message_begin(self) -> None:
         """Begin with a head; ASGI's scope is made for what goes that way."""
@@ -320,7 +326,7 @@ def _addressed(url: bytes) -> tuple[str, bytes]:
     Slashes at the end of the path are left out: vLLM sends a client to the path without them.
     """
     parsed = parse_url(url)
-    raw, query = parsed.path, parsed.query
+    raw, query = parsed.path or b"/", parsed.query  # none: `http://host` (RFC 9112, 3.2.2)
     path = raw.decode("ascii")
     if "%" in path:
         path = unquote(path)

@@ -8,7 +8,7 @@ what is left out on the way to a backend (`proxy.upstream`), what no line may sh
 
 The order in which they are tried is `Authorization`, other fields as they came, the query. Cookies
 are credentials that go no further, but nobody is let in by one: a browser sends them along with
-what another site has it ask for.
+what another site has it ask for. Nor by what asks for a WebSocket, where pages put OpenAI's key.
 """
 
 from base64 import b64decode, b64encode
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from urllib.parse import unquote_to_bytes
 
 MOST = 32
@@ -34,8 +35,9 @@ _ENDINGS = (
 """How names end of fields and parameters that hold a credential: those of vendors (OpenAI,
 Anthropic, Azure, Google, AWS) and of proxies that sign people in (oauth2-proxy, Cloudflare). Not
 `-key` alone: `idempotency-key` and the keys of caches are none."""
-_NAMES = frozenset({b"key", b"auth", b"jwt", b"cookie2", b"x-amzn-oidc-data"})
-_COOKIES = (b"cookie", b"cookie2")
+_BARRED = frozenset({b"cookie", b"cookie2", b"sec-websocket-protocol"})
+"""What goes no further, and lets nobody in."""
+_NAMES = frozenset({b"key", b"auth", b"jwt", b"x-amzn-oidc-data"}) | _BARRED
 _SCHEMES = frozenset({b"bearer", b"basic", b"token", b"key", b"apikey", b"api-key"})
 """After which a key follows. After any other word it may, or both may be a key together."""
 _STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -63,7 +65,7 @@ class Credentials:
         target: Its path and query, as they came.
     """
 
-    __slots__ = ("_fields", "_keys", "_long", "_names", "_secrets", "_target")
+    __slots__ = ("_encoded", "_fields", "_in_query", "_keys", "_names", "_secrets", "_target")
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]], target: bytes = b"") -> None:
         self._fields = fields
@@ -71,7 +73,8 @@ class Credentials:
         self._keys: Sequence[bytes] | None = None
         self._names: frozenset[bytes] = frozenset()
         self._secrets: list[bytes] = []
-        self._long = 0
+        self._encoded: Sequence[bytes] | None = None
+        self._in_query = False
 
     @property
     def keys(self) -> Sequence[bytes]:
@@ -85,11 +88,13 @@ class Credentials:
         self._names = frozenset([name for name, _ in found])
         if len(found) > 1:
             found.sort(key=lambda pair: pair[0] != b"authorization")
-        values = [value for name, value in found if name not in _COOKIES]
+        values = [value for name, value in found if name not in _BARRED]
         if b"?" in self._target:
-            query = self._target.partition(b"?")[2]
-            values += [value for name, value in _parameters(query) if names_credential(name)]
-        keys = [*dict.fromkeys([key for value in values for key in _keys_in(value)])][:MOST]
+            in_query = [*islice(_held_in(self._target.partition(b"?")[2]), MOST)]
+            self._in_query = bool(in_query)
+            values += in_query
+        found_in = [key for value in values[:MOST] for key in _keys_in(value)]
+        keys = [*dict.fromkeys(found_in)][:MOST]
         self._hold([key for key in keys if len(key) >= SHORTEST])
         return keys
 
@@ -100,9 +105,8 @@ class Credentials:
 
     def _hold(self, secrets: list[bytes]) -> None:
         """Keep what is looked for, the longest first: one may be a part of another."""
-        if secrets:
-            self._secrets = sorted(secrets, key=len, reverse=True)
-            self._long = len(self._secrets[-1]) * 4 // 3
+        self._secrets = sorted(secrets, key=len, reverse=True)
+        self._encoded = None
 
     @property
     def names(self) -> frozenset[bytes]:
@@ -111,49 +115,46 @@ class Credentials:
             self._keys = self._look()
         return self._names
 
-    def without_any(self, lines: Sequence[bytes]) -> Sequence[bytes]:
-        """Return those of the lines of a head that show none of those that came."""
-        if self.keys and self._secrets and lines:
-            together, longest = b"".join(lines), max(map(len, lines))
-            if longest >= self._long or self._is_in(together) or b"%" in together:
-                return [line for line in lines if not self.shown_by(line)]
-        return lines
+    def without_any(self, pieces: Sequence[bytes], *, between: bytes = b"") -> Sequence[bytes]:
+        """Return those of the lines of a head, or pieces of a query, that show none of those.
+
+        There may be thousands, so many are looked at at once: by halves where one of them does.
+
+        Args:
+            pieces: The lines, or pieces.
+            between: What parts them, if they do not end with it.
+        """
+        if not pieces or not self.shown_by(between.join(pieces)):
+            return pieces
+        half = len(pieces) // 2
+        halves = (pieces[:half], pieces[half:]) if half else ()
+        return [piece for some in halves for piece in self.without_any(some, between=between)]
 
     def shown_by(self, text: bytes) -> bool:
         """Whether `text` has one that came: as it is, percent-encoded or in base64."""
         if not self.keys or not self._secrets:
             return False
-        if self._is_in(text):
+        if _has_any(text, self._secrets):
             return True
         if b"%" in text:
             text = unquote_to_bytes(text)
-            if self._is_in(text):
+            if _has_any(text, self._secrets):
                 return True
-        if len(text) < self._long:
-            return False
-        standard = text.translate(_STANDARD)
-        return any(
-            encoded in standard
-            for secret in self._secrets
-            if len(secret) >= SHORTEST
-            for encoded in _in_base64(secret)
-        )
-
-    def _is_in(self, text: bytes) -> bool:
-        for secret in self._secrets:  # noqa: SIM110 - any() takes four times as long
-            if secret in text:
-                return True
-        return False
+        if self._encoded is None:
+            long = (secret for secret in self._secrets if len(secret) >= SHORTEST)
+            self._encoded = [each for secret in long for each in _in_base64(secret)]
+        return _has_any(text.translate(_STANDARD), self._encoded)
 
     def target_without(self) -> bytes:
         """Return path and query, without the parameters that are credentials or show one."""
         path, _, query = self._target.partition(b"?")
-        kept = [piece for piece in query.split(b"&") if not self._is_held(piece)] if query else []
+        if not query:
+            return path
+        pieces: Sequence[bytes] = query.split(b"&")
+        if self.keys and self._in_query:
+            pieces = [piece for piece in pieces if not [*_held_in(piece)]]
+        kept = self.without_any(pieces, between=b"&")
         return path + b"?" + b"&".join(kept) if kept else path
-
-    def _is_held(self, piece: bytes) -> bool:
-        names = (name for name, _ in _parameters(piece))
-        return self.shown_by(piece) or any(map(names_credential, names))
 
     def scrub(self, text: str) -> str:
         """Return `text` with those that came blotted out."""
@@ -173,18 +174,26 @@ def scrubbed(text: str) -> str:
     return text if credentials is None else credentials.scrub(text)
 
 
-def _parameters(query: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield names, in lower case, and values of a query; some separate them by `;` as well."""
+def _has_any(text: bytes, parts: Sequence[bytes]) -> bool:
+    for part in parts:  # noqa: SIM110 - any() takes four times as long
+        if part in text:
+            return True
+    return False
+
+
+def _held_in(query: bytes) -> Iterator[bytes]:
+    """Yield the values of parameters that are credentials; some separate them by `;` too."""
     for each in query.replace(b";", b"&").split(b"&"):
         name, _, value = each.partition(b"=")
-        yield unquote_to_bytes(name).lower(), unquote_to_bytes(value)
+        if names_credential(unquote_to_bytes(name[-3 * _LONGEST :]).lower()):
+            yield unquote_to_bytes(value)
 
 
 def _keys_in(value: bytes) -> Iterator[bytes]:
     """Yield what a value may hold as keys, also where a proxy has joined several fields."""
     yield from _keys_of(value)
     if b"," in value:
-        for part in value.split(b","):
+        for part in value.split(b",", MOST)[:MOST]:
             yield from _keys_of(part)
 
 

@@ -163,6 +163,31 @@ async def test_a_wish_for_another_protocol_is_passed_over(at_once: bool) -> None
         assert not any(spec.calls[0].all(name) for name in (b"upgrade", b"http2-settings"))
 
 
+async def test_any_number_of_wishes_for_another_protocol_are_passed_over() -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade%b\r\nupgrade: h2c\r\n\r\n"
+    async with (
+        gateway(spec=[Backend(speculates=True)]) as running,
+        raw(running) as client,
+    ):
+        await client.send(head % b"" * 1_000 + head % b", close")
+
+        assert (await client.all()).count(b"HTTP/1.1 200") == 1_001
+
+
+@pytest.mark.parametrize("target", [b"http://x", b"http://x?y=1"])
+@pytest.mark.parametrize("field", [b"a: b", b"no field", b"a: " + b"b" * 9_000])
+async def test_a_target_without_a_path_is_of_the_root(target: bytes, field: bytes) -> None:
+    async with (
+        gateway(spec=[Backend(speculates=True)], **LIMITS) as running,
+        raw(running) as client,
+    ):
+        head = b"OPTIONS %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%b\r\n\r\n"
+        await client.send(head % (target, field))
+
+        statuses = {b"a: b": b"200", b"no field": b"400"}
+        assert (await client.all()).split()[1] == statuses.get(field, b"431")
+
+
 async def test_a_body_after_a_wish_for_another_protocol_is_no_further_request() -> None:
     hidden = b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n"
     async with (

@@ -4,9 +4,11 @@ import asyncio
 import io
 import json
 import logging
+import sys
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -135,6 +137,7 @@ def test_a_key_in_the_query_is_a_key(target: str) -> None:
         ([(b"authorization", b"Bearer ")], "no API key came"),
         ([(b"x-api-key", b"")], "no API key came"),
         ([(b"cookie", KEY.encode())], "no API key came"),  # or another site could ask with it
+        ([(b"sec-websocket-protocol", KEY.encode())], "no API key came"),
         ([(b"x-other", KEY.encode())], "no API key came"),
         ([(b"authorization", f"Bearer{KEY}".encode())], "is known here"),
         ([(b"authorization", f"Basic {KEY}".encode())], "no API key came"),
@@ -162,6 +165,69 @@ def test_no_more_credentials_are_tried_than_a_client_may_mean() -> None:
     assert len(Credentials([(b"x-api-key", many)]).keys) == MOST
 
 
+def calls_of(work: Callable[[], object]) -> int:
+    """Return how many functions `work` calls: what it costs, on whatever machine."""
+    calls = 0
+
+    def count(_: FrameType, what: str, __: object) -> None:
+        nonlocal calls
+        calls += what in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+HEAD_BYTES = 2**16
+SHOWS = [(b"x-api-key", b"%020d" % number) for number in range(MOST)]
+LINES = [b"a: b\r\n"] * 9_999 + [b"a: %020d\r\n" % 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "work", "most"),
+    [
+        ([(b"authorization", b"a," * (HEAD_BYTES // 2))], b"", lambda came: came.keys, 1_000),
+        (SHOWS, b"", lambda came: came.without_any(LINES), 5_000),
+        (SHOWS, b"%&" * 9_999 + b"%020d" % 1, lambda came: came.target_without(), 150_000),
+    ],
+)
+def test_a_head_of_many_small_pieces_costs_no_more_than_reading_it(
+    fields: list[tuple[bytes, bytes]],
+    query: bytes,
+    work: Callable[[Credentials], object],
+    most: int,
+) -> None:
+    came = Credentials(fields, b"/x?" + query)
+
+    assert calls_of(lambda: work(came)) < most
+
+
+PIECES = st.sampled_from(
+    [
+        KEY,
+        FOREIGN,
+        quote(KEY, safe=""),
+        b64encode(KEY.encode()).decode(),
+        "x",
+        "%",
+        "a=b",
+        "key=",
+        "",
+    ]
+)
+
+
+@given(st.lists(st.lists(PIECES, max_size=3).map("".join), max_size=30))
+def test_what_shows_a_key_is_found_among_any_number_of_pieces(pieces: list[str]) -> None:
+    came = Credentials([(b"x-api-key", KEY.encode()), (b"api-key", FOREIGN.encode())])
+    lines = [f"x: {piece}\r\n".encode() for piece in pieces]
+
+    assert list(came.without_any(lines)) == [line for line in lines if not came.shown_by(line)]
+
+
 # --- what goes on -----------------------------------------------------------------------------
 
 ELSEWHERE: Sequence[tuple[str, str]] = [
@@ -172,6 +238,7 @@ ELSEWHERE: Sequence[tuple[str, str]] = [
     ("proxy-authorization", f"Bearer {KEY}"),
     ("cookie", f'session="{KEY}"; other=1'),
     ("cookie", "another=session-of-a-browser"),
+    ("sec-websocket-protocol", "realtime, openai-insecure-api-key.another"),
     ("x-auth-token", "another-token"),
     ("authorization", basic(f"me:{KEY}")),
     ("authorization", f"Bearer {KEY}"),
