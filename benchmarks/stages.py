@@ -19,6 +19,7 @@ from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
 from proxy.hidden import Hidden
 from proxy.keys import digest
+from proxy.lines import Lines
 from proxy.links import Link, Links
 from proxy.parsing import parse
 from proxy.patience import Patience
@@ -147,7 +148,7 @@ def gateway() -> Iterator[Gateway]:
     ]
     auth = {"keys": [{"name": "benchmark", "sha256": digest(KEY)}]}
     settings = Settings.model_validate({"auth": auth, "pools": pools})
-    app = create_app(settings, log_to=len)
+    app = create_app(settings, log_to=Lines(len))
     for member in app.fleet.members.values():
         member.up = member.reached = member.probed = member.load.healthy = True
         member.models = ("m",)

@@ -97,15 +97,16 @@ class Follower:
                 self._reloader.ask()  # it has changed while nobody looked
         self._team.serves()
 
-    def has_read(self) -> None:
-        """Have the others read the config too, as this worker has.
+    async def has_read(self) -> None:
+        """Have the others read the config too, as this worker has, and drain what stays drained.
 
-        That it was read is noted last: if this worker dies before, the next one does it again.
+        That it was read is noted before: if this worker dies earlier, the next does it again.
         """
         settings = self._applier.settings
         self._team.applies(settings.model_dump_json(exclude_unset=True).encode())
-        self._team.order("reload", done=True)
+        self._team.has_read(self._fleet.members)
         self._read[0] = number_of(self._reloader.state)
+        await self.catch_up()
 
     async def command(self, order: str, **more: Any) -> None:
         """Have an operator's order obeyed by every worker, by this one before it returns.
@@ -156,9 +157,13 @@ class Follower:
                 self._deaths.obey(order)
 
     def _place(self, backend: str, pool: str, url: str) -> None:
-        """Have a backend in a pool, wherever it was: the order may be obeyed anew."""
+        """Have a backend in a pool as one that has come, wherever it was.
+
+        The order may be obeyed anew, or for an order before it that is kept no more.
+        """
         present = self._fleet.members.get(backend)
         if present is not None and present.pool.name == pool:
+            self._availability.drain(present, drained=False)
             return
         if present is not None:
             self._applier.remove(backend)

@@ -270,7 +270,7 @@ class Pipeline:
         try:
             return self._taken(exchange)
         except Overloaded:
-            return await self._room.wait(
+            taken = await self._room.wait(
                 Wish(
                     key=exchange.caller.name,
                     priority=exchange.caller.priority,
@@ -280,6 +280,11 @@ class Pipeline:
                     give_back=self._give_back,
                 )
             )
+        member = self._fleet.members.get(taken[0].backend.name)
+        if member is not None and member.load is taken[0].backend:
+            return taken
+        self._give_back(taken)  # its backend was removed between the grant and this step
+        return await self._admitted(exchange)
 
     def _taken(self, exchange: Exchange) -> Taken:
         """Choose pool and backend and take a place there.

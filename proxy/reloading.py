@@ -97,7 +97,7 @@ class Reloader:
         sleep: Waits so many seconds.
 
     Attributes:
-        on_applied: Called when a config that was read here applies.
+        on_applied: Awaited when a config that was read here applies.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Reloader:
         self._applier = applier
         self._addresses = addresses
         self._metrics = metrics
-        self.on_applied: Callable[[], None] | None = None
+        self.on_applied: Callable[[], Awaitable[None]] | None = None
         self._every_s = watched_every_s
         self._sleep = sleep
         self._asked = asyncio.Event()
@@ -179,7 +179,7 @@ class Reloader:
             log.warning("config: %s", warning)
         log.info("the config was read again and applies")
         if self.on_applied is not None:
-            self.on_applied()
+            await self.on_applied()
 
     async def resolve(self) -> None:
         """Look at the addresses of names at intervals, until cancelled."""

@@ -14,7 +14,7 @@ import mmap
 import os
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,18 +60,37 @@ class Journal:
         """How often the config was read anew."""
         return self._header[0]
 
+    def begin(self, order: Order, present: Container[str]) -> None:
+        """Keep that the config was read anew, and behind it what that leaves as it is.
+
+        Those are drains of backends that have not come anew since, and what engines died of. All
+        else that was ordered is void.
+
+        Args:
+            order: That it was read.
+            present: Names of the backends that there are by it.
+        """
+        orders = self._all()
+        drained = {
+            each["backend"]: each.get("drained", False)
+            for each in orders
+            if each["order"] in ("drain", *_PLACINGS) and each["backend"] in present
+        }
+        drains = [
+            {"order": "drain", "by": "", "backend": backend, "drained": is_drained}
+            for backend, is_drained in drained.items()
+        ]
+        died_of = [each for each in orders if each["order"] in ("hold", "free", "lift")]
+        self._write([order, *drains, *_compacted(died_of)])
+        self._header[0] += 1
+
     def add(self, order: Order) -> None:
-        """Keep an order; what a config that was read anew makes void is forgotten.
+        """Keep an order.
 
         Raises:
             JournalFull: If there is no room.
         """
         line, length = _line(order), self._header[1]
-        if order["order"] == "reload":
-            drains = [each for each in self._all() if each["order"] == "drain"]
-            self._write(_compacted([*drains, order]))
-            self._header[0] += 1
-            return
         if length + len(line) > len(self._log):
             self._write(_compacted([*self._all(), orjson.loads(line)]))
             return
@@ -117,7 +136,12 @@ def _compacted(orders: Iterable[Order]) -> list[Order]:
             kept.append(each)
             if not any(isinstance(value, dict) for value in each.get("patch", {}).values()):
                 settled |= about  # one that is merged into what was there needs those before it
+            if each["order"] in _PLACINGS:
+                settled.add(("drain", each["backend"]))  # what comes anew is not drained
     return kept[::-1]
+
+
+_PLACINGS = ("add", "remove")
 
 
 def _about(order: Order) -> set[tuple[object, ...]]:
@@ -275,6 +299,16 @@ class Team:
         by = self._signature if done else ""
         with self.lock():
             self._journal.add({"order": order, "by": by, **more})
+        self.tell(_ORDER)
+
+    def has_read(self, present: Container[str]) -> None:
+        """Have the others read the config too, as this worker has.
+
+        Args:
+            present: Names of the backends that there are by it.
+        """
+        with self.lock():
+            self._journal.begin({"order": "reload", "by": self._signature}, present)
         self.tell(_ORDER)
 
     def orders(self) -> list[Order]:

@@ -304,8 +304,8 @@ async def test_of_many_that_wait_one_tries_a_backend_that_fails() -> None:
         await answers(call)
 
     bad, good = Backend(rejects(500)), Backend(held)
-    given = {"each_pool": {"max_in_flight": 8}, "queue": {"wait_s": 60.0}}
-    async with gateway(plain=[bad, good], **given) as running:
+    eight = {"max_in_flight": 8}
+    async with gateway(plain=[bad, good], each_pool=eight, queue={"wait_s": 60.0}) as running:
         asked = [begin(running.ask()) for _ in range(40)]
         await good.called(8)
         load, count = running.app.fleet.members[bad.name].load, running.count

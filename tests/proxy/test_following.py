@@ -84,7 +84,7 @@ async def test_a_worker_that_begins_while_another_reads_the_config_anew_reads_it
     commons: Commons, read: Config
 ) -> None:
     other = Team(commons, 0)
-    other.order("reload")
+    other.has_read(())
     beginning = Team(commons, 1)  # and reads the config
     read.says(0.7)
 
@@ -92,7 +92,7 @@ async def test_a_worker_that_begins_while_another_reads_the_config_anew_reads_it
         assert temperature(running) == 0.5  # that order was before
 
     beginning = Team(commons, 1)
-    other.order("reload")
+    other.has_read(())
 
     async with read.worker(beginning, began_with=0.5) as running:
         assert temperature(running) == 0.7
@@ -129,6 +129,30 @@ async def test_one_that_leads_in_anothers_place_hears_what_that_one_was_told(
 
     assert applied == 1.0
     assert "read again" not in caplog.text
+
+
+async def test_a_backend_that_comes_anew_is_not_drained_by_what_was_ordered_before() -> None:
+    one, other = Backend(), Backend()
+    async with gateway(plain=[one, other]) as running:
+        command, has_read = running.app.command, running.app.reloader.on_applied
+        assert has_read is not None
+
+        def drained() -> dict[str, bool]:
+            return {name: each.drained for name, each in running.app.fleet.members.items()}
+
+        for name in (one.name, other.name):
+            await command("drain", backend=name, drained=True)
+        await command("remove", backend=one.name)
+        await command("add", pool="plain", url=one.url, backend=one.name)
+        await has_read()
+        await command("learning", paused=True)
+        assert drained() == {other.name: True, one.name: False}
+
+        for backends in ([one.url], [one.url, other.url]):
+            running.reload(plain={"backends": backends})
+            await has_read()
+            await command("learning", paused=True)
+        assert drained() == {one.name: False, other.name: False}
 
 
 async def test_all_show_whether_the_config_was_refused(commons: Commons, read: Config) -> None:

@@ -454,10 +454,16 @@ def test_a_config_that_was_read_anew_leaves_only_drains(
     other.orders()
     for drained in (True, False, True):
         one.order("drain", backend="a", drained=drained)
-    one.order("reload")
+    for name in ("gone", "anew"):
+        one.order("drain", backend=name, drained=True)
+    one.order("remove", backend="anew")
+    one.has_read(("a", "anew"))
 
-    assert [each["order"] for each in other.orders()] == ["drain", "reload"]
-    assert [each.get("drained") for each in Team(commons, 1).orders()] == [True, None]
+    drains = [("a", True), ("anew", False)]
+    orders = [each["order"] for each in other.orders()]
+    assert orders == ["reload", "drain", "drain"]
+    found = Team(commons, 1).orders()[1:]
+    assert [(each["backend"], each["drained"]) for each in found] == drains
 
 
 def test_too_many_orders_are_an_error_that_says_what_to_do_and_leave_all_as_it_was(
@@ -517,12 +523,16 @@ ORDERS = st.one_of(
 )
 
 
+CONFIG = {"a": "p"}
+"""Pools of the backends that the config has, by name."""
+
+
 class Obeyed:
-    """What comes of orders, by the rules of each."""
+    """What comes of orders, by the rules of each: a backend that comes is not drained."""
 
     def __init__(self) -> None:
-        self.pools: dict[str, str] = {}
-        self.drained: dict[str, bool] = {}
+        self.pools = dict(CONFIG)
+        self.drained: set[str] = set()
         self.paused = False
         self.thresholds: dict[str, Any] = {}
 
@@ -531,16 +541,20 @@ class Obeyed:
             match each["order"]:
                 case "add":
                     self.pools[each["backend"]] = each["pool"]
+                    self.drained.discard(each["backend"])
                 case "remove":
                     self.pools.pop(each["backend"], None)
-                case "drain":
-                    self.drained[each["backend"]] = each["drained"]
+                    self.drained.discard(each["backend"])
+                case "drain" if each["backend"] in self.pools:
+                    change = self.drained.add if each["drained"] else self.drained.discard
+                    change(each["backend"])
                 case "learning":
                     self.paused = each["paused"]
                 case "thresholds":
                     self.thresholds = _merged(self.thresholds, each["patch"])
                 case "reload":
-                    self.pools, self.paused, self.thresholds = {}, False, {}
+                    self.pools, self.paused, self.thresholds = dict(CONFIG), False, {}
+                    self.drained &= self.pools.keys()
 
 
 def _merged(value: object, patch: object) -> Any:
@@ -564,7 +578,10 @@ def test_whoever_reads_the_journal_late_or_often_comes_to_the_same(
     journal, late, often = Journal(memory), Journal(memory), Journal(memory)
     truth, reads_often, reads_last = Obeyed(), Obeyed(), Obeyed()
     for order, reads in orders:
-        journal.add(order)
+        if order["order"] == "reload":
+            journal.begin(order, CONFIG)
+        else:
+            journal.add(order)
         truth.obey([order])
         if reads:
             reads_often.obey(often.unread())
@@ -606,7 +623,7 @@ async def test_messages_and_orders_reach_a_worker_that_runs(teams: tuple[Team, T
 async def test_a_worker_starts_though_an_order_is_of_a_backend_that_has_gone(
     teams: tuple[Team, Team], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Drains outlive reloads, so they may outlive their backends too."""
+    """Addresses behind a name come and go."""
     server = Server("http://a:1")
     teams[0].order("drain", backend="gone:1", drained=True)
     teams[0].order("thresholds", patch="odd")
@@ -629,7 +646,7 @@ async def test_one_worker_alone_follows_nobody() -> None:
         raise AssertionError
 
     await alone.run(obey, lambda: None)
-    alone.order("reload", done=True)
+    alone.has_read(())
     assert alone.orders() == []
     assert (alone.size, alone.other_seats, alone.replaces, alone.restarts) == (1, [], False, 0.0)
 

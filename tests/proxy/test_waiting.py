@@ -275,6 +275,30 @@ async def test_a_client_that_leaves_the_queue_gives_up_its_place() -> None:
         await running.settled(finished=1, cancelled=1)
 
 
+async def test_a_place_at_a_backend_that_is_removed_at_that_moment_is_left_for_another() -> None:
+    go = asyncio.Event()
+
+    async def held(call: Call) -> None:
+        await go.wait()
+        await answers(call)
+
+    one, other = Backend(held), Backend()
+    async with gateway(plain=[one], spare=[other], each_pool={"max_in_flight": 1}) as running:
+        first = begin(running.ask())
+        await one.called()
+        second = begin(running.ask())
+        await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
+
+        running.reload(plain={"max_in_flight": 2})  # gives it a place
+        running.reload(plain={"backends": [other.url]})  # before it could go there
+
+        status, _, headers = await soon(second)
+        assert (status, headers["x-turnout-backend"]) == (200, other.name)
+        go.set()
+        assert (await soon(first))[0] == 200
+        await running.settled(finished=2)
+
+
 async def test_all_that_wait_are_decided_anew_and_keep_their_order() -> None:
     room, spec = WaitingRoom(Queue()), pool_of("spec", taken=1)
     waiting = [waits(room, spec) for _ in range(3)]
