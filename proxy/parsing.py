@@ -98,7 +98,7 @@ def _read(raw: bytes, packed: str | None) -> object:
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(_without_surrogates(_text(raw)))
+        return json.loads(_without_halves(_text(raw)))
     except json.JSONDecodeError as error:
         what = f"{error.msg} (line {error.lineno}, column {error.colno})"
     except (RecursionError, ValueError) as error:  # also bytes of no encoding, too long an integer
@@ -114,16 +114,20 @@ def _text(raw: bytes) -> str:
     return raw.decode(json.detect_encoding(raw), "surrogatepass")
 
 
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(u[dD][89a-fA-F]\w\w)|.)", re.DOTALL
+_HALF = re.compile(
+    r"\\u[dD](?:[89abAB]\w\w(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]\w\w\\u[dD])[c-fC-F]\w\w)"
 )
-"""A backslash and what it escapes; grouped, where that is half a surrogate pair."""
+"""Half of a surrogate pair, where no backslash is itself escaped."""
 
 
-def _without_surrogates(text: str) -> str:
-    """Return JSON text with halves of surrogate pairs replaced: they can't be written in UTF-8."""
-    text = text.encode("utf-8", "replace").decode()
-    return _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
+def _without_halves(text: str) -> str:
+    """Return JSON text with halves of surrogate pairs replaced: they can't be written in UTF-8.
+
+    A body may hold millions of escapes, so nothing is called for each.
+    """
+    aside = "\ud800"  # what is not in the text by then
+    text = text.encode("utf-8", "replace").decode().replace(r"\\", aside)
+    return _HALF.sub(r"\\ufffd", text).replace(aside, r"\\")
 
 
 _BOOL, _INT, _FLOAT = TypeAdapter(bool), TypeAdapter(int), TypeAdapter(float)
@@ -186,7 +190,10 @@ def with_usage(request: ParsedRequest, raw: bytes, *, continuous: bool) -> bytes
     options = {**(request.body.get("stream_options") or {}), "include_usage": True}
     if continuous or "continuous_usage_stats" in options:  # without the first it asks for nothing
         options["continuous_usage_stats"] = continuous or request.wants_continuous_usage
-    value = json.dumps(options, separators=(",", ":")).encode()
+    try:
+        value = json.dumps(options, separators=(",", ":")).encode()
+    except RecursionError as error:
+        raise _uneditable(error) from None
     if "stream_options" in request.body:
         return _with_value(raw, "stream_options", value)
     raw = _utf8(raw)
@@ -207,10 +214,13 @@ def _with_value(raw: bytes, key: str, value: bytes) -> bytes:
     try:
         start, end = _value_span(text, key)
     except (RecursionError, ValueError) as error:  # orjson reads deeper nesting, longer integers
-        msg = f"the body cannot be edited: {error}"
-        raise InvalidRequest(msg) from None
+        raise _uneditable(error) from None
     before, after = (part.encode("utf-8", "surrogatepass") for part in (text[:start], text[end:]))
     return before + value + after
+
+
+def _uneditable(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"the body cannot be edited: {error}")
 
 
 _BLANK = " \t\n\r"

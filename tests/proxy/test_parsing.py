@@ -1,6 +1,7 @@
 """Reading a request body, and the two edits it may need."""
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -171,6 +172,13 @@ def test_a_body_too_deep_to_edit_is_told_so() -> None:
         with_model(raw, parse(raw).model)
 
 
+def test_stream_options_too_deep_to_write_are_told_so() -> None:
+    raw = b'{"stream":true,"stream_options":{"x":' + nested(1010) + b"}}"
+
+    with pytest.raises(InvalidRequest, match="cannot be edited"):
+        with_usage(parse(raw), raw, continuous=False)
+
+
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"]
 
 
@@ -192,6 +200,16 @@ def test_half_a_surrogate_pair_is_read_as_a_character_that_can_be_written() -> N
     body = parse(raw).body
 
     assert body == {"a": "\U0001f600", "b": "\\ud800", "c": "\ufffd\ufffd!", "d": "?"}
+
+
+ESCAPED = st.sampled_from([r"\ud83d", r"\uDE00", r"\uDfff", r"\u0041", "\\\\", r"\n", "ud83d"])
+
+
+@given(st.lists(ESCAPED).map("".join))
+def test_halves_of_pairs_alone_are_replaced_whatever_stands_around_them(escaped: str) -> None:
+    body = parse(b'{"a":"%b","b":NaN}' % escaped.encode()).body
+
+    assert body["a"] == re.sub("[\ud800-\udfff]", "\ufffd", json.loads(f'"{escaped}"'))
 
 
 @pytest.mark.parametrize(
