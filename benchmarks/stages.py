@@ -13,7 +13,7 @@ from time import monotonic
 from typing import cast
 from unittest.mock import patch
 
-from config.settings import Settings, Timeouts
+from config.settings import Settings
 from proxy.app import Gateway, create_app
 from proxy.dialects import DIALECTS
 from proxy.downstream import Downstream
@@ -25,7 +25,7 @@ from proxy.parsing import parse
 from proxy.patience import Patience
 from proxy.record import RequestRecord
 from proxy.relay import StreamRelay, relay_body
-from proxy.upstream import Answer
+from proxy.upstream import Answer, Lookout
 from proxy.watching import Watch
 from routing.decision import Decision, Draws, RoutingRequest
 from routing.features import RequestFeatures, Route, extract
@@ -44,7 +44,7 @@ SYSTEM = (
     "Where a question can be read in two ways, take the likelier and say which one you took. "
     "Never invent a function that does not exist."
 )
-"""With it a prompt begins as others do, in more than the 64 tokens that make a holder count."""
+"""With it a prompt begins as others do, in more than the 64 tokens that its holder counts from."""
 ASKED = {
     "model": "m",
     "messages": [
@@ -213,7 +213,7 @@ async def relayed(app: Gateway, decision: Decision, raw: bytes) -> None:
     await link.head()
     patience, downstream = Patience(), downstream_of(app, raw)
     record = RequestRecord(endpoint=PATH, request_id="r", started_at=monotonic())
-    answer = Answer(link, member, waits=Timeouts(), patience=patience)
+    answer = Answer(link, Lookout(member, patience, monotonic), between_s=120.0)
     dialect = DIALECTS[Route.CHAT]
     if answer.streams:
         watch = Watch(app.router.learner, decision, prompt_tokens=0.0)
