@@ -2,9 +2,10 @@
 
 A key may be for some models alone, so what is read here must be what the server reads. Forms are
 read with the library that Starlette, and with it vLLM, reads them with; a request that names two
-models is refused, as servers differ in which of them counts.
+models is refused, as servers differ in which of them counts, and where they look for it.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 FIELDS = 2_000
 """Fields of a form, at most: Starlette takes 1,000 and as many files."""
-_BLANK = b" \t\r\n"
+PADDING = 100
+"""Blanks after a boundary, at most. The library reads them one by one; senders write none."""
+NAME_BYTES = 1_000
+"""Of a model's name in a form, at most: a longer one is none."""
+_BLANK = b" \t\r\n\0\xef\xbb\xbf\xfe\xff"
+"""What may stand before JSON, by whatever encoding Python's reader takes: byte order marks too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,7 @@ _Found = tuple[Sequence[str], Callable[[str], bytes]]
 
 
 def read_naming(content_type: str, target: bytes, raw: bytes) -> Naming:
-    """Return what a request calls its model: in its body, or, if that has no fields, its query.
+    """Return what a request calls its model, in its body or its query.
 
     Args:
         content_type: The field of this name; empty where there is none.
@@ -65,19 +71,14 @@ def read_naming(content_type: str, target: bytes, raw: bytes) -> Naming:
     """
     asked = parse_qs(target.partition(b"?")[2].decode("latin-1")).get("model", [])
     try:
-        found = _in_body(content_type, raw)
+        names, renamed = _in_body(content_type, raw) or ((), lambda _: raw)
     except InvalidRequest as error:
         return Naming(model="", renamed=lambda _: raw, unread=error)
-    if found is None:
-        return Naming(model=_only(asked), renamed=lambda _: raw)
-    names, renamed = found
-    if model := _only(names):
-        _only([model, *asked])
-    return Naming(model=model, renamed=renamed)
+    return Naming(model=_only([*names, *asked]), renamed=renamed)
 
 
 def _in_body(content_type: str, raw: bytes) -> _Found | None:
-    """Return what a body calls the model; None for one that has no fields.
+    """Return what a body calls the model; None for one that does not name it.
 
     Raises:
         InvalidRequest: If it is not what `content_type` says.
@@ -88,12 +89,16 @@ def _in_body(content_type: str, raw: bytes) -> _Found | None:
         return _of_form(raw, _parts(raw, options), str.encode)
     if kind == b"application/x-www-form-urlencoded" and raw:
         found = _fields(raw)
-        if found or first != b"{":  # clients that leave the type of JSON to curl send this one
+        if first != b"{":  # else it is JSON, whose type a client left to curl
             return _of_form(raw, found, lambda model: quote_plus(model).encode())
+        if found:
+            msg = "the body can be read as JSON and as a form: say application/json, if it is that"
+            raise InvalidRequest(msg)
     is_json = kind == b"application/json" or kind.endswith(b"+json")
     if first == b"[" or not (first == b"{" or (first and is_json)):
         return None
-    return [parse(raw).model], partial(with_model, raw)
+    model = parse(raw).model
+    return ([model], partial(with_model, raw)) if model else None
 
 
 def _of_form(raw: bytes, found: Sequence[_Value], encoded: Callable[[str], bytes]) -> _Found:
@@ -140,7 +145,11 @@ def _parts(raw: bytes, options: Mapping[bytes, bytes]) -> list[_Value]:
     boundary = options.get(b"boundary", b"")
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise InvalidRequest("a form must be in UTF-8: leave the charset out of its content-type")
-    _check_fields(raw.count(b"\r\n--" + boundary))
+    delimiter = b"\r\n--" + boundary
+    _check_fields(raw.count(delimiter))
+    if re.search(rb"%b[ \t]{%d}" % (re.escape(delimiter), PADDING), raw):
+        msg = f"the form has {PADDING} blanks or more after a boundary; leave them out"
+        raise InvalidRequest(msg)
     reader = _PartReader()
     callbacks: MultipartCallbacks = {
         "on_part_begin": reader.begin,
@@ -157,7 +166,7 @@ def _parts(raw: bytes, options: Mapping[bytes, bytes]) -> list[_Value]:
     except FormParserError as error:
         msg = f"the body is not a multipart form: {error}"
         raise InvalidRequest(msg) from None
-    return [_Value(_text(raw[start:end]), start, end) for start, end in reader.found]
+    return [_value(_text, raw, start, end) for start, end in reader.found]
 
 
 class _PartReader:
@@ -200,11 +209,26 @@ def _fields(raw: bytes) -> list[_Value]:
     found, at = [], 0
     for field in raw.split(b"&"):
         name, equals, value = field.partition(b"=")
-        if _decoded(name) == "model":
+        if len(name) <= _NAME_ENCODED and _decoded(name) == "model":
             start = at + len(name) + len(equals)
-            found.append(_Value(_decoded(value), start, start + len(value)))
+            found.append(_value(_decoded, raw, start, start + len(value)))
         at += len(field) + 1
     return found
+
+
+_NAME_ENCODED = len("%6d%6f%64%65%6c")
+
+
+def _value(decoded: Callable[[bytes], str], raw: bytes, start: int, end: int) -> _Value:
+    """Return what stands there.
+
+    Raises:
+        InvalidRequest: If it is too long to be a model's name.
+    """
+    if end - start > NAME_BYTES:
+        msg = f"'model' has {end - start} bytes, more than {NAME_BYTES}"
+        raise InvalidRequest(msg, param="model")
+    return _Value(decoded(raw[start:end]), start, end)
 
 
 def _decoded(raw: bytes) -> str:

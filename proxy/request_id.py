@@ -20,9 +20,10 @@ def identify(headers: Headers, credentials: Credentials) -> str:
     shows a key is no id: it would stand in the log.
     """
     given = first_of(headers, b"x-request-id")
-    usable = given and _USABLE.fullmatch(given)
-    if given and usable and not credentials.shown_by(given.encode("latin-1")):
-        return given
     if given:
-        headers.append((CLIENTS_OWN, given.encode("latin-1")))
+        came = given.encode("latin-1")
+        is_key = came in credentials.keys or credentials.shown_by(came)
+        if _USABLE.fullmatch(given) and not is_key:
+            return given
+        headers.append((CLIENTS_OWN, came))
     return os.urandom(16).hex()

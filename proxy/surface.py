@@ -219,7 +219,7 @@ def add_errors(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def unserved(request: Request, error: HTTPException) -> Response:
         whole, method = request.scope["path"], request.method
-        path = whole[:200]
+        path = scrubbed(whole)[:200]
         allow = "POST" if path in ROUTES else (error.headers or {}).get("Allow")
         if allow is not None:
             msg = f"{path} takes {allow}, not {method}"

@@ -397,6 +397,7 @@ async def test_no_line_and_no_error_of_the_gateways_shows_a_presented_key(
                 await send(running, fields, body={**ASKED, "model": KEY}),
                 await send(running, [*fields, ("x-turnout-pool", KEY)]),
                 await send(running, fields, target=f"/v1/{KEY}"),
+                await send(running, fields, target=f"/{'a' * 180}{KEY}"),
                 await send(running, fields, target="/explain", body={"route": KEY, "body": {}}),
                 await send(running, [("api-key", FOREIGN), ("x-request-id", FOREIGN)]),
             ]
@@ -405,13 +406,27 @@ async def test_no_line_and_no_error_of_the_gateways_shows_a_presented_key(
             await eventually(lambda: len(running.lines) > 0, what="lines are written")
 
     statuses = [status for status, _ in told]
-    assert statuses == [503, 404, 400, 404, 404, 401 if auth is AUTH else 503, 500]
+    assert statuses == [503, 404, 400, 404, 404, 404, 401 if auth is AUTH else 503, 500]
+    assert not any(KEY[:12].encode() in body for _, body in told)
     assert "met a defect" in log.getvalue()
     assert "KeyError" in log.getvalue()
     for key in (KEY, FOREIGN):
         assert key not in log.getvalue()
         assert key.encode() not in b"".join(running.lines)
         assert not any(key.encode() in body for _, body in told)
+
+
+async def test_a_key_of_few_letters_is_no_id_either() -> None:
+    plain, short = Backend(), "s3cret"
+    auth = {"keys": [{"name": "a", "sha256": digest(short)}]}
+    async with gateway(plain=[plain], auth=auth) as running:
+        fields = [("authorization", f"Bearer {short}"), ("x-request-id", short)]
+        status, _ = await send(running, fields)
+        await eventually(lambda: len(running.lines) > 0, what="a line is written")
+
+        assert status == 200
+        assert short.encode() not in seen(plain)
+        assert short.encode() not in b"".join(running.lines)
 
 
 # --- what the gateway bears, and what becomes of it -------------------------------------------

@@ -332,6 +332,16 @@ async def test_a_key_for_some_models_has_no_others_by_a_form() -> None:
             kind = {"content_type": "multipart/form-data; boundary=b; charset=utf-16"}
             asked = await sent(running, broken, path=path, **kind, **bearer)
             assert asked[0] == 400
+        asked = await sent(running, b'{"input":1}', path=f"{SPEECH}?model=m2", **as_json, **bearer)
+        assert asked[0] == 403
+        unsaid = "\ufeff" + json_of("m2").decode()
+        for raw in (
+            unsaid.encode(),
+            unsaid.encode("utf-16-le"),
+            b'{"model":"m2","x":"&model=m1&"}',
+        ):
+            asked = await sent(running, raw, path=SPEECH, **encoded_form, **bearer)
+            assert asked[0] in (400, 403)
         assert len(servers["m1"].calls) == 1
         assert not servers["m2"].calls
 
