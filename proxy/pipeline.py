@@ -255,6 +255,7 @@ class Pipeline:
         try:
             return self._taken(exchange)
         except Overloaded:
+            exchange.request.waited = True
             taken = await self._room.wait(
                 Wish(
                     key=exchange.caller.name,
