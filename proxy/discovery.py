@@ -145,7 +145,9 @@ class Discovery:
         try:
             await self.ask_models(member)
         except Unanswered as error:
-            if self._fleet.declared(member.pool).model is None or _is_locked(member, error):
+            removed = not self._fleet.has(member)
+            declared = None if removed else self._fleet.declared(member.pool).model
+            if declared is None or _is_locked(member, error):
                 raise
             log.warning("backend %s: its models are not known: %s", member.name, error)
         member.version = await self._version(member)
@@ -226,6 +228,8 @@ class Discovery:
         Cheap where nothing changed; for a pool with `speculation: auto` whose method is not known
         it sends one completion.
         """
+        if not self._fleet.has(member):
+            return  # it was removed meanwhile
         member.speculates = exposition.speculates
         self._positions[member.name] = exposition.positions
         pool = member.pool
@@ -261,8 +265,8 @@ class Discovery:
         except Unanswered as error:
             log.warning("backend %s: can't tell yet how it drafts: %s", member.name, error)
             return
-        if self._fleet.declared(pool).speculation != "auto":
-            return  # a reload has said it meanwhile
+        if not self._fleet.has(member) or self._fleet.declared(pool).speculation != "auto":
+            return  # a reload has said it meanwhile, or removed it
         self._inferred.add(pool.name)
         if method is None:
             template = "backend %s: can't tell how it drafts (%s); taken as ngram: set speculation"

@@ -52,7 +52,7 @@ from proxy.failover import (
 )
 from proxy.fleet import Fleet, Member
 from proxy.hidden import NOTHING_HIDDEN, Hidden
-from proxy.holders import decide_among_holders
+from proxy.holders import decide_among_holders, has_free_holder
 from proxy.keep_alive import KeepAlive
 from proxy.keys import Keyring
 from proxy.lifecycle import Lifecycle
@@ -270,12 +270,14 @@ class Pipeline:
         try:
             return self._taken(exchange)
         except Overloaded:
+            exchange.request.waited = True
             taken = await self._room.wait(
                 Wish(
                     key=exchange.caller.name,
                     priority=exchange.caller.priority,
                     until=asyncio.get_running_loop().time() + self._settings.queue.wait_s,
                     may_use=partial(self._may_use, exchange),
+                    is_particular=bool(exchange.request.lacking),
                     take=partial(self._taken, exchange),
                     give_back=self._give_back,
                 )
@@ -315,7 +317,12 @@ class Pipeline:
             return pool is exchange.fixed.pool and not exchange.fixed.load.is_full(pool)
         self._intake.renew(exchange)
         served = exchange.served.pools if exchange.served else ()
-        return self._router.may_use(exchange.request, served, pool)
+        request = exchange.request
+        return self._router.may_use(request, served, pool) or (
+            bool(request.lacking)
+            and pool in served
+            and has_free_holder(request, pool, fleet=self._fleet, availability=self._availability)
+        )
 
     def _expects_one(self, exchange: Exchange) -> bool:
         """Whether a backend that may serve it has only just come: its first probe soon tells."""

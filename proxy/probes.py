@@ -180,6 +180,8 @@ class Prober:
             self._note_key(member, error)
             self._fail(member, str(error))
             return
+        if not self._fleet.has(member):
+            return  # it was removed meanwhile
         if learns:
             self.note_unauthorized(member, "")
         if self._refused_at.get(member.name, float("-inf")) >= asked_at:
@@ -247,6 +249,8 @@ class Prober:
         except Unanswered as error:
             self._miss(member, str(error))
             return
+        if not self._fleet.has(member):
+            return  # it was removed meanwhile
         self._missed[member.name] = 0
         member.scraped_at = now = self._clock()
         self._readings.take(member.name, exposition, asked_at=asked_at, now=now)

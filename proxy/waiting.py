@@ -38,6 +38,7 @@ class Wish:
         may_use: Whether it could have a place in a pool that has one, as things stand.
         take: Takes a place and returns it; raises `Overloaded` if there is none for it.
         give_back: Gives back a place for which nobody is left.
+        is_particular: Whether it could have a place in a pool that has none for all others.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Wish:
     may_use: Callable[[Pool], bool]
     take: Callable[[], Taken]
     give_back: Callable[[Taken], None]
+    is_particular: bool = False
 
 
 class _Place:
@@ -96,6 +98,7 @@ class WaitingRoom:
     ) -> None:
         self._settings = settings
         self._queue: FairQueue[_Place] = FairQueue(settings.size)
+        self._particular = 0
         self._chance = chance
         self._team = None if team is None or team.alone else team
         self._elsewhere = None if self._team is None else Elsewhere(self._team, (WAITING,))
@@ -133,6 +136,7 @@ class WaitingRoom:
         if displaced is not None and not displaced.item.outcome.done():
             displaced.item.outcome.set_exception(self._full())
         self._counted()
+        self._particular += wish.is_particular
         try:
             async with asyncio.timeout_at(wish.until):
                 return await place.outcome
@@ -148,6 +152,7 @@ class WaitingRoom:
             raise
         finally:
             self._queue.remove(one)
+            self._particular -= wish.is_particular
             self._counted()
 
     def _full(self) -> Overloaded:
@@ -193,5 +198,6 @@ class WaitingRoom:
             refused.add(place)
             return False
 
-        while (pool is None or pool.has_room()) and self._queue.pop(settles) is not None:
-            pass
+        while pool is None or pool.has_room() or self._particular:
+            if self._queue.pop(settles) is None:
+                return

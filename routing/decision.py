@@ -82,6 +82,7 @@ class RoutingRequest:
         excluded: Names of backends that already failed this request, and those in `lacking`.
         lacking: Names of backends of its pools that do not serve its model.
         rehearsed: Whether the decision is only asked for, and nothing will be sent.
+        waited: Whether it has been decided before, and found all full.
     """
 
     features: RequestFeatures
@@ -90,6 +91,7 @@ class RoutingRequest:
     excluded: frozenset[str] = frozenset()
     lacking: frozenset[str] = frozenset()
     rehearsed: bool = False
+    waited: bool = False
 
     def __post_init__(self) -> None:
         if self.lacking:

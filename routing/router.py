@@ -130,7 +130,7 @@ class Router:
         Returns:
             A decision, or a refusal when no pool can take the request. Never raises.
         """
-        if request.counts:
+        if request.counts and not request.waited:
             self.rules.arrive(pools[0].model, now=now)
         steps: list[RuleStep] = []
         if request.pin is not None:

@@ -422,3 +422,33 @@ async def asked_alone(url: str) -> int:
     ):
         await answer.read()
         return answer.status
+
+
+async def test_what_waits_for_the_last_backend_of_an_adapter_has_its_place_though_it_is_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not let the gateway in, until its next probe tells otherwise in an hour."""
+    one, other, go = Server("lora"), Server(), asyncio.Event()
+
+    async def holds(call: Call) -> None:
+        await go.wait()
+        await one.serves(call)
+
+    monkeypatch.setenv("SERVERS_KEY", "k")
+    one.script = rejects(401)
+    async with gateway(
+        plain=[one, other],
+        each_pool={"max_in_flight": 1, "api_key_env": "SERVERS_KEY"},
+        queue={"wait_s": 50.0},
+    ) as running:
+        await running.ask(LORA)
+        assert not running.app.fleet.members[one.name].load.healthy
+        one.script = holds
+        first = begin(running.ask(LORA))
+        await one.called(2)
+        second = begin(running.ask(LORA))
+        await eventually(lambda: running.count("turnout_queue_length") == 1, what="it waits")
+
+        go.set()
+        for each in (await soon(first), await soon(second, within_s=20.0)):
+            assert (each[0], each[2][BACKEND]) == (200, one.name)

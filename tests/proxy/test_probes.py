@@ -398,18 +398,34 @@ async def test_a_pool_that_is_void_is_learnt_anew(world: World) -> None:
     assert world.spec.reached
 
 
-async def test_what_a_server_tells_while_it_is_removed_is_dropped(world: World) -> None:
+@pytest.mark.parametrize("what", ["models", "metrics", "health"])
+@pytest.mark.parametrize("with_its_pool", [False, True])
+async def test_what_a_server_tells_while_it_is_removed_is_dropped(
+    world: World, what: str, with_its_pool: bool
+) -> None:
     await world.started()
     fleet, spec = world.fleet, world.spec
+    pools = [{"name": "plain", "backends": [PLAIN]}]
+    rest = Settings.model_validate({"pools": pools, "auth": {"open": True}})
+    settings = rest if with_its_pool else fleet.settings
 
     def removed() -> None:
-        change = fleet.update(fleet.settings, urls={"plain": [PLAIN]}, api_keys={})
+        change = fleet.update(settings, urls={"plain": [PLAIN]}, api_keys={})
         world.discovery.follow(change)
+        world.prober.follow(change)
 
     world.server.meanwhile = removed
-    await world.discovery.ask_models(spec)
+    spec.reached, spec.up = what == "metrics", False
+    probes = {
+        "models": world.discovery.ask_models,
+        "metrics": world.prober.scrape,
+        "health": world.prober.check,
+    }
+    await probes[what](spec)
 
     assert spec.name not in world.discovery.cards
+    assert (spec.up, world.called) == (False, [])
+    assert not world.discovery.verify()
 
 
 async def test_a_method_that_is_declared_while_it_is_found_out_stands(world: World) -> None:

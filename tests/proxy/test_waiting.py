@@ -12,6 +12,7 @@ from config.settings import Queue
 from proxy.errors import NoBackend, Overloaded
 from proxy.waiting import WaitingRoom
 from routing.pools import Pool
+from tests.proxy.scripted import Clock
 from tests.proxy.seeking import Seeker, pool_of
 from tests.proxy.wire import ASKED, Backend, Call, answers, begin, eventually, gateway, soon
 
@@ -227,6 +228,32 @@ async def test_what_is_over_the_cap_waits_and_is_decided_anew() -> None:
 
         assert [status for status, _, _ in found] == [200, 200, 200]
         await running.settled(finished=3)
+
+
+async def test_one_that_waits_has_arrived_once() -> None:
+    """Seven requests in no time are a rate of 0.7 by a mean of 10 s, however often decided."""
+    go = asyncio.Event()
+
+    async def held(call: Call) -> None:
+        await go.wait()
+        await answers(call)
+
+    spec, plain = Backend(held, speculates=True), Backend(held)
+    async with gateway(
+        spec=[spec],
+        plain=[plain],
+        each_pool={"max_in_flight": 1},
+        seams={"clock": Clock()},
+        thresholds={"qps": {"high": 0.75, "low": 0.7}},
+    ) as running:
+        asked = [begin(running.ask()) for _ in range(6)]
+        await eventually(lambda: running.count("turnout_queue_length") == 4.0, what="they wait")
+        running.reload()  # has them decided anew
+        go.set()
+        await soon(asyncio.gather(*asked))
+
+        _, _, headers = await running.ask()
+        assert headers["x-turnout-reason"] == "policy"
 
 
 async def test_a_full_gateway_says_429_and_when_to_come_again() -> None:
