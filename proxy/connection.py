@@ -320,7 +320,7 @@ def _addressed(url: bytes) -> tuple[str, bytes]:
     Slashes at the end of the path are left out: vLLM sends a client to the path without them.
     """
     parsed = parse_url(url)
-    raw, query = parsed.path, parsed.query
+    raw, query = parsed.path or b"/", parsed.query
     path = raw.decode("ascii")
     if "%" in path:
         path = unquote(path)
