@@ -186,7 +186,7 @@ class ResponsesDialect:
 
     def is_end(self, raw: bytes) -> bool:
         """Whether it is one of the closing events."""
-        return any(kind in raw for kind in _RESPONSE_ENDS)
+        return any(_is_of(kind, raw) for kind in _RESPONSE_ENDS)
 
     def aborted(self, data: Json) -> bool:
         """Whether the response ended with no output at all: an abort can read `completed`."""
@@ -202,7 +202,7 @@ class ResponsesDialect:
 
     def failed(self, raw: bytes) -> bool:
         """Whether it is a failure's closing event, or an error."""
-        return b'"type":"response.failed"' in raw or raw.startswith(_ERROR_EVENTS)
+        return _is_of(b"response.failed", raw) or raw.startswith(_ERROR_EVENTS)
 
     def usage(self, data: Json) -> Usage | None:
         """Return the counts of a whole response or of the event that closes one."""
@@ -221,7 +221,12 @@ class ResponsesDialect:
 
 
 _ERROR_EVENTS = (b"event: error\n", b'data: {"error"')
-_RESPONSE_ENDS = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
+_RESPONSE_ENDS = (b"response.completed", b"response.incomplete", b"response.failed")
+
+
+def _is_of(kind: bytes, raw: bytes) -> bool:
+    """Whether an event is of a type, and does not merely speak of it: read only if it does."""
+    return kind in raw and read_json(payload(raw)).get("type") == kind.decode()
 
 
 class MessagesDialect:
@@ -239,7 +244,9 @@ class MessagesDialect:
 
     def is_end(self, raw: bytes) -> bool:
         """Whether it is `message_stop`, or vLLM's `[DONE]`."""
-        return b"message_stop" in raw or b"data: [DONE]" in raw
+        return _is_of(b"message_stop", raw) or (
+            b"data: [DONE]" in raw and payload(raw) == b"[DONE]"
+        )
 
     def aborted(self, data: Json) -> bool:
         """Whether a message ends without a reason, as an abort reads, with nothing counted."""

@@ -93,6 +93,8 @@ MALFORMED = {
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "bare LF after every line": post(length()).replace(b"\r\n", b"\n"),
     "a tunnel": b"CONNECT /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n",
+    "no path": b"POST http://x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+    "query alone": b"POST http://x?a=b HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
     "non-ASCII path": b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
 }
 

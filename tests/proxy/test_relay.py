@@ -32,7 +32,7 @@ from tests.proxy.pieces import (
     a_record,
     drive,
 )
-from tests.proxy.streams import CHAT, DONE, KEEP_ALIVE, chat, role, text, usage
+from tests.proxy.streams import CHAT, DONE, KEEP_ALIVE, a_response, chat, role, text, usage
 
 LOST = BackendUnreachable("the connection to a:1 was lost: reset")
 USAGE_HIDDEN = Hidden(usage=True, chunk_usage=False)
@@ -247,6 +247,38 @@ def test_a_stream_that_stops_without_its_end_marker_is_broken() -> None:
 
     assert b"ended before its end marker" in relayed.body
     assert relayed.record.ending is Ending.BROKEN
+
+
+SAYS_MESSAGE_STOP = streams.message_event(
+    "content_block_delta",
+    delta={"type": "text_delta", "text": "message_stop ends it, or data: [DONE]"},
+)
+SPEAKS_OF_ENDS = [
+    (Route.MESSAGES, streams.MESSAGE, SAYS_MESSAGE_STOP),
+    *(
+        (Route.RESPONSES, streams.RESPONSE, event)
+        for word in ("response.completed", "response.failed", "response.incomplete")
+        for event in (
+            streams.response_event("response.output_text.delta", delta=word),
+            streams.response_event(
+                "response.in_progress",
+                response=a_response("in_progress", metadata={"type": word}),
+            ),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("route", "events", "last"), SPEAKS_OF_ENDS)
+def test_an_event_that_speaks_of_the_end_is_none(
+    route: Route, events: tuple[bytes, ...], last: bytes
+) -> None:
+    broken = Relayed(*events[:4], last, LOST, route=route)
+    whole = Relayed(*events[:4], last, *events[4:], route=route)
+
+    assert LOST.message.encode() in broken.body
+    assert broken.record.error == LOST.kind
+    assert whole.record.ending is Ending.FINISHED
 
 
 def test_messages_break_off_in_the_shape_of_their_api() -> None:
