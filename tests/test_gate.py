@@ -112,11 +112,11 @@ def test_a_property_has_as_many_examples_as_the_profile_says(
 
 
 def test_no_test_has_a_number_of_examples_of_its_own() -> None:
-    """It would be as small at night as in the gate."""
+    """It would be as small at night as in the gate; a multiple of the profile's is not."""
     named = [
         (file.name, found)
         for file in (ROOT / "tests").rglob("*.py")
-        for found in re.findall(r"max_examples=\d+", file.read_text())
+        for found in re.findall(r"max_examples=\d+\b(?! \*)", file.read_text())
     ]
 
     assert named == []

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from config.settings import Auth
@@ -309,7 +309,6 @@ async def test_the_query_goes_on_without_credentials(query: str, goes_on: str) -
         assert KEY.encode() not in seen(spec)
 
 
-@settings(max_examples=12, deadline=None)
 @given(
     st.lists(
         st.tuples(
