@@ -137,7 +137,7 @@ class Follower:
     async def _obey(self, order: Order) -> None:
         match order["order"]:
             case "reload":
-                await self._reloader.reload(told=True)
+                await self._reloader.reload(told=True, applied=self._team.applied)
             case "drain":
                 member = self._applier.member(order["backend"])
                 self._availability.drain(member, drained=order["drained"])
