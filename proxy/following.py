@@ -141,10 +141,12 @@ class Follower:
     async def _obey(self, order: Order) -> None:
         match order["order"]:
             case "reload":
-                await self._reloader.reload(told=True)
+                await self._reloader.reload(told=True, applied=self._team.applied)
             case "drain":
                 member = self._applier.member(order["backend"])
                 self._availability.drain(member, drained=order["drained"])
+                if order["drained"]:
+                    self._room.renew()  # what waits for it alone need not wait any more
             case "add":
                 self._place(order["backend"], order["pool"], order["url"])
             case "remove" if order["backend"] in self._fleet.members:

@@ -85,6 +85,15 @@ def _stamp(file: Path) -> _Stamp:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def _read(source: Source, applied: bytes) -> Settings:
+    try:
+        return source.read()
+    except ConfigError:
+        if not applied:
+            raise
+        return Settings.model_validate_json(applied)
+
+
 class Reloader:
     """Keeps a running gateway as its config says.
 
@@ -146,18 +155,19 @@ class Reloader:
                 self._asked.clear()
                 await self.reload()
 
-    async def reload(self, *, told: bool = False) -> None:
+    async def reload(self, *, told: bool = False, applied: bytes = b"") -> None:
         """Read the config and apply it, or refuse it.
 
         Args:
             told: Whether another worker has done so, and counts and logs it.
+            applied: What that one has read: it is used if what the config says by now can't be.
         """
         if self._source is None:
             log.warning("there is no config to read again")
             return
         self._watch.seen()
         try:
-            settings = await asyncio.to_thread(self._source.read)
+            settings = await asyncio.to_thread(_read, self._source, applied)
             # Also of one that is refused: what is wrong may be mended in a file that it names.
             self._watch.watch([*self._files(self._applier.settings), *self._files(settings)])
             prepared = await asyncio.to_thread(prepare, settings)

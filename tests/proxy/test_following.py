@@ -191,3 +191,23 @@ async def test_an_order_that_comes_while_a_worker_reads_the_config_is_obeyed_by_
         await soon(ordered)
 
         assert (temperature(one), temperature(other)) == (0.9, 0.9)
+
+
+async def test_a_config_that_breaks_before_all_have_read_it_applies_to_all_as_the_first_read_it(
+    commons: Commons, read: Config
+) -> None:
+    async with (
+        read.worker(Team(commons, 0), began_with=0.5) as one,
+        read.worker(Team(commons, 1), began_with=0.5) as other,
+    ):
+        read.says(0.7)
+        read.holds_up(1)
+        one.app.reloader.ask()
+        await eventually(read.held.is_set, what="the other has begun to read")
+        assert temperature(one) == 0.7
+
+        read.says(None)
+        read.goes_on.set()
+
+        await eventually(lambda: temperature(other) == 0.7, what="both go by it", within_s=20.0)
+        assert temperature(one) == 0.7

@@ -302,6 +302,30 @@ async def test_a_client_that_leaves_the_queue_gives_up_its_place() -> None:
         await running.settled(finished=1, cancelled=1)
 
 
+async def test_what_waits_for_a_backend_that_is_drained_is_told_at_once() -> None:
+    go = asyncio.Event()
+
+    async def held(call: Call) -> None:
+        await go.wait()
+        await answers(call)
+
+    only = Backend(held)
+    async with gateway(
+        plain=[only], each_pool={"max_in_flight": 1}, queue={"wait_s": 600.0}
+    ) as running:
+        first = begin(running.ask())
+        await only.called()
+        second = begin(running.ask())
+        await eventually(lambda: running.count("turnout_queue_length") == 1.0, what="it waits")
+
+        await running.app.command("drain", backend=only.name, drained=True)
+
+        status, body, _ = await soon(second, within_s=20.0)
+        assert (status, b"no_backend" in body) == (503, True)
+        go.set()
+        assert (await soon(first))[0] == 200
+
+
 async def test_a_place_at_a_backend_that_is_removed_at_that_moment_is_left_for_another() -> None:
     go = asyncio.Event()
 
