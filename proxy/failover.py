@@ -3,6 +3,8 @@
 Only before the first byte of an answer has gone to the client; `pipeline` sees to that.
 """
 
+import re
+
 from proxy.errors import (
     BackendAborted,
     BackendError,
@@ -31,9 +33,11 @@ SPECULATION_REFUSES = b"not yet supported with speculative decoding"
 """Part of what a speculating vLLM answers to `min_p` and `logit_bias`: status 400, or status 200
 with this as the error of a stream's first event."""
 
-ENGINE_DIED = b"EngineCore encountered an issue"
-"""Part of what a vLLM says whose engine is dead (`EngineDeadError`): status 500, or status 200
-with this as the error of an event, before or after output."""
+ENGINE_DIED = re.compile(rb'"message":\s*"EngineCore encountered an issue')
+"""What a vLLM says whose engine is dead (`EngineDeadError`): status 500, or status 200 with this
+as the error of an event, before or after output. Other errors, and texts, may repeat these words
+after a client and take no backend out: no message begins with a client's words, and
+within a string the quotes are escaped."""
 
 
 def may_retry(error: BackendError, *, lost: int, deaths: int, rejected: int) -> bool:

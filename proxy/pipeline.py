@@ -569,7 +569,7 @@ class Pipeline:
                 parameter for that, or serves the model no more.
         """
         body, whole = await answer.whole(ERROR_BODY_BYTES)
-        if answer.status >= 500 and ENGINE_DIED in body:
+        if answer.status >= 500 and ENGINE_DIED.search(body):
             msg = f"backend {member.name} answered that its engine has died"
             raise EngineDied(msg)
         if answer.status in UNAUTHORIZED and not member.access.passes:

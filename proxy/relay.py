@@ -293,7 +293,7 @@ def _faults_the_request(data: Json) -> bool:
 
 
 def _failure_of(event: bytes) -> type[BackendError]:
-    return EngineDied if ENGINE_DIED in event else BackendAborted
+    return EngineDied if ENGINE_DIED.search(event) else BackendAborted
 
 
 def _error_words(data: Json) -> str:

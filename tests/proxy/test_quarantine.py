@@ -25,6 +25,7 @@ from tests.proxy.wire import (
     config,
     eventually,
     gateway,
+    rejects,
     soon,
 )
 
@@ -197,6 +198,35 @@ class Hours:
 
     def __call__(self) -> float:
         return self.now
+
+
+REPEATED = 'Failed to compile "EngineCore encountered an issue"'
+
+
+async def repeats_it_in_an_event(call: Call) -> None:
+    await call.stream(streams.role(), streams.error(400, REPEATED), streams.DONE)
+    await call.end()
+
+
+async def repeats_it_in_text(call: Call) -> None:
+    said = '{"error":{"message":"EngineCore encountered an issue'
+    await call.stream(*streams.CHAT[:3], streams.text(said, "abort"), streams.DONE)
+    await call.end()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [rejects(500, streams.error(500, REPEATED)), repeats_it_in_an_event, repeats_it_in_text],
+)
+async def test_who_repeats_a_clients_words_of_death_is_alive(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gateway(spec=[Backend(script)]) as running:
+        await running.ask({**DEADLY, "stream": True})
+
+        (member,) = running.app.fleet.members.values()
+        assert member.up
+        assert "engine has died" not in caplog.text
 
 
 async def test_after_its_time_one_request_tries_and_frees_or_holds_for_longer() -> None:
