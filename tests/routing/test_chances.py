@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from routing.acceptance import Acceptance
 from routing.adaptive import AdaptiveKnobs
+from routing.bar import Cost
+from routing.chances import Offer, probabilities
 from routing.decision import Decision, Draws, RoutingRequest
 from routing.pools import Pool
 from routing.router import Router
@@ -236,3 +239,18 @@ def test_chances_are_those_of_the_draws_in_every_state(
             down=down, measured=measured, written=written, asked=request(task, 0.5), now=now,
         )
     )  # fmt: skip
+
+
+def test_a_pool_that_costs_more_whatever_is_drawn_has_no_chance() -> None:
+    believed = Acceptance(tau=2.0, sd=0.1, steps=100.0)
+    sure = Acceptance(tau=1.0, sd=0.0, steps=0.0)
+    found = [
+        Offer(pool(name, kind), cost, of, drawn=of.tau, value=cost.at(of.tau))
+        for name, kind, cost, of in (
+            ("cheap", "none", Cost(0.0, 1.0), sure),
+            ("dear", "ngram", Cost(5.0, 1.0), believed),
+            ("dearer", "ngram", Cost(6.0, 1.0), believed),
+        )
+    ]
+
+    assert probabilities(found) == {"cheap": 1.0, "dear": 0.0, "dearer": 0.0}

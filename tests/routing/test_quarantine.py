@@ -163,6 +163,19 @@ def test_clients_that_make_up_shapes_fill_no_memory() -> None:
     assert len(quarantine._deaths) <= MAX_SUSPECTS
 
 
+def test_what_is_sent_where_nothing_is_held_is_no_trial() -> None:
+    world = World()
+    world.dies(0.0, POISON)
+    world.dies(1.0, POISON)
+    held = dict(world.quarantine.held)
+
+    world.quarantine.sent("spec", BUSY, now=2000.0)
+    world.quarantine.sent("elsewhere", POISON, now=2000.0)
+
+    assert held
+    assert world.quarantine.held == held
+
+
 SHAPES = [PLAIN, SAMPLED, POISON, BUSY, ("logprobs",)]
 some = st.lists(st.sampled_from(SHAPES), max_size=5)
 events = st.lists(

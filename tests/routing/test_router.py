@@ -501,3 +501,19 @@ def test_what_is_gone_is_forgotten() -> None:
     assert made.learner.measured(spec, now=0.0) is None
     assert made.learner.measured(plain, now=0.0) is not None
     assert list(made.prefixes.cached([(1, 1000)])) == [plain.backends[0].name]
+
+
+def test_who_waits_may_use_what_could_be_chosen_for_it() -> None:
+    spec, plain = pool("spec", "ngram"), pool("plain")
+    spec.max_in_flight = plain.max_in_flight = 1
+    pools, asked = (spec, plain), router()
+
+    def may(found: RoutingRequest) -> list[bool]:
+        return [asked.may_use(found, pools, each) for each in (*pools, pool("other"))]
+
+    assert may(request()) == [True, True, False]
+    assert may(request(unsupported=("min_p",))) == [False, True, False]
+    assert may(request(pin="spec")) == [True, False, False]
+    assert may(request(excluded=frozenset({"plain-0"}))) == [True, False, False]
+    spec.backends[0].change(1, 0.0)
+    assert may(request()) == [False, True, False]
