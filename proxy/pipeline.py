@@ -502,7 +502,7 @@ class Pipeline:
         route = exchange.request.features.route
         dialect = DIALECTS.get(route) if answer.readable else None
         if answer.status >= 400:
-            await self._relay_rejection(exchange, member, answer)
+            await self._relay_rejection(exchange, member, answer, watch)
             return
 
         def keep(response_id: str) -> None:
@@ -559,7 +559,9 @@ class Pipeline:
         ):
             member.reports_acceptance = False
 
-    async def _relay_rejection(self, exchange: Exchange, member: Member, answer: Answer) -> None:
+    async def _relay_rejection(
+        self, exchange: Exchange, member: Member, answer: Answer, watch: Watch
+    ) -> None:
         """Send a backend's error answer on, byte for byte, unless another backend may do better.
 
         Raises:
@@ -586,8 +588,11 @@ class Pipeline:
             raise rejected
         if whole and answer.status == 400 and refused_by_speculation(exchange, body):
             raise rejected
-        if whole and answer.status == 404 and await self._is_elsewhere(exchange):
-            raise rejected  # it was loaded there no more
+        if whole and answer.status == 404:
+            watch.close()  # the backend is done with it, and to ask takes its time
+            self._room.freed(member.pool)
+            if await self._is_elsewhere(exchange):
+                raise rejected  # it was loaded there no more
         exchange.record.status = answer.status
         exchange.downstream.start(answer.status, answer.headers)
         while not whole:

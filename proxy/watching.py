@@ -29,6 +29,7 @@ class Watch:
         self._unread = round(prompt_tokens)  # whole numbers leave nothing when they are taken away
         self._stalled = False
         self._untold = 0
+        self._counts = True
         backend = decision.backend
         self.pending_tokens = backend.pending_tokens
         backend.change(1, self._unread)
@@ -61,9 +62,11 @@ class Watch:
         self._stalled = backend.pending_tokens > 0.0
 
     def close(self) -> None:
-        """The request has left the backend."""
-        unread, self._unread = self._unread, 0
-        self._decision.backend.change(-1, -unread)
+        """The request has left the backend; nothing if it had."""
+        if self._counts:
+            self._counts = False
+            unread, self._unread = self._unread, 0
+            self._decision.backend.change(-1, -unread)
 
     def _read(self) -> None:
         if unread := self._unread:

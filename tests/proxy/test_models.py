@@ -226,6 +226,34 @@ async def test_an_adapter_unloaded_everywhere_is_the_servers_404_then_the_gatewa
         assert len(one.calls) + len(other.calls) == 1
 
 
+async def test_a_404_holds_no_place_while_others_are_asked_for_the_name() -> None:
+    one, go, asked = Server(), asyncio.Event(), asyncio.Event()
+    told = one.probed.answer
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        if one.calls and request.url.path == "/v1/models":
+            asked.set()
+            await go.wait()
+        return await told(request)
+
+    async def knows_from_the_second_on(call: Call) -> None:
+        await (rejects(404, UNKNOWN) if len(one.calls) == 1 else answers)(call)
+
+    one.script = knows_from_the_second_on
+    probes = {"health_interval_s": 3600, "scrape_interval_s": 3600, "timeout_s": 60}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.probed, "answer", slow)
+        async with gateway(plain=[one], each_pool={"max_in_flight": 1}, probes=probes) as running:
+            first = begin(running.ask())
+            await soon(asked.wait())
+
+            assert (await soon(running.ask(), within_s=20.0))[0] == 200
+            assert not first.done()
+            go.set()
+            assert (await soon(first))[:2] == (404, UNKNOWN)
+            await running.settled(finished=1, rejected=1)
+
+
 async def test_a_404_of_another_kind_passes_as_it_came() -> None:
     server, other = Server(), Server()
     server.script = other.script = rejects(404, b'{"detail":"Not Found"}')
