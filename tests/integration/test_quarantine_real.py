@@ -32,7 +32,7 @@ class Uncured(RealVllm):
 
 
 def test_a_parameter_ends_two_real_engines_and_then_goes_to_the_plain_pool(
-    real_lab: Lab, real_plain: Server, tmp_path: Path
+    real_plain: Server, tmp_path: Path
 ) -> None:
     (port,) = free_ports_of(1)
     url, log = f"http://127.0.0.1:{port}", tmp_path / "gateway.log"
