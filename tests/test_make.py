@@ -36,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def make(tree: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    inherited = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    inherited = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
     return subprocess.run(
         ["make", f"PYTHON={tree}/python", *words],
         cwd=tree,

@@ -33,7 +33,9 @@ const ask = (path, key, body) => fetch("GATEWAY" + path, {
 const said = async (answer) => [answer.status, await answer.json()];
 const found = {};
 try {
-  const answer = await ask("/v1/chat/completions", "KEY", {stream: true});
+  // With usage asked for, no event is held to take the gateway's own out.
+  const asked = {stream: true, stream_options: {include_usage: true}};
+  const answer = await ask("/v1/chat/completions", "KEY", asked);
   found.pool = answer.headers.get("x-turnout-pool");
   found.pieces = [];
   for await (const piece of answer.body.pipeThrough(new TextDecoderStream())) {

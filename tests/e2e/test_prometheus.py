@@ -5,7 +5,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tests.running import eventually, gateway_command, running
 from turnout.lab import Lab, ServerPlan
 
 SHIPPED = Path(__file__).parents[2] / "deploy/prometheus"
-WITHIN_S = 90.0
+WITHIN_S = 240.0
 PROMPTS = [  # one of each kind, so that both pools see streams
     ('Extract the names as JSON: {"text": "Ada met Alan and Grace."}', 0.0),
     ("Write a poem about a turnout in the snow.", 1.0),
@@ -159,7 +159,9 @@ def test_every_rule_has_data_from_a_gateway_under_load(stack: Stack) -> None:
         missing.difference_update([series for series in missing if stack.has_data(series)])
         return not missing
 
-    eventually(complete, within_s=WITHIN_S, what=f"data for {sorted(missing)}")
+    with suppress(AssertionError):
+        eventually(complete, within_s=WITHIN_S, what="data for all")
+    assert missing == set()
     health = {
         rule["name"]: rule["health"]
         for group in stack.ask("rules")["groups"]

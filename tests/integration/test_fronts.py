@@ -183,6 +183,10 @@ STREAMED = {
 }
 
 
+ASKED = {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
+"""With usage asked for nothing is the gateway's to take out, for which it would hold an event."""
+
+
 @pytest.mark.parametrize("name", FRONTS)
 async def test_each_event_has_arrived_before_the_next_is_sent(name: str, tmp_path: Path) -> None:
     """The backend waits for the client, so what a server in front gathers would never come."""
@@ -201,7 +205,7 @@ async def test_each_event_has_arrived_before_the_next_is_sent(name: str, tmp_pat
         running_front(name, running.port, tmp_path) as url,
     ):
         for path, events in STREAMED.items():
-            async with running.client.post(url + path, json={"model": "m", "stream": True}) as got:
+            async with running.client.post(url + path, json=ASKED) as got:
                 for event in events:
                     assert await soon(got.content.readuntil(b"\n\n")) == event
                     arrived.release()

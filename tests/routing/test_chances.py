@@ -8,7 +8,7 @@ from math import sqrt
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.acceptance import Acceptance
@@ -211,7 +211,6 @@ FLAGS = st.tuples(*[st.booleans()] * 3)
 METHOD = st.sampled_from(["none", "eagle3", "ngram", "draft_model"])
 
 
-@settings(max_examples=40)
 @given(
     st.sampled_from(["adaptive", "adaptive", "adaptive", "threshold", "least_loaded"]),
     st.tuples(METHOD, METHOD, METHOD) | st.tuples(METHOD, METHOD),
