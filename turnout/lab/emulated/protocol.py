@@ -29,7 +29,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message.encode("utf-8", "backslashreplace").decode()  # half a pair is none
         self.kind = kind
         self.param = param
 

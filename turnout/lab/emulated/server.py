@@ -56,6 +56,7 @@ class EmulatedApp:
         app.include_router(anthropic.routes(service))
         app.include_router(responses.routes())
         app.add_exception_handler(ApiError, _on_api_error)
+        app.add_exception_handler(UnicodeEncodeError, _on_half_a_pair)
         app.add_exception_handler(RequestValidationError, _on_validation_error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -311,6 +312,12 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
     anthropic_route = request.url.path.startswith("/v1/messages")
     body = error.anthropic_body if anthropic_route else error.body
     return JSONResponse(body, status_code=error.status)
+
+
+async def _on_half_a_pair(request: Request, _: Exception) -> Response:
+    """Refuse text with half a surrogate pair, which JSON can carry and no tokenizer reads."""
+    message = "Input should be a valid string, unable to parse raw data as a unicode string"
+    return await _on_api_error(request, ApiError(400, message))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
