@@ -68,7 +68,7 @@ READ = {
     for file in ("rules.yml", "alerts.yml")
     for rule in rules(file)
     for name in re.findall(r"(?<![\w:])turnout_\w+(?![\w:])", rule["expr"])
-}
+} - {"turnout_quarantine"}  # there while requests are held; the alert is in alerts_test.yml
 
 
 def write_config(folder: Path, gateway_port: int) -> None:
