@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.world import MODEL, PROBES, ServerProcess
 from tests.conftest import free_ports_of
-from tests.running import gateway_command, running
+from tests.running import eventually, gateway_command, running
 
 if TYPE_CHECKING:
     import subprocess
@@ -84,6 +84,16 @@ class Rollout:
             statuses.append(repr(error))
 
 
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a gateway in the middle of its delay: the second signal ends that, one more all."""
+
+    def ended() -> bool:
+        process.send_signal(signal.SIGTERM)
+        return process.poll() is not None
+
+    eventually(ended, within_s=60.0, what="the gateway stops")
+
+
 @pytest.fixture
 def rollout(tmp_path: Path) -> Iterator[Rollout]:
     """Run them with two workers each."""
@@ -107,7 +117,7 @@ def rollout(tmp_path: Path) -> Iterator[Rollout]:
             command = gateway_command(port, "--config", str(file))
             log = tmp_path / f"gateway-{port}.log"
             process = stack.enter_context(running(command, ready=f"{url}/ready", log=log))
-            stack.callback(process.send_signal, signal.SIGTERM)  # the first of two
+            stack.callback(_end, process)
             replicas.append(Replica(url, process))
         yield Rollout(replicas, httpx.AsyncClient(timeout=60, trust_env=False))
 
